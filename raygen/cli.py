@@ -1,0 +1,154 @@
+"""The contract of every job: options from dataclasses, one-line errors, exit codes."""
+
+import contextlib
+import io
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import tyro
+
+from raygen.config import PRESETS, JobOptions, RunConfig
+from raygen.errors import UserError
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+Options = TypeVar("Options")
+
+
+class Interrupted(Exception):
+    """Ctrl-C was pressed and the job has put its work in order. The text says what was kept."""
+
+
+def run_job(main: Callable[[Sequence[str]], None]) -> int:
+    """Run a job's main function and turn its outcome into an exit code.
+
+    Returns: 0 on success, 2 for a user's mistake (one line on stderr), 130 after Ctrl-C.
+    Anything else is a defect: its traceback is shown and the exit code is 1.
+    """
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except Interrupted as notice:
+        print(notice)
+        return EXIT_INTERRUPTED
+    except KeyboardInterrupt:
+        print("interrupted")
+        return EXIT_INTERRUPTED
+    return 0
+
+
+def parse(
+    kind: type[Options], argv: Sequence[str], description: str, default: Options | None = None
+) -> Options:
+    """Options from a command line; the dataclass `kind` says which there are.
+
+    Raises: UserError naming the option, the value and the remedy. `--help` prints and exits.
+    """
+    errors = io.StringIO()
+    asks_for_help = bool({"-h", "--help"} & set(argv))
+    try:
+        with contextlib.redirect_stderr(errors), _columns(None if asks_for_help else 10_000):
+            return tyro.cli(
+                kind,
+                args=argv,
+                description=description,
+                default=kind() if default is None else default,
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+            )
+    except SystemExit as exit:
+        if not exit.code:
+            raise
+        raise UserError(_one_line(errors.getvalue())) from None
+
+
+@dataclass(frozen=True)
+class TrainCommand:
+    run: RunConfig = field(default_factory=lambda: PRESETS["dcgan-celeba"].run)
+    """The run."""
+    job: JobOptions = field(default_factory=JobOptions)
+    """The job."""
+
+
+def parse_train(argv: Sequence[str], description: str) -> TrainCommand:
+    """Options of a training job: the preset's, replaced by --config's, by the command line's.
+
+    Raises: UserError.
+    """
+    values = _config_values(argv)
+    presets = [word for word in argv if word in PRESETS]
+    preset = presets[0] if presets else str(values.get("preset", RunConfig.preset))
+    while True:
+        command = parse(TrainCommand, argv, description, _defaults(preset, values))
+        if command.run.preset == preset:
+            return command
+        # The first word that names a preset was another option's value.
+        preset = command.run.preset
+
+
+def _defaults(preset: str, values: dict[str, Any]) -> TrainCommand:
+    if preset not in PRESETS:
+        raise UserError(f"preset {preset!r}: unknown; choose one of {', '.join(PRESETS)}")
+    return TrainCommand(
+        run=PRESETS[preset].run.updated(values | {"preset": preset}, "--config"),
+        job=JobOptions(run_name=preset),
+    )
+
+
+def _config_values(argv: Sequence[str]) -> dict[str, Any]:
+    for index, word in enumerate(argv):
+        if word == "--config" or word.startswith("--config="):
+            path = word.partition("=")[2] or (argv[index + 1] if index + 1 < len(argv) else "")
+            break
+    else:
+        return {}
+    try:
+        with open(path) as file:
+            values = json.load(file)
+    except OSError as error:
+        raise UserError(
+            f"--config {path}: cannot be read ({error.strerror}); name a JSON file of options"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"--config {path}: not valid JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise UserError(f"--config {path}: must hold one JSON object of options")
+    return values
+
+
+@contextlib.contextmanager
+def _columns(width: int | None) -> Iterator[None]:
+    """Keep tyro from breaking lines, which would cut the words of a message."""
+    before = os.environ.get("COLUMNS")
+    if width is not None:
+        os.environ["COLUMNS"] = str(width)
+    try:
+        yield
+    finally:
+        if width is not None:
+            if before is None:
+                del os.environ["COLUMNS"]
+            else:
+                os.environ["COLUMNS"] = before
+
+
+def _one_line(box: str) -> str:
+    """The message of tyro's box as one line."""
+    rows = [re.sub(r"^[│|]\s*|\s*[│|]$", "", row).strip() for row in box.splitlines()[1:-1]]
+    message: list[str] = []
+    for row in rows:
+        if not row:
+            break
+        if set(row) <= {"─", "-"}:
+            continue
+        if row.startswith(("Argument helptext", "For full helptext")):
+            break
+        message.append(row)
+    return " ".join(message) + " (--help explains every option)"

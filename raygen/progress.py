@@ -1,0 +1,57 @@
+"""One line on the terminal that says how far a long operation is."""
+
+import sys
+import time
+from typing import TextIO
+
+
+class ProgressLine:
+    """Rewrites one line on a terminal; in a log file, writes a new line every few seconds."""
+
+    def __init__(self, stream: TextIO | None = None, log_interval: float = 10.0) -> None:
+        """Args: log_interval: seconds between lines where the stream is no terminal."""
+        self._stream = sys.stdout if stream is None else stream
+        self._rewrites = self._stream.isatty()
+        self._log_interval = log_interval
+        self._written_at = float("-inf")
+        self._shown = ""
+
+    def show(self, text: str) -> None:
+        self._shown = text
+        now = time.monotonic()
+        if self._rewrites:
+            # \x1b[K clears what a longer line before left behind.
+            self._stream.write(f"\r{text}\x1b[K")
+        elif now - self._written_at >= self._log_interval:
+            self._stream.write(f"{text}\n")
+        else:
+            return
+        self._stream.flush()
+        self._written_at = now
+        self._shown = ""
+
+    def close(self) -> None:
+        """Make the last state visible and leave the line."""
+        if self._rewrites and self._written_at > float("-inf"):
+            self._stream.write("\n")
+        elif self._shown:
+            self._stream.write(f"{self._shown}\n")
+        self._stream.flush()
+        self._shown = ""
+        self._written_at = float("-inf")
+
+
+def describe(done: int, total: int, per_second: float, unit: str = "images") -> str:
+    """`1,280/4,000 images, 31% - 512 images/s, 0:05 left`."""
+    percent = 100 * done // total if total else 100
+    text = f"{done:,}/{total:,} {unit}, {percent}%"
+    if per_second > 0:
+        text += f" - {per_second:,.0f} {unit}/s, {duration((total - done) / per_second)} left"
+    return text
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds: 0:05, 12:30, 1:02:03."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,131 @@
+"""Folders at a local path or a URI (s3://, gs://, ...), through pyarrow.fs.
+
+Datasets and runs are read and written through `Folder` alone, so that both work unchanged on a
+laptop's disk and on a cluster's object store.
+"""
+
+import json
+import os
+import posixpath
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import fs
+
+from raygen.errors import UserError
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder, which need not exist yet.
+
+    Attributes:
+        uri: as the user wrote it; what messages show.
+        filesystem: where it lives.
+        path: its path inside `filesystem`.
+    """
+
+    uri: str
+    filesystem: fs.FileSystem = field(compare=False)
+    path: str
+
+    @staticmethod
+    def at(uri: str | os.PathLike[str]) -> "Folder":
+        """Open a local path or a URI. Nothing is created or looked up.
+
+        Raises: UserError if the URI's scheme has no filesystem here.
+        """
+        text = os.fspath(uri)
+        if "://" not in text:
+            local = os.path.abspath(os.path.expanduser(text))
+            return Folder(text, fs.LocalFileSystem(), local)
+        try:
+            filesystem, path = fs.FileSystem.from_uri(text)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ImportError) as error:
+            raise UserError(
+                f"{text}: no filesystem for this URI ({error}); use a local path, s3:// or gs://"
+            ) from error
+        return Folder(text, filesystem, path)
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.filesystem, fs.LocalFileSystem)
+
+    def join(self, *names: str) -> "Folder":
+        return Folder(
+            posixpath.join(self.uri, *names), self.filesystem, posixpath.join(self.path, *names)
+        )
+
+    def path_of(self, name: str) -> str:
+        """The path of an entry, for calls to `filesystem`."""
+        return posixpath.join(self.path, name)
+
+    def exists(self, name: str = "") -> bool:
+        path = self.path_of(name) if name else self.path
+        return bool(self.filesystem.get_file_info(path).type != fs.FileType.NotFound)
+
+    def names(self) -> list[str]:
+        """The names of the entries, sorted; empty if the folder does not exist."""
+        selector = fs.FileSelector(self.path, allow_not_found=True)
+        return sorted(info.base_name for info in self.filesystem.get_file_info(selector))
+
+    def sizes(self) -> dict[str, int]:
+        """The size in bytes of each file directly in the folder."""
+        selector = fs.FileSelector(self.path, allow_not_found=True)
+        entries = self.filesystem.get_file_info(selector)
+        return {info.base_name: info.size for info in entries if info.type == fs.FileType.File}
+
+    def read_bytes(self, name: str) -> bytes:
+        """Raises: FileNotFoundError."""
+        with self.filesystem.open_input_stream(self.path_of(name)) as stream:
+            return bytes(stream.read())
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Write a file so that it is either absent (or as it was) or complete."""
+        self.filesystem.create_dir(self.path, recursive=True)
+        target = self.path_of(name)
+        if self.is_local:
+            # Object stores show a file only once it is closed; a disk needs the rename for that.
+            temporary = f"{target}.{uuid.uuid4().hex}.tmp"
+            try:
+                with open(temporary, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, target)
+            finally:
+                if os.path.exists(temporary):
+                    os.remove(temporary)
+        else:
+            with self.filesystem.open_output_stream(target) as stream:
+                stream.write(data)
+
+    def read_json(self, name: str) -> Any:
+        """Raises: FileNotFoundError; UserError if the file is not JSON."""
+        try:
+            return json.loads(self.read_bytes(name))
+        except ValueError as error:
+            raise UserError(
+                f"{self.join(name).uri}: not valid JSON ({error}); it is damaged"
+            ) from error
+
+    def write_json(self, name: str, value: Any) -> None:
+        self.write_bytes(name, (json.dumps(value, indent=2) + "\n").encode())
+
+    def delete(self) -> None:
+        """Delete the folder and all that is in it; nothing happens if it does not exist."""
+        if self.exists():
+            self.filesystem.delete_dir(self.path)
+
+    def check_writable(self) -> None:
+        """Raises: UserError if files cannot be made here."""
+        probe = f".probe-{uuid.uuid4().hex}"
+        try:
+            self.write_bytes(probe, b"")
+            self.filesystem.delete_file(self.path_of(probe))
+        except OSError as error:
+            raise UserError(
+                f"{self.uri}: cannot write there ({error}); choose another folder"
+            ) from error
