@@ -1,0 +1,1 @@
+"""Judging models: pictures and metrics."""
