@@ -1,0 +1,176 @@
+"""Checkpoints: one safetensors file per network, the optimizers and the run's position beside.
+
+A checkpoint is a folder `step-<number>` in a run's `checkpoints/`:
+
+    <network>.safetensors     one per network, loadable by any safetensors reader
+    optimizers.safetensors    the optimizers' tensors
+    state.json                position, options, optimizers' numbers, size and SHA-256 of each file
+
+`state.json` is written last, so a checkpoint that has one is complete; one without is ignored and
+cleaned away. Nothing is pickled.
+"""
+
+import hashlib
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from raygen.errors import CheckpointError
+from raygen.models.base import Model
+from raygen.storage import Folder
+
+FORMAT_VERSION = 1
+STATE = "state.json"
+OPTIMIZERS = "optimizers.safetensors"
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a run is.
+
+    Attributes:
+        global_step: training steps taken.
+        images_seen: by all workers.
+        seconds: spent training, over all sessions of the run.
+    """
+
+    global_step: int = 0
+    images_seen: int = 0
+    seconds: float = 0.0
+
+
+def save(
+    folder: Folder, model: Model, position: Position, about: dict[str, Any], keep: int
+) -> Folder:
+    """Write a checkpoint, then delete all but the newest `keep`.
+
+    Args:
+        folder: the run's checkpoints.
+        about: what to note of the run: its options and its dataset.
+    Returns: the checkpoint's folder.
+    """
+    target = folder.join(f"step-{position.global_step:08d}")
+    # An unfinished one of the same step may be in the way.
+    target.delete()
+    files = {
+        f"{name}.safetensors": _contiguous(n.state_dict()) for name, n in model.networks.items()
+    }
+    tensors, numbers = _pack_optimizers(model.optimizers)
+    files[OPTIMIZERS] = tensors
+    digests = {}
+    for name, content in files.items():
+        data = save_tensors(content)
+        target.write_bytes(name, data)
+        digests[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    state = {"format_version": FORMAT_VERSION, "position": asdict(position), "about": about}
+    target.write_json(STATE, state | {"optimizers": numbers, "files": digests})
+    for old in complete(folder)[:-keep]:
+        folder.join(old).delete()
+    return target
+
+
+def complete(folder: Folder) -> list[str]:
+    """The names of the complete checkpoints, oldest first."""
+    names = [name for name in folder.names() if re.fullmatch(r"step-\d+", name)]
+    return [name for name in names if folder.join(name).exists(STATE)]
+
+
+def read_state(checkpoint: Folder) -> dict[str, Any]:
+    """A checkpoint's `state.json`.
+
+    Raises: CheckpointError if it is missing, damaged or of another version.
+    """
+    try:
+        state: dict[str, Any] = checkpoint.read_json(STATE)
+    except FileNotFoundError:
+        raise CheckpointError(f"{checkpoint.uri}: holds no {STATE}; it is no checkpoint") from None
+    if state.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{checkpoint.uri}: checkpoint format {state.get('format_version')}, but this raygen "
+            f"reads format {FORMAT_VERSION}; use the raygen that wrote it, or --restart"
+        )
+    return state
+
+
+def load(checkpoint: Folder, model: Model) -> Position:
+    """Put a checkpoint's weights and optimizer states into a model of the same options.
+
+    Raises: CheckpointError if a file is missing, damaged, or made by another model.
+    """
+    state = read_state(checkpoint)
+    for name, network in model.networks.items():
+        tensors = _read(checkpoint, f"{name}.safetensors", state)
+        try:
+            network.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"{checkpoint.uri}: {name} does not fit this model "
+                f"({str(error).splitlines()[-1].strip()}); use the options it was trained with"
+            ) from error
+    _unpack_optimizers(model.optimizers, _read(checkpoint, OPTIMIZERS, state), state["optimizers"])
+    return Position(**state["position"])
+
+
+def _read(checkpoint: Folder, name: str, state: dict[str, Any]) -> dict[str, torch.Tensor]:
+    where = checkpoint.join(name).uri
+    advice = "delete this checkpoint to go on from the one before"
+    try:
+        data = checkpoint.read_bytes(name)
+        if hashlib.sha256(data).hexdigest() != state["files"][name]["sha256"]:
+            raise CheckpointError(f"{where}: damaged (its SHA-256 has changed); {advice}")
+        tensors: dict[str, torch.Tensor] = load_tensors(data)
+        return tensors
+    except FileNotFoundError:
+        raise CheckpointError(f"{where}: is missing; {advice}") from None
+    except (KeyError, SafetensorError) as error:
+        raise CheckpointError(f"{where}: damaged ({error}); {advice}") from error
+
+
+def _contiguous(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    # safetensors stores row-major tensors only; channels_last weights are not.
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _pack_optimizers(
+    optimizers: dict[str, torch.optim.Optimizer],
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors named `<optimizer>/<parameter number>/<key>`, and all else as JSON values."""
+    tensors: dict[str, torch.Tensor] = {}
+    numbers: dict[str, Any] = {}
+    for name, optimizer in optimizers.items():
+        state = optimizer.state_dict()
+        others: dict[str, dict[str, Any]] = {}
+        for number, values in state["state"].items():
+            for key, value in values.items():
+                if isinstance(value, torch.Tensor):
+                    tensors[f"{name}/{number}/{key}"] = value
+                else:
+                    others.setdefault(str(number), {})[key] = value
+        numbers[name] = {"param_groups": state["param_groups"], "state": others}
+    return _contiguous(tensors), numbers
+
+
+def _unpack_optimizers(
+    optimizers: dict[str, torch.optim.Optimizer],
+    tensors: dict[str, torch.Tensor],
+    numbers: dict[str, Any],
+) -> None:
+    for name, optimizer in optimizers.items():
+        state: dict[int, dict[str, Any]] = {
+            int(number): dict(values) for number, values in numbers[name]["state"].items()
+        }
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for path, tensor in tensors.items():
+            owner, number, key = path.split("/")
+            if owner == name:
+                parameter = parameters[int(number)]
+                if tensor.shape == parameter.shape:
+                    # In the parameter's memory layout, which the file does not keep.
+                    tensor = torch.empty_like(parameter, device="cpu").copy_(tensor)
+                state.setdefault(int(number), {})[key] = tensor.detach()
+        optimizer.load_state_dict({"state": state, "param_groups": numbers[name]["param_groups"]})

@@ -1,0 +1,61 @@
+"""TensorBoard events and sample pictures of a run."""
+
+import os
+import tempfile
+from types import TracebackType
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+
+from raygen.evaluation.pictures import encode_png
+from raygen.training.run import RunFolder
+
+
+class RunLog:
+    """Writes a run's scalars and pictures against the number of images seen.
+
+    Event files are appended to, which object stores cannot do: there, they are written on the
+    local disk and copied whole at each `flush`.
+    """
+
+    def __init__(self, run: RunFolder, images_seen: int) -> None:
+        """Args: images_seen: where the run goes on; events beyond it, of an earlier session that
+        was cut off, are hidden."""
+        self._run = run
+        self._local = run.folder.path if run.folder.is_local else tempfile.mkdtemp(prefix="raygen")
+        purge_step = images_seen + 1 if images_seen else None
+        self._writer = SummaryWriter(self._local, purge_step=purge_step, flush_secs=10)
+
+    def text(self, tag: str, text: str) -> None:
+        self._writer.add_text(tag, text)
+
+    def scalars(self, values: dict[str, float], images_seen: int) -> None:
+        for tag, value in values.items():
+            self._writer.add_scalar(tag, value, images_seen)
+
+    def picture(self, name: str, pixels: np.ndarray, images_seen: int) -> None:
+        """(height, width, 3) uint8, shown in TensorBoard and kept as a PNG in `samples/`."""
+        self._writer.add_image(name, pixels, images_seen, dataformats="HWC")
+        self._run.samples.write_bytes(f"{name}-{images_seen:09d}.png", encode_png(pixels))
+
+    def flush(self) -> None:
+        self._writer.flush()
+        if not self._run.folder.is_local:
+            for name in os.listdir(self._local):
+                with open(os.path.join(self._local, name), "rb") as file:
+                    self._run.folder.write_bytes(name, file.read())
+
+    def close(self) -> None:
+        self.flush()
+        self._writer.close()
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

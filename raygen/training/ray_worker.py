@@ -1,0 +1,323 @@
+"""The loop inside Ray Train: starting the workers, watching them, and what each of them does.
+
+`fit` runs in the job's own process. It starts the workers through a TorchTrainer and a `Monitor`
+actor beside them, through which the first worker reports its progress and learns that it should
+stop. Checkpoints are raygen's own, in the run's folder: wherever a worker group starts, the first
+time or after a failure, it goes on from the newest complete one there.
+"""
+
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import torch
+import torch.distributed as dist
+from ray.train import FailureConfig, ScalingConfig
+from ray.train import RunConfig as RayRunConfig
+from ray.train.torch import TorchTrainer, get_device
+
+from raygen.config import RunConfig
+from raygen.data.prefetch import Prefetcher
+from raygen.data.shards import Manifest
+from raygen.data.sources import TRAIN
+from raygen.data.stream import TASK_CPUS, TASKS_IN_FLIGHT, ImageStream
+from raygen.errors import UserError
+from raygen.models import build_model
+from raygen.storage import Folder
+from raygen.training import checkpoint
+from raygen.training.checkpoint import Position
+from raygen.training.logging import RunLog
+from raygen.training.loop import Outcome, Progress, train
+from raygen.training.run import RunFolder
+from raygen.training.workers import Workers
+
+POLL_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class Session:
+    """All that a worker needs to know of a run."""
+
+    config: RunConfig
+    run: RunFolder
+    data: Folder
+    manifest: Manifest
+    num_workers: int
+    use_gpu: bool
+    verbose: bool = False
+
+    @property
+    def total_steps(self) -> int:
+        return self.config.total_steps(self.manifest.rows(TRAIN))
+
+
+@dataclass
+class Report:
+    """What the monitor knows.
+
+    Attributes:
+        groups: worker groups that have started so far; more than one after a failure.
+        user_error: a mistake that no retry can mend.
+    """
+
+    groups: int = 0
+    resumed_at: int = 0
+    progress: Progress | None = None
+    outcome: Outcome | None = None
+    user_error: str | None = None
+
+
+@ray.remote(num_cpus=0)
+class Monitor:
+    """Stands between the workers, wherever they run, and the job that watches them."""
+
+    def __init__(self) -> None:
+        self._report = Report()
+        self._stop = False
+
+    def report(self) -> Report:
+        return self._report
+
+    def stop(self) -> None:
+        self._stop = True
+
+    def started(self, step: int) -> None:
+        self._report.groups += 1
+        self._report.resumed_at = step
+
+    def exchange(self, progress: Progress) -> bool:
+        self._report.progress = progress
+        return self._stop
+
+    def ended(self, outcome: Outcome) -> None:
+        self._report.outcome = outcome
+
+    def failed(self, user_error: str) -> None:
+        self._report.user_error = user_error
+
+
+class MonitorControl:
+    """The first worker's line to the monitor. Asks without waiting for the answer."""
+
+    def __init__(self, monitor: Any) -> None:
+        self._monitor = monitor
+        self._answer: Any = None
+
+    def exchange(self, progress: Progress) -> bool:
+        stop = False
+        if self._answer is not None:
+            ready, _ = ray.wait([self._answer], timeout=0)
+            if not ready:
+                return False
+            stop = bool(ray.get(self._answer))
+        self._answer = self._monitor.exchange.remote(progress)
+        return stop
+
+
+class Failed(Exception):
+    """Training failed for a reason that is not the user's. The text says what and where."""
+
+
+def plan_workers(config: RunConfig) -> tuple[int, bool]:
+    """How many workers, and whether on GPUs, on the Ray cluster at hand.
+
+    Raises: UserError if the cluster cannot hold them, or the batch cannot be split over them.
+    """
+    resources = ray.cluster_resources()
+    gpus, cpus = int(resources.get("GPU", 0)), resources.get("CPU", 0)
+    count = config.num_workers or gpus or 2
+    use_gpu = gpus > 0
+    if use_gpu and count > gpus:
+        raise UserError(
+            f"--num-workers {count}: the cluster has {gpus} GPUs; use --num-workers {gpus}"
+        )
+    if not use_gpu and count > 4 * cpus:
+        raise UserError(
+            f"--num-workers {count}: too many for {cpus:g} CPUs; use at most {int(4 * cpus)}"
+        )
+    if config.batch_size % count:
+        lower = config.batch_size - config.batch_size % count
+        near = f"{lower} or {lower + count}" if lower else f"{count}"
+        raise UserError(
+            f"--batch-size {config.batch_size}: cannot be split evenly over {count} workers; "
+            f"use {near}, or another --num-workers"
+        )
+    if config.sync_bn and not use_gpu:
+        raise UserError("--sync-bn: needs GPUs, the cluster has none; leave it out")
+    return count, use_gpu
+
+
+def fit(session: Session, watch: Callable[[Report], None], stop: threading.Event) -> Outcome:
+    """Train on the Ray cluster.
+
+    Args:
+        watch: called a few times a second with what is known.
+        stop: set it to have the run saved and ended early.
+    Returns: how the run ended.
+    Raises: UserError for a mistake found by a worker; Failed for anything else.
+    """
+    monitor: Any = Monitor.remote()
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"session": session, "monitor": monitor},
+        scaling_config=ScalingConfig(
+            num_workers=session.num_workers,
+            use_gpu=session.use_gpu,
+            resources_per_worker={"CPU": _cpus_per_worker(session)}
+            | ({"GPU": 1} if session.use_gpu else {}),
+        ),
+        run_config=RayRunConfig(
+            # Ray keeps its own small record of the run; checkpoints are not in it.
+            name=f".ray-{int(time.time())}",
+            storage_path=session.run.folder.path,
+            storage_filesystem=session.run.folder.filesystem,
+            failure_config=FailureConfig(max_failures=session.config.max_failures),
+        ),
+    )
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:
+            failure.append(error)
+
+    # A thread of its own: the main one stays free for Ctrl-C and the progress line.
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    told = False
+    report = Report()
+    while True:
+        thread.join(POLL_SECONDS)
+        ended = not thread.is_alive()
+        report = ray.get(monitor.report.remote())
+        watch(report)
+        if report.user_error:
+            raise UserError(report.user_error)
+        if ended:
+            break
+        if stop.is_set() and not told:
+            monitor.stop.remote()
+            told = True
+    if failure:
+        raise Failed(str(failure[0])) from failure[0]
+    if report.outcome is None:
+        raise Failed("the workers ended without saying how")
+    return report.outcome
+
+
+def _cpus_per_worker(session: Session) -> float:
+    """Each worker's reserved CPUs, such that the data stream's tasks have room beside them.
+
+    Ray Data waits for ever, without a word, for CPUs that the workers have reserved.
+    """
+    cpus = ray.cluster_resources().get("CPU", 1)
+    reading = min(cpus / 2, TASK_CPUS * TASKS_IN_FLIGHT * session.num_workers)
+    # Fractions above 1 are not allowed.
+    share = (cpus - reading) / session.num_workers
+    return float(int(share)) if share > 1 else int(share * 100) / 100
+
+
+def _worker(settings: dict[str, Any]) -> None:
+    """What each worker does."""
+    session: Session = settings["session"]
+    monitor = settings["monitor"]
+    try:
+        _train(session, monitor)
+    except UserError as error:
+        ray.get(monitor.failed.remote(str(error)))
+        raise
+    except torch.OutOfMemoryError as error:
+        message = f"--batch-size {session.config.batch_size}: out of GPU memory ({error}); lower it"
+        ray.get(monitor.failed.remote(message))
+        raise
+    except Exception:
+        if session.verbose:
+            traceback.print_exc()
+        raise
+
+
+def _train(session: Session, monitor: Any) -> None:
+    context = ray.train.get_context()
+    device = get_device()
+    workers = Workers(context.get_world_rank(), context.get_world_size(), device)
+    config, run = session.config, session.run
+    _use_cores(context.get_local_world_size(), device)
+
+    # The first worker decides where to go on, so that all agree even while files come and go.
+    latest = run.latest_checkpoint() if workers.is_first else None
+    number = int(latest.uri.rsplit("-", 1)[1]) if latest else -1
+    [number] = workers.agree([number])
+    latest = run.checkpoints.join(f"step-{number:08d}") if number >= 0 else None
+    first_step = max(number, 0)
+
+    stream = ImageStream(session.data, session.manifest, TRAIN, config.batch_size, config.seed)
+    batches = stream.batches(first_step, session.total_steps, workers.rank, workers.world_size)
+    # Reading begins here, while the networks are built.
+    with Prefetcher(batches, pin_memory=device.type == "cuda") as feed:
+        model = build_model(config)
+        model.to(device)
+        start = checkpoint.load(latest, model) if latest else Position()
+        model.bf16 = use_bf16(config.precision, device)
+        if dist.is_initialized():
+            model.distribute(config.sync_bn)
+        about = {"config": config.to_json(), "dataset": session.manifest.fingerprint}
+        log = control = None
+        if workers.is_first:
+            ray.get(monitor.started.remote(start.global_step))
+            log = RunLog(run, start.images_seen)
+            log.text("config", _as_table(config.to_json()))
+            control = MonitorControl(monitor)
+        outcome = train(
+            model, feed, config, run, workers, start, session.total_steps, about, log, control
+        )
+    if log:
+        log.close()
+        ray.get(monitor.ended.remote(outcome))
+
+
+def use_bf16(precision: str, device: torch.device) -> bool:
+    """Whether to compute in bfloat16; `auto` asks the hardware."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Without these instructions a CPU emulates bfloat16, many times slower.
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("bf16"))
+
+
+def _use_cores(workers_on_node: int, device: torch.device) -> None:
+    """Let CPU workers share the node's cores; Ray would give each as many threads as it reserved."""
+    if device.type == "cpu":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        torch.set_num_threads(max(1, (cores or 1) // workers_on_node))
+
+
+def _as_table(values: dict[str, Any]) -> str:
+    """Options as a Markdown table, which TensorBoard renders."""
+    rows = [f"| {name} | {value} |" for name, value in values.items()]
+    return "\n".join(["| option | value |", "|---|---|", *rows])
+
+
+def summary(session: Session, outcome: Outcome, began_at: float) -> dict[str, Any]:
+    """What `summary.json` says. Args: began_at: Unix time of the job's start, in seconds."""
+    first = outcome.first_step_at
+    return {
+        "preset": session.config.preset,
+        "images_seen": outcome.position.images_seen,
+        "global_step": outcome.position.global_step,
+        "seconds": round(time.time() - began_at, 2),
+        "images_per_second": round(outcome.images_per_second, 1),
+        "seconds_to_first_step": round(first - began_at, 2) if first else None,
+        "data_wait_fraction": round(outcome.data_wait_fraction, 5),
+        "num_workers": session.num_workers,
+        "device": "cuda" if session.use_gpu else "cpu",
+        "metrics": outcome.metrics,
+        "data": session.data.uri,
+    }

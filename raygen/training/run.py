@@ -1,0 +1,82 @@
+"""A run's folder: where its options, checkpoints, pictures, events and summary lie."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from raygen.config import RESUMABLE_CHANGES, RunConfig, option
+from raygen.errors import UserError
+from raygen.storage import Folder
+from raygen.training import checkpoint
+
+CONFIG = "config.json"
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`<storage>/<run-name>/`."""
+
+    folder: Folder
+
+    @staticmethod
+    def at(storage: str, run_name: str) -> "RunFolder":
+        """Raises: UserError if the name cannot be a folder's."""
+        if not re.fullmatch(r"[\w][\w.\-]*", run_name):
+            raise UserError(
+                f"--run-name {run_name!r}: must be letters, digits, '.', '_' and '-', "
+                "and begin with a letter or digit"
+            )
+        return RunFolder(Folder.at(storage).join(run_name))
+
+    @property
+    def checkpoints(self) -> Folder:
+        return self.folder.join("checkpoints")
+
+    @property
+    def samples(self) -> Folder:
+        return self.folder.join("samples")
+
+    def latest_checkpoint(self) -> Folder | None:
+        names = checkpoint.complete(self.checkpoints)
+        return self.checkpoints.join(names[-1]) if names else None
+
+    def position(self) -> checkpoint.Position:
+        """Where the run would go on."""
+        latest = self.latest_checkpoint()
+        if latest is None:
+            return checkpoint.Position()
+        return checkpoint.Position(**checkpoint.read_state(latest)["position"])
+
+    def open(self, config: RunConfig, restart: bool) -> None:
+        """Make the folder for a run, or check that a run that is there is this one.
+
+        Raises: UserError if the run in the folder has other options, or the folder holds
+            something else, or cannot be written.
+        """
+        if restart:
+            if self.folder.exists(CONFIG):
+                self.folder.delete()
+            elif self.folder.names():
+                raise UserError(
+                    f"--restart: {self.folder.uri} holds no {CONFIG}, so it is no run of raygen's "
+                    "and is not deleted; choose another --run-name"
+                )
+        if self.folder.exists(CONFIG):
+            self._check_same(config)
+        elif self.folder.names():
+            raise UserError(
+                f"--run-name: {self.folder.uri} exists and holds no run; choose another name"
+            )
+        self.folder.check_writable()
+        self.folder.write_json(CONFIG, config.to_json())
+
+    def _check_same(self, config: RunConfig) -> None:
+        before: dict[str, Any] = self.folder.read_json(CONFIG)
+        for name, value in config.to_json().items():
+            if name not in RESUMABLE_CHANGES and before.get(name) != value:
+                raise UserError(
+                    f"{option(name)} {value}: the run in {self.folder.uri} has "
+                    f"{before.get(name)}; use that to resume it, another --run-name for a new "
+                    "run, or --restart to start this one over"
+                )

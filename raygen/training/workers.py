@@ -1,0 +1,50 @@
+"""What the training workers of one run do together, with or without a process group."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Workers:
+    """This process's place among the workers. One alone needs no process group."""
+
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def average(self, values: list[torch.Tensor]) -> list[float]:
+        """Mean over all workers of each scalar."""
+        stacked = torch.stack([value.float().to(self.device) for value in values])
+        self._average(stacked)
+        return [float(value) for value in stacked.tolist()]
+
+    def agree(self, values: list[int]) -> list[int]:
+        """The first worker's values, on all workers."""
+        if self.world_size == 1:
+            return values
+        tensor = torch.tensor(values, dtype=torch.int64, device=self.device)
+        dist.broadcast(tensor, src=0)
+        return [int(value) for value in tensor.tolist()]
+
+    def average_buffers(self, networks: Iterable[nn.Module]) -> None:
+        """Make running statistics the same on all workers: their mean."""
+        buffers = [b for n in networks for b in n.buffers() if b.is_floating_point()]
+        if self.world_size == 1 or not buffers:
+            return
+        flat = torch.cat([buffer.reshape(-1) for buffer in buffers])
+        self._average(flat)
+        for buffer, part in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
+            buffer.copy_(part.view_as(buffer))
+
+    def _average(self, tensor: torch.Tensor) -> None:
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+            tensor.div_(self.world_size)
