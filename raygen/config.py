@@ -188,8 +188,18 @@ class RunConfig:
 
 
 RESUMABLE_CHANGES = frozenset(
-    "data drawn_count steps epochs num_workers log_images sample_images checkpoint_images keep "
-    "max_failures".split()
+    (
+        "data",
+        "drawn_count",
+        "steps",
+        "epochs",
+        "num_workers",
+        "log_images",
+        "sample_images",
+        "checkpoint_images",
+        "keep",
+        "max_failures",
+    )
 )
 """Options that may differ when a run is resumed, because they do not change what was learnt so
 far. (That `data` is the same dataset, wherever it lies now, is checked by its fingerprint.)"""

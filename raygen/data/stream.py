@@ -32,6 +32,7 @@ CHUNK_BYTES = 64 * 2**20
 """Images that all workers together read and shuffle at once. Larger shuffles more widely."""
 MAX_LANES = 8
 TASKS_IN_FLIGHT = 2
+_NO_ROWS = np.empty(0, np.int64)
 TASK_CPUS = 0.25
 """A read is mostly waiting and copying. Must fit beside the training workers (see ray_worker)."""
 
@@ -210,7 +211,7 @@ class ImageStream:
                 rows, images = _columns(table, self.manifest)
                 for start in range(0, len(rows), share):
                     batch = Batch(images[start : start + share], rows[start : start + share])
-                    if not np.array_equal(batch.rows, next(expected, None)):
+                    if not np.array_equal(batch.rows, next(expected, _NO_ROWS)):
                         raise ShardError(
                             f"{self.folder.uri}: step {first_step + delivered} received other "
                             f"images than planned (rank {rank} of {world_size}, rows "

@@ -3,6 +3,7 @@
 import inspect
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +61,7 @@ class Model(ABC):
     def to(self, device: torch.device) -> None:
         """Move all networks, in the memory layout that convolutions are fastest in."""
         for network in self.networks.values():
-            network.to(device=device, memory_format=torch.channels_last)
+            network.to(device).to(memory_format=torch.channels_last)
 
     def autocast(self) -> torch.autocast:
         """A context for forward passes. One for each optimizer step: it caches cast weights."""
@@ -100,7 +101,7 @@ class Model(ABC):
 
 
 # The option's name changed in torch 2.15, which warns about the old one.
-_KEEP_BUFFERS: dict[str, bool] = (
+_KEEP_BUFFERS: dict[str, Any] = (
     {"forward_sync_buffers": False}
     if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
     else {"broadcast_buffers": False}

@@ -14,7 +14,7 @@ import torch
 from raygen.config import RunConfig
 from raygen.data.prefetch import scale_images
 from raygen.evaluation.pictures import grid
-from raygen.models.base import Model, Step
+from raygen.models.base import Metrics, Model, Step
 from raygen.training import checkpoint
 from raygen.training.checkpoint import Position
 from raygen.training.logging import RunLog
@@ -50,27 +50,17 @@ class Outcome:
     Attributes:
         finished: False if it was asked to stop before its last step.
         first_step_at: Unix time when this session's first step was done, in seconds.
-        loop_seconds: from then to the end.
-        loop_images: seen in that time, by all workers.
-        wait_seconds: of that time, spent waiting for data.
+        images_per_second: of all workers, from then on.
+        data_wait_fraction: of the time from then on, spent waiting for data, in [0, 1].
         metrics: the last logged value of each.
     """
 
     finished: bool
     position: Position
     first_step_at: float
-    loop_seconds: float
-    loop_images: int
-    wait_seconds: float
+    images_per_second: float
+    data_wait_fraction: float
     metrics: dict[str, float]
-
-    @property
-    def images_per_second(self) -> float:
-        return self.loop_images / self.loop_seconds if self.loop_seconds else 0.0
-
-    @property
-    def data_wait_fraction(self) -> float:
-        return self.wait_seconds / self.loop_seconds if self.loop_seconds else 0.0
 
 
 def train(
@@ -96,15 +86,11 @@ def train(
     session_began = time.monotonic()
     step, images_seen = start.global_step, start.images_seen
     total_images = images_seen + (total_steps - step) * config.batch_size
-    sums: dict[str, torch.Tensor] = {}
-    summed = 0
+    means = _Means()
     logged: dict[str, float] = {}
-    first_step_at, loop_began = 0.0, session_began
-    loop_images, wait_seconds = 0, 0.0
-    last_log = (session_began, images_seen, 0.0)
-    last_control = (session_began, images_seen)
+    session, since_log, since_control = Stopwatch(), Stopwatch(), Stopwatch()
+    first_step_at = 0.0
     next_control = step + 1
-    rate = 0.0
     stopping = False
 
     def position() -> Position:
@@ -131,43 +117,30 @@ def train(
         batch = next(feed)
         waited = time.monotonic() - asked
         real = scale_images(batch, workers.device)
-        metrics = model.update(
-            real, Step(step, config.batch_size, images_seen, workers.rank, workers.world_size)
-        )
-        for name, value in metrics.items():
-            sums[name] = sums[name] + value if name in sums else value
-        summed += 1
+        place = Step(step, config.batch_size, images_seen, workers.rank, workers.world_size)
+        means.add(model.update(real, place))
         step += 1
         before, images_seen = images_seen, images_seen + config.batch_size
-
-        def due(every: int, before: int = before) -> bool:
-            return images_seen // every > before // every
-
+        last = step == total_steps
         if first_step_at:
-            wait_seconds += waited
-            loop_images += config.batch_size
+            for watch in (session, since_log, since_control):
+                watch.add(config.batch_size, waited)
         else:
             # The first step holds start-up costs; rates are counted from its end.
             _finish(workers.device)
-            first_step_at, loop_began = time.time(), time.monotonic()
-            last_log = (loop_began, images_seen, 0.0)
-            last_control = (loop_began, images_seen)
-        if due(config.log_images) or step == total_steps:
-            means = workers.average([value / summed for value in sums.values()])
-            logged = dict(zip(sums, means, strict=True))
-            sums, summed = {}, 0
-            now = time.monotonic()
-            elapsed = now - last_log[0]
-            if elapsed > 0 and images_seen > last_log[1]:
-                logged["throughput/images_per_second"] = (images_seen - last_log[1]) / elapsed
-                logged["throughput/data_wait_fraction"] = (wait_seconds - last_log[2]) / elapsed
-            last_log = (now, images_seen, wait_seconds)
+            first_step_at = time.time()
+            session, since_log, since_control = Stopwatch(), Stopwatch(), Stopwatch()
+
+        if last or _passed(config.log_images, before, images_seen):
+            logged = means.take(workers)
+            if since_log.images:
+                logged["throughput/images_per_second"] = since_log.images_per_second
+                logged["throughput/data_wait_fraction"] = since_log.wait_fraction
+            since_log = Stopwatch()
             if log:
                 log.scalars(logged, images_seen)
         if step >= next_control:
-            now = time.monotonic()
-            elapsed, images = now - last_control[0], images_seen - last_control[1]
-            rate = images / elapsed if images else rate
+            rate = since_control.images_per_second
             wishes = False
             if control:
                 wishes = control.exchange(Progress(images_seen, total_images, rate, logged))
@@ -176,21 +149,66 @@ def train(
             # next decision is due: its clock is not the others'.
             stop, next_control = workers.agree([int(wishes), step + ahead])
             stopping = bool(stop)
-            last_control = (now, images_seen)
-        if due(config.sample_images) or step == total_steps:
+            since_control = Stopwatch()
+        if last or _passed(config.sample_images, before, images_seen):
             draw()
-        if due(config.checkpoint_images) or step == total_steps or stopping:
+        if last or stopping or _passed(config.checkpoint_images, before, images_seen):
             save()
     _finish(workers.device)
     return Outcome(
         finished=step >= total_steps,
         position=position(),
         first_step_at=first_step_at,
-        loop_seconds=time.monotonic() - loop_began,
-        loop_images=loop_images,
-        wait_seconds=wait_seconds,
+        images_per_second=session.images_per_second,
+        data_wait_fraction=session.wait_fraction,
         metrics=logged,
     )
+
+
+class Stopwatch:
+    """Images, and seconds spent waiting for them, since it was made."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._waited = 0.0
+        self.images = 0
+
+    def add(self, images: int, waited: float) -> None:
+        self.images += images
+        self._waited += waited
+
+    @property
+    def images_per_second(self) -> float:
+        return self.images / max(time.monotonic() - self._began, 1e-9)
+
+    @property
+    def wait_fraction(self) -> float:
+        """Of the time since it was made, in [0, 1]."""
+        return self._waited / max(time.monotonic() - self._began, 1e-9)
+
+
+class _Means:
+    """Means of metrics over steps. They stay on the device until they are asked for."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, torch.Tensor] = {}
+        self._count = 0
+
+    def add(self, metrics: Metrics) -> None:
+        for name, value in metrics.items():
+            self._sums[name] = self._sums[name] + value if self._count else value
+        self._count += 1
+
+    def take(self, workers: Workers) -> dict[str, float]:
+        """The means over all steps since the last call and over all workers."""
+        means = workers.average([value / self._count for value in self._sums.values()])
+        names, self._sums, self._count = list(self._sums), {}, 0
+        return dict(zip(names, means, strict=True))
+
+
+def _passed(every: int, before: int, after: int) -> bool:
+    """Whether a multiple of `every` lies in (before, after]."""
+    return after // every > before // every
 
 
 def _finish(device: torch.device) -> None:

@@ -72,9 +72,8 @@ class Report:
     user_error: str | None = None
 
 
-@ray.remote(num_cpus=0)
 class Monitor:
-    """Stands between the workers, wherever they run, and the job that watches them."""
+    """An actor between the workers, wherever they run, and the job that watches them."""
 
     def __init__(self) -> None:
         self._report = Report()
@@ -119,7 +118,7 @@ class MonitorControl:
         return stop
 
 
-class Failed(Exception):
+class TrainingError(Exception):
     """Training failed for a reason that is not the user's. The text says what and where."""
 
 
@@ -159,9 +158,9 @@ def fit(session: Session, watch: Callable[[Report], None], stop: threading.Event
         watch: called a few times a second with what is known.
         stop: set it to have the run saved and ended early.
     Returns: how the run ended.
-    Raises: UserError for a mistake found by a worker; Failed for anything else.
+    Raises: UserError for a mistake found by a worker; TrainingError for anything else.
     """
-    monitor: Any = Monitor.remote()
+    monitor: Any = ray.remote(num_cpus=0)(Monitor).remote()
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"session": session, "monitor": monitor},
@@ -191,7 +190,7 @@ def fit(session: Session, watch: Callable[[Report], None], stop: threading.Event
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     told = False
-    report = Report()
+    report: Report = Report()
     while True:
         thread.join(POLL_SECONDS)
         ended = not thread.is_alive()
@@ -205,9 +204,9 @@ def fit(session: Session, watch: Callable[[Report], None], stop: threading.Event
             monitor.stop.remote()
             told = True
     if failure:
-        raise Failed(str(failure[0])) from failure[0]
+        raise TrainingError(str(failure[0])) from failure[0]
     if report.outcome is None:
-        raise Failed("the workers ended without saying how")
+        raise TrainingError("the workers ended without saying how")
     return report.outcome
 
 
@@ -286,14 +285,14 @@ def use_bf16(precision: str, device: torch.device) -> bool:
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # Without these instructions a CPU emulates bfloat16, many times slower.
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("bf16"))
 
 
 def _use_cores(workers_on_node: int, device: torch.device) -> None:
-    """Let CPU workers share the node's cores; Ray would give each as many threads as it reserved."""
+    """Share the node's cores among its CPU workers; Ray gives each what it reserved, here less."""
     if device.type == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         torch.set_num_threads(max(1, (cores or 1) // workers_on_node))
