@@ -15,6 +15,8 @@ from raygen.errors import UserError
 
 DRAWN = "drawn"
 """The value of `--data` that stands for the built-in dataset of drawn faces."""
+DRAWN_EPOCHS = 5.0
+"""A first run, on a laptop's processor, is to show something and to end within three minutes."""
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -91,12 +93,13 @@ class RunConfig:
     """The model and its defaults: dcgan-celeba."""
     data: str = DRAWN
     """Dataset: a folder or URI that jobs/prepare.py wrote, or `drawn` for the built-in faces."""
-    drawn_count: int = 5_000
+    drawn_count: int = 4_000
     """How many faces `--data drawn` draws, training and validation images together."""
     steps: int = 0
     """Length of the run in training steps (batches); 0: as long as --epochs says."""
-    epochs: float = 3
-    """Length of the run in passes over the training images, where --steps is 0."""
+    epochs: float = 0
+    """Length of the run in passes over the training images, where --steps is 0; 0: the preset's
+    own (dcgan-celeba: 3), or 5 over the built-in faces, which are fewer."""
     batch_size: int = 128
     """Images per training step, over all workers together."""
     num_workers: int = 0
@@ -129,7 +132,7 @@ class RunConfig:
             _require(getattr(self, name) >= 1, option(name), getattr(self, name), "be at least 1")
         _require(self.drawn_count >= 20, "--drawn-count", self.drawn_count, "be at least 20")
         epochs = self.epochs
-        _require(epochs > 0 and math.isfinite(epochs), "--epochs", epochs, "be greater than 0")
+        _require(epochs >= 0 and math.isfinite(epochs), "--epochs", epochs, "be 0 or more")
         _require(0 < self.width <= 16, "--width", self.width, "be in (0, 16]")
 
     def total_steps(self, train_images: int) -> int:
@@ -137,10 +140,12 @@ class RunConfig:
 
         Raises: UserError if that is no step at all.
         """
-        steps = self.steps or int(self.epochs * train_images / self.batch_size)
+        own = DRAWN_EPOCHS if self.data == DRAWN else PRESETS[self.preset].epochs
+        epochs = self.epochs or own
+        steps = self.steps or int(epochs * train_images / self.batch_size)
         if steps < 1:
             raise UserError(
-                f"--epochs {self.epochs:g}: {train_images} training images make no full batch of "
+                f"--epochs {epochs:g}: {train_images} training images make no full batch of "
                 f"{self.batch_size}; lower --batch-size or raise --epochs"
             )
         return steps
@@ -223,15 +228,17 @@ class JobOptions:
 
 @dataclass(frozen=True)
 class Preset:
-    """A named system: its options and the images it is made for."""
+    """A named system: the images it is made for, its length in epochs, and its options."""
 
     image: ImageFormat
+    epochs: float
     run: RunConfig
 
 
 PRESETS: dict[str, Preset] = {
     "dcgan-celeba": Preset(
         ImageFormat(height=32, width=32, crop=150),
-        RunConfig("dcgan-celeba", batch_size=128, epochs=3, model=DCGANConfig()),
+        epochs=3,
+        run=RunConfig("dcgan-celeba", batch_size=128, model=DCGANConfig()),
     ),
 }

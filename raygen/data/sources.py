@@ -8,6 +8,7 @@ Adding a dataset is adding one class with the members of `Source`.
 import csv
 import functools
 import io
+import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,9 +138,14 @@ class CelebA:
         return {"kind": "celeba", "images": self.images.name, "count": len(self.ids)}
 
 
-@functools.lru_cache(maxsize=4)
 def _zip_file(path: Path) -> zipfile.ZipFile:
     """One open archive per process: reading its directory takes a second for 200,000 files."""
+    return _open_zip(path, os.getpid())
+
+
+@functools.lru_cache(maxsize=4)
+def _open_zip(path: Path, process: int) -> zipfile.ZipFile:
+    # A forked process would share the file's position with its parent, so it opens its own.
     return zipfile.ZipFile(path)
 
 
