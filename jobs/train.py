@@ -14,6 +14,7 @@ from types import FrameType
 from raygen import cluster
 from raygen.cli import Interrupted, parse_train, run_job
 from raygen.config import DRAWN, PRESETS
+from raygen.data.drawn_faces import VERSION
 from raygen.data.shards import Manifest, prepare
 from raygen.data.sources import TRAIN, DrawnFaces
 from raygen.progress import ProgressLine, describe, duration
@@ -31,7 +32,8 @@ def main(argv: Sequence[str]) -> None:
     manifest = None
     if config.data == DRAWN:
         # Beside the runs, where every worker of a cluster can read it.
-        data = Folder.at(job.storage).join("datasets", f"drawn-{image.size}-{config.drawn_count}")
+        name = f"drawn-v{VERSION}-{image.size}-{config.drawn_count}"
+        data = Folder.at(job.storage).join("datasets", name)
     else:
         data = Folder.at(config.data)
         manifest = Manifest.load(data)

@@ -1,24 +1,26 @@
 """The contract of every job: options from dataclasses, one-line errors, exit codes."""
 
 import contextlib
+import inspect
 import io
 import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import tyro
 
-from raygen.config import PRESETS, JobOptions, RunConfig
+from raygen.config import PRESETS, JobOptions, PrepareOptions, RunConfig, updated
 from raygen.errors import UserError
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
 Options = TypeVar("Options")
+Chosen = TypeVar("Chosen", bound=PrepareOptions)
 
 
 class Interrupted(Exception):
@@ -46,7 +48,11 @@ def run_job(main: Callable[[Sequence[str]], None]) -> int:
 
 
 def parse(
-    kind: type[Options], argv: Sequence[str], description: str, default: Options | None = None
+    kind: type[Options],
+    argv: Sequence[str],
+    description: str,
+    default: Options,
+    program: str | None = None,
 ) -> Options:
     """Options from a command line; the dataclass `kind` says which there are.
 
@@ -58,15 +64,39 @@ def parse(
         with contextlib.redirect_stderr(errors), _columns(None if asks_for_help else 10_000):
             return tyro.cli(
                 kind,
+                prog=program,
                 args=argv,
                 description=description,
-                default=kind() if default is None else default,
+                default=default,
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
             )
     except SystemExit as exit:
         if not exit.code:
             raise
         raise UserError(_one_line(errors.getvalue())) from None
+
+
+def parse_choice(
+    kinds: Mapping[str, type[Chosen]], argv: Sequence[str], description: str
+) -> Chosen:
+    """Options of a job whose first word says what it is to work on, each with its own options.
+
+    Raises: UserError.
+    """
+    program = os.path.basename(sys.argv[0])
+    if argv and argv[0] in kinds:
+        kind = kinds[argv[0]]
+        default = updated(kind(), _config_values(argv), "--config")
+        about = f"{description} {inspect.getdoc(kind) or ''}"
+        return parse(kind, argv[1:], about, default, f"{program} {argv[0]}")
+    if {"-h", "--help"} & set(argv):
+        print(f"usage: {program} {{{','.join(kinds)}}} [OPTIONS]\n\n{description}\n")
+        for name, kind in kinds.items():
+            print(f"  {name:10} {inspect.getdoc(kind)}")
+        print(f"\n{program} {next(iter(kinds))} --help explains the options.")
+        raise SystemExit(0)
+    given = f"{argv[0]}: unknown" if argv else "nothing to work on was named"
+    raise UserError(f"{given}; the first word must be one of {', '.join(kinds)}")
 
 
 @dataclass(frozen=True)

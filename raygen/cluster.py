@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+import ray.data  # Sets its loggers' levels when imported, so before ours are set.
 
 from raygen.errors import UserError
 

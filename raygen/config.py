@@ -7,7 +7,7 @@ also the command line of `jobs/train.py` and, flattened, a run's `config.json`.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
 import tyro
 
@@ -15,9 +15,15 @@ from raygen.errors import UserError
 
 DRAWN = "drawn"
 """The value of `--data` that stands for the built-in dataset of drawn faces."""
+SQUARE_CROP = 150
+"""Pixels of an aligned CelebA image (178 x 218) that hold the face and little else."""
 DRAWN_EPOCHS = 5.0
 """A first run, on a laptop's processor, is to show something and to end within three minutes."""
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Options = TypeVar("Options", bound="DataclassInstance")
 Precision = Literal["auto", "fp32", "bf16"]
 
 
@@ -80,6 +86,22 @@ class ImageFormat:
     width: int
     crop: int = 0
 
+    @staticmethod
+    def parse(size: str, crop: int = -1) -> "ImageFormat":
+        """From what a user wrote: 32 or 218x178 (height x width).
+
+        Args: crop: in pixels; -1: as the presets do: 150 for square images, else none.
+        Raises: UserError.
+        """
+        height, _, width = size.partition("x")
+        width = width or height
+        if not (height.isdecimal() and width.isdecimal() and int(height) > 0 and int(width) > 0):
+            raise UserError(f"--size {size}: must be pixels as in 32, or height x width as 218x178")
+        _require(crop >= -1, "--crop", crop, "be 0 or more")
+        if crop == -1:
+            crop = SQUARE_CROP if height == width else 0
+        return ImageFormat(int(height), int(width), crop)
+
     @property
     def size(self) -> str:
         return size_name(self.height, self.width)
@@ -97,7 +119,7 @@ class RunConfig:
     """How many faces `--data drawn` draws, training and validation images together."""
     steps: int = 0
     """Length of the run in training steps (batches); 0: as long as --epochs says."""
-    epochs: float = 0
+    epochs: float = 0.0
     """Length of the run in passes over the training images, where --steps is 0; 0: the preset's
     own (dcgan-celeba: 3), or 5 over the built-in faces, which are fewer."""
     batch_size: int = 128
@@ -130,6 +152,8 @@ class RunConfig:
             _require(getattr(self, name) >= 0, option(name), getattr(self, name), "be 0 or more")
         for name in ("batch_size", "log_images", "sample_images", "checkpoint_images", "keep"):
             _require(getattr(self, name) >= 1, option(name), getattr(self, name), "be at least 1")
+        known = get_args(Precision)
+        _require(self.precision in known, "--precision", self.precision, f"be of {known}")
         _require(self.drawn_count >= 20, "--drawn-count", self.drawn_count, "be at least 20")
         epochs = self.epochs
         _require(epochs >= 0 and math.isfinite(epochs), "--epochs", epochs, "be 0 or more")
@@ -170,26 +194,35 @@ class RunConfig:
         Args: where: what to name in errors, e.g. the file the values came from.
         Raises: UserError for an unknown option or a value of the wrong type.
         """
-        own = {f.name: f for f in fields(self) if f.name != "model"}
-        models = {f.name: f for f in fields(self.model)}
-        for name, value in values.items():
-            if name not in own and name not in models:
+        own = {f.name for f in fields(self)} - {"model"}
+        models = {f.name for f in fields(self.model)}
+        for name in values:
+            if name not in own | models:
                 raise UserError(
                     f"{where}: unknown option {name!r} for preset {self.preset}; "
-                    f"known are {', '.join([*own, *models])}"
+                    f"known are {', '.join(sorted(own | models))}"
                 )
-            present = getattr(self if name in own else self.model, name)
-            # JSON has one kind of number; True is an int to Python but no number to a user.
-            fits = isinstance(value, type(present)) and isinstance(value, bool) == isinstance(
-                present, bool
-            )
-            if isinstance(present, float) and isinstance(value, int):
-                fits = not isinstance(value, bool)
-            if not fits:
-                kind = type(present).__name__
-                raise UserError(f"{where}: {name} is {value!r}, but must be of type {kind}")
-        model = replace(self.model, **{k: v for k, v in values.items() if k in models})
-        return replace(self, model=model, **{k: v for k, v in values.items() if k in own})
+        model = updated(self.model, {k: v for k, v in values.items() if k in models}, where)
+        run = updated(self, {k: v for k, v in values.items() if k in own}, where)
+        return replace(run, model=model)
+
+
+def updated(options: Options, values: Mapping[str, Any], where: str) -> Options:
+    """A dataclass of options with some replaced by name.
+
+    Args: where: what to name in errors, e.g. the file the values came from.
+    Raises: UserError for an unknown option or a value of the wrong type.
+    """
+    known = {f.name: getattr(options, f.name) for f in fields(options)}
+    for name, value in values.items():
+        if name not in known:
+            raise UserError(f"{where}: unknown option {name!r}; known are {', '.join(known)}")
+        kind = type(known[name])
+        # JSON writes 3.0 as 3; True is an int to Python but no number to a user.
+        accepted = (int, float) if kind is float else (kind,)
+        if type(value) not in accepted:
+            raise UserError(f"{where}: {name} is {value!r}, but must be of type {kind.__name__}")
+    return replace(options, **values)
 
 
 RESUMABLE_CHANGES = frozenset(
@@ -227,6 +260,60 @@ class JobOptions:
 
 
 @dataclass(frozen=True)
+class PrepareOptions:
+    """What a job that prepares a dataset needs to know, wherever the images come from."""
+
+    out: str = ""
+    """Folder or URI to write the dataset to. Required."""
+    size: str = "32"
+    """Size of the images in pixels: 32 for square ones, else height x width, as 218x178."""
+    crop: int = -1
+    """Side in pixels of the centred square that is cut out first; 0: none; -1: 150 where --size
+    is square, as the presets do with aligned faces, else none."""
+    num_workers: int = 4
+    """Training workers to prepare for: there are at least four files for each."""
+    restart: bool = False
+    """Replace the dataset that the folder holds."""
+    config: str = ""
+    """JSON file of options that replace the defaults."""
+    verbose: bool = False
+    """Show Ray's own messages."""
+
+    def __post_init__(self) -> None:
+        _require(self.num_workers >= 1, "--num-workers", self.num_workers, "be at least 1")
+
+    @property
+    def image(self) -> ImageFormat:
+        """Raises: UserError."""
+        return ImageFormat.parse(self.size, self.crop)
+
+
+@dataclass(frozen=True)
+class CelebAOptions(PrepareOptions):
+    """CelebA as it is distributed."""
+
+    images: str = ""
+    """img_align_celeba.zip, or the folder unpacked from it. Required."""
+    attributes: str = ""
+    """list_attr_celeba.csv. Required."""
+
+
+@dataclass(frozen=True)
+class DrawnOptions(PrepareOptions):
+    """Faces that raygen draws itself."""
+
+    drawn_count: int = 20_000
+    """How many faces to draw, training and validation images together."""
+    seed: int = 0
+    """Decides the faces."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.drawn_count >= 20, "--drawn-count", self.drawn_count, "be at least 20")
+        _require(self.seed >= 0, "--seed", self.seed, "be 0 or more")
+
+
+@dataclass(frozen=True)
 class Preset:
     """A named system: the images it is made for, its length in epochs, and its options."""
 
@@ -237,7 +324,7 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "dcgan-celeba": Preset(
-        ImageFormat(height=32, width=32, crop=150),
+        ImageFormat(height=32, width=32, crop=SQUARE_CROP),
         epochs=3,
         run=RunConfig("dcgan-celeba", batch_size=128, model=DCGANConfig()),
     ),

@@ -119,12 +119,16 @@ class Folder:
         if self.exists():
             self.filesystem.delete_dir(self.path)
 
+    def delete_file(self, name: str) -> None:
+        """Raises: FileNotFoundError."""
+        self.filesystem.delete_file(self.path_of(name))
+
     def check_writable(self) -> None:
         """Raises: UserError if files cannot be made here."""
         probe = f".probe-{uuid.uuid4().hex}"
         try:
             self.write_bytes(probe, b"")
-            self.filesystem.delete_file(self.path_of(probe))
+            self.delete_file(probe)
         except OSError as error:
             raise UserError(
                 f"{self.uri}: cannot write there ({error}); choose another folder"

@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -254,6 +255,7 @@ def prepare(
     target: ImageFormat,
     expected_workers: int = 4,
     progress: Progress | None = None,
+    restart: bool = False,
 ) -> Manifest:
     """Write a source as a dataset, in parallel over the Ray cluster.
 
@@ -262,20 +264,16 @@ def prepare(
     Args:
         target: size and crop of the images.
         expected_workers: of the training that will read it; there are at least 4 files for each.
+        restart: replace the dataset that the folder holds.
     Returns: the manifest.
     Raises: UserError if the folder holds another dataset, cannot be written, or if no image of
         the training split could be decoded.
     """
-    described = source.description()
-    if folder.exists(MANIFEST):
-        present = Manifest.load(folder)
-        same_format = ImageFormat(present.height, present.width, present.crop) == target
-        if present.source == described and same_format:
-            return present
-        raise UserError(
-            f"--out {folder.uri}: already holds another dataset ({present.size}, from "
-            f"{present.source}); choose another folder or delete this one"
-        )
+    if restart:
+        _delete_dataset(folder)
+    present = find_prepared(source, folder, target)
+    if present:
+        return present
     folder.check_writable()
     ids = source.ids
     image_bytes = target.height * target.width * CHANNELS
@@ -306,12 +304,36 @@ def prepare(
         width=target.width,
         attributes=source.attributes,
         splits=splits,
-        source=described,
+        source=source.description(),
         crop=target.crop,
         rejected=tuple(entry for i in sorted(rejected) for entry in rejected[i]),
     )
     folder.write_json(MANIFEST, manifest.to_json())
     return manifest
+
+
+def find_prepared(source: Source, folder: Folder, target: ImageFormat) -> Manifest | None:
+    """The manifest of the folder's dataset if it is just this one; None if there is none.
+
+    Raises: UserError if the folder holds another dataset.
+    """
+    if not folder.exists(MANIFEST):
+        return None
+    present = Manifest.load(folder)
+    same_format = ImageFormat(present.height, present.width, present.crop) == target
+    if present.source == source.description() and same_format:
+        return present
+    raise UserError(
+        f"--out {folder.uri}: already holds another dataset ({present.size}, from "
+        f"{present.source}); choose another folder, or replace it with --restart"
+    )
+
+
+def _delete_dataset(folder: Folder) -> None:
+    """Delete the manifest, then the shards, and nothing else that the folder may hold."""
+    for name in sorted(folder.names(), key=lambda name: name != MANIFEST):
+        if name == MANIFEST or re.fullmatch(r"\w+-\d{5}\.parquet", name):
+            folder.delete_file(name)
 
 
 def _run_parts(

@@ -7,6 +7,7 @@ Adding a dataset is adding one class with the members of `Source`.
 
 import csv
 import functools
+import hashlib
 import io
 import os
 import zipfile
@@ -105,8 +106,10 @@ class CelebA:
 
         Raises: UserError if a file is missing or unreadable, or table and images disagree.
         """
-        members = _list_members(Path(images))
-        names, table = _read_attributes(Path(attributes))
+        # Absolute, because the tasks that load the images may run in another folder.
+        path = Path(images).expanduser().absolute()
+        members = _list_members(path, images)
+        names, table = _read_attributes(Path(attributes).expanduser())
         ids = sorted(members)
         without_row = [name for name in ids if name not in table]
         without_image = [name for name in table if name not in members]
@@ -120,7 +123,7 @@ class CelebA:
                     f"is {sample[0]}; use the table that belongs to these images"
                 )
         values = np.array([table[name] for name in ids], dtype=np.int8)
-        return CelebA(Path(images), names, ids, [members[name] for name in ids], values)
+        return CelebA(path, names, ids, [members[name] for name in ids], values)
 
     def splits(self) -> dict[str, range]:
         return _first_part_trains(len(self.ids))
@@ -135,7 +138,13 @@ class CelebA:
         return image, self.values[position].tolist()
 
     def description(self) -> dict[str, Any]:
-        return {"kind": "celeba", "images": self.images.name, "count": len(self.ids)}
+        table = hashlib.sha256(repr((self.attributes, self.ids)).encode() + self.values.tobytes())
+        return {
+            "kind": "celeba",
+            "images": self.images.name,
+            "count": len(self.ids),
+            "table_sha256": table.hexdigest(),
+        }
 
 
 def _zip_file(path: Path) -> zipfile.ZipFile:
@@ -149,8 +158,11 @@ def _open_zip(path: Path, process: int) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-def _list_members(images: Path) -> dict[str, str]:
-    """Image files in a folder or zip: file name -> path inside it."""
+def _list_members(images: Path, written: str | Path) -> dict[str, str]:
+    """Image files in a folder or zip: file name -> path inside it.
+
+    Args: written: the path as the user wrote it, for messages.
+    """
     try:
         if images.is_dir():
             paths = [str(path.relative_to(images)) for path in images.rglob("*") if path.is_file()]
@@ -158,11 +170,11 @@ def _list_members(images: Path) -> dict[str, str]:
             paths = [info.filename for info in _zip_file(images).infolist() if not info.is_dir()]
     except FileNotFoundError:
         raise UserError(
-            f"--images {images}: no such file or folder; name a zip or a folder of images"
+            f"--images {written}: no such file or folder; name a zip or a folder of images"
         ) from None
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"--images {images}: cannot be read as a zip ({error}); download it again"
+            f"--images {written}: cannot be read as a zip ({error}); download it again"
         ) from error
     members: dict[str, str] = {}
     for path in paths:
@@ -170,13 +182,13 @@ def _list_members(images: Path) -> dict[str, str]:
             name = path.rsplit("/", 1)[-1]
             if name in members:
                 raise UserError(
-                    f"--images {images}: two files are named {name} ({members[name]} and {path}); "
+                    f"--images {written}: two files are named {name} ({members[name]} and {path}); "
                     "names must be unique"
                 )
             members[name] = path
     if not members:
         raise UserError(
-            f"--images {images}: holds no images ({', '.join(IMAGE_SUFFIXES)}); "
+            f"--images {written}: holds no images ({', '.join(IMAGE_SUFFIXES)}); "
             "name CelebA's img_align_celeba.zip or the folder unpacked from it"
         )
     return members
