@@ -61,6 +61,7 @@ def main(argv: Sequence[str]) -> None:
             f"{num_workers} {'GPU' if use_gpu else 'CPU'} workers; "
             f"{manifest.rows(TRAIN):,} training images in {data.uri}"
         )
+        run.check_dataset(config.data, manifest.fingerprint)
         done = run.position().global_step
         if done >= total_steps:
             print(

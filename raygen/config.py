@@ -153,7 +153,9 @@ class RunConfig:
         for name in ("batch_size", "log_images", "sample_images", "checkpoint_images", "keep"):
             _require(getattr(self, name) >= 1, option(name), getattr(self, name), "be at least 1")
         known = get_args(Precision)
-        _require(self.precision in known, "--precision", self.precision, f"be of {known}")
+        _require(
+            self.precision in known, "--precision", self.precision, f"be one of {', '.join(known)}"
+        )
         _require(self.drawn_count >= 20, "--drawn-count", self.drawn_count, "be at least 20")
         epochs = self.epochs
         _require(epochs >= 0 and math.isfinite(epochs), "--epochs", epochs, "be 0 or more")
@@ -228,7 +230,6 @@ def updated(options: Options, values: Mapping[str, Any], where: str) -> Options:
 RESUMABLE_CHANGES = frozenset(
     (
         "data",
-        "drawn_count",
         "steps",
         "epochs",
         "num_workers",

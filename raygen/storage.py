@@ -35,7 +35,7 @@ class Folder:
     def at(uri: str | os.PathLike[str]) -> "Folder":
         """Open a local path or a URI. Nothing is created or looked up.
 
-        Raises: UserError if the URI's scheme has no filesystem here.
+        Raises: UserError if the URI's scheme has no filesystem here, or its host does not answer.
         """
         text = os.fspath(uri)
         if "://" not in text:
@@ -46,6 +46,11 @@ class Folder:
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ImportError) as error:
             raise UserError(
                 f"{text}: no filesystem for this URI ({error}); use a local path, s3:// or gs://"
+            ) from error
+        except OSError as error:
+            raise UserError(
+                f"{text}: cannot be reached ({error}); check the name, the network and the "
+                "credentials"
             ) from error
         return Folder(text, filesystem, path)
 

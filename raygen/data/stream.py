@@ -12,12 +12,13 @@ What it promises, each tested:
 
 How: `StreamPlan` computes, from the manifest's row counts alone, which row of the dataset stands
 at which position of each step. `ImageStream` has Ray Data carry out one worker's part of the plan
-chunk by chunk, ahead of the training, in tasks that read row groups and sort their rows.
+a few chunks at a time, ahead of the training, in tasks that read row groups and sort their rows.
 """
 
 import functools
 import itertools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,8 +29,13 @@ from raygen.data.shards import Manifest, ShardFile
 from raygen.errors import ShardError
 from raygen.storage import Folder
 
+Piece = tuple[int, int, int]
+"""Part of a chunk: its number, and the first and last + 1 of its steps."""
+
 CHUNK_BYTES = 64 * 2**20
 """Images that all workers together read and shuffle at once. Larger shuffles more widely."""
+PIECES_AT_ONCE = 4
+"""Pieces that are read ahead together. Twice as many chunks are in memory at most."""
 MAX_LANES = 8
 TASKS_IN_FLIGHT = 2
 _NO_ROWS = np.empty(0, np.int64)
@@ -136,15 +142,13 @@ class StreamPlan:
             columns.append(rows[:, low:high])
         return np.concatenate(columns, axis=1)
 
-    def pieces(self, first_step: int, stop_step: int) -> list[tuple[int, int, int]]:
+    def pieces(self, first_step: int, stop_step: int) -> list[Piece]:
         """Steps [first_step, stop_step) cut at the chunks: (chunk, first, stop) within each."""
+        size = self.chunk_steps
+        chunks = range(first_step // size, -(-stop_step // size)) if first_step < stop_step else ()
         return [
-            (
-                chunk,
-                max(first_step - chunk * self.chunk_steps, 0),
-                min(stop_step - chunk * self.chunk_steps, self.chunk_steps),
-            )
-            for chunk in range(first_step // self.chunk_steps, -(-stop_step // self.chunk_steps))
+            (chunk, max(first_step - chunk * size, 0), min(stop_step - chunk * size, size))
+            for chunk in chunks
         ]
 
 
@@ -174,60 +178,89 @@ class ImageStream:
         Args: rank, world_size: which worker of how many; `world_size` must divide `batch_size`.
         Raises: ShardError if a file is missing or damaged, or an image was lost or repeated.
         """
-        # Ray is imported where it is used, so that the plan can be used without it.
-        import ray
-        from ray.exceptions import RayTaskError
-
         pieces = self.plan.pieces(first_step, stop_step)
-        if not pieces:
-            return
-        reader = ShardReader(self.folder, self.manifest, self.split)
-        plan = self.plan
-
-        def read(batch: dict[str, np.ndarray]) -> pa.Table:
-            chunk, first, stop = pieces[int(batch["id"][0])]
-            return reader.read(plan.worker_rows(chunk, rank, world_size)[first:stop].reshape(-1))
-
-        tables = ray.data.range(len(pieces), override_num_blocks=len(pieces)).map_batches(
-            read,
-            batch_size=1,
-            num_cpus=TASK_CPUS,
-            compute=ray.data.TaskPoolStrategy(size=TASKS_IN_FLIGHT),
-        )
-        tables.context.execution_options.preserve_order = True
-        # One block per chunk, as it was read: splitting or merging blocks would copy the images.
-        tables.context.target_max_block_size = None
-        tables.context.enable_progress_bars = False
-        tables.context.print_on_execution_start = False
         share = self.batch_size // world_size
         expected = itertools.chain.from_iterable(
-            plan.worker_rows(chunk, rank, world_size)[first:stop] for chunk, first, stop in pieces
+            self.plan.worker_rows(chunk, rank, world_size)[first:stop]
+            for chunk, first, stop in pieces
         )
         delivered = 0
-        try:
-            for table in tables.iter_batches(
-                batch_size=None, batch_format="pyarrow", prefetch_batches=1
-            ):
-                rows, images = _columns(table, self.manifest)
-                for start in range(0, len(rows), share):
-                    batch = Batch(images[start : start + share], rows[start : start + share])
-                    if not np.array_equal(batch.rows, next(expected, _NO_ROWS)):
-                        raise ShardError(
-                            f"{self.folder.uri}: step {first_step + delivered} received other "
-                            f"images than planned (rank {rank} of {world_size}, rows "
-                            f"{batch.rows[:4].tolist()}...); the data stream lost or repeated some"
-                        )
-                    delivered += 1
-                    yield batch
-        except RayTaskError as error:
-            if isinstance(error.cause, ShardError):
-                raise error.cause from None
-            raise
+        for table in self._tables(pieces, rank, world_size):
+            rows, images = _columns(table, self.manifest)
+            for start in range(0, len(rows), share):
+                batch = Batch(images[start : start + share], rows[start : start + share])
+                if not np.array_equal(batch.rows, next(expected, _NO_ROWS)):
+                    raise ShardError(
+                        f"{self.folder.uri}: step {first_step + delivered} received other images "
+                        f"than planned (rank {rank} of {world_size}, rows "
+                        f"{batch.rows[:4].tolist()}...); the data stream lost or repeated some"
+                    )
+                delivered += 1
+                yield batch
         if delivered != stop_step - first_step:
             raise ShardError(
                 f"{self.folder.uri}: the data stream ended after {delivered} of "
                 f"{stop_step - first_step} steps (rank {rank} of {world_size})"
             )
+
+    def _tables(self, pieces: list[Piece], rank: int, world_size: int) -> Iterator[pa.Table]:
+        """One table for each piece, read ahead by one Ray Data execution for a few pieces each.
+
+        A single execution for all pieces would be simpler, but its scheduling thread spins in
+        this process as long as it has results that wait to be used, and takes half of the
+        training's time. These run to their end at once.
+        """
+        # Ray is imported where it is used, so that the plan can be used without it.
+        import ray
+        from ray.exceptions import RayTaskError
+
+        reader, plan = ShardReader(self.folder, self.manifest, self.split), self.plan
+
+        def execute(group: list[Piece]) -> list[ray.ObjectRef[pa.Table]]:
+            def read(batch: dict[str, np.ndarray]) -> pa.Table:
+                chunk, first, stop = group[int(batch["id"][0])]
+                rows = plan.worker_rows(chunk, rank, world_size)[first:stop]
+                return reader.read(rows.reshape(-1))
+
+            tables = ray.data.range(len(group), override_num_blocks=len(group)).map_batches(
+                read,
+                batch_size=1,
+                num_cpus=TASK_CPUS,
+                # Ray warns where there are fewer blocks than tasks.
+                compute=ray.data.TaskPoolStrategy(size=min(TASKS_IN_FLIGHT, len(group))),
+            )
+            tables.context.execution_options.preserve_order = True
+            # One block for each piece, as it was read: to split or merge blocks copies the images.
+            tables.context.target_max_block_size = None
+            tables.context.enable_progress_bars = False
+            tables.context.print_on_execution_start = False
+            refs: list[ray.ObjectRef[pa.Table]] = tables.materialize().to_arrow_refs()
+            return refs
+
+        groups = _grouped(pieces)
+        with ThreadPoolExecutor(1, "stream") as thread:
+            ahead = [thread.submit(execute, group) for group in groups[:1]]
+            for number in range(len(groups)):
+                try:
+                    refs = ahead.pop().result()
+                except RayTaskError as error:
+                    if isinstance(error.cause, ShardError):
+                        raise error.cause from None
+                    raise
+                ahead += [thread.submit(execute, g) for g in groups[number + 1 : number + 2]]
+                while refs:
+                    # Dropping the reference lets Ray free the images once they are used.
+                    yield ray.get(refs.pop(0))
+
+
+def _grouped(pieces: list[Piece]) -> list[list[Piece]]:
+    """Cut into groups of 1, 2 and then 4 pieces: the first batch is not to wait for four."""
+    groups, size = [], 1
+    while pieces:
+        groups.append(pieces[:size])
+        pieces = pieces[size:]
+        size = min(2 * size, PIECES_AT_ONCE)
+    return groups
 
 
 def _columns(table: pa.Table, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:

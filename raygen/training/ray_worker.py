@@ -167,7 +167,7 @@ def fit(session: Session, watch: Callable[[Report], None], stop: threading.Event
         scaling_config=ScalingConfig(
             num_workers=session.num_workers,
             use_gpu=session.use_gpu,
-            resources_per_worker={"CPU": _cpus_per_worker(session)}
+            resources_per_worker={"CPU": _cpus_per_worker(session.num_workers)}
             | ({"GPU": 1} if session.use_gpu else {}),
         ),
         run_config=RayRunConfig(
@@ -210,15 +210,15 @@ def fit(session: Session, watch: Callable[[Report], None], stop: threading.Event
     return report.outcome
 
 
-def _cpus_per_worker(session: Session) -> float:
+def _cpus_per_worker(num_workers: int) -> float:
     """Each worker's reserved CPUs, such that the data stream's tasks have room beside them.
 
     Ray Data waits for ever, without a word, for CPUs that the workers have reserved.
     """
     cpus = ray.cluster_resources().get("CPU", 1)
-    reading = min(cpus / 2, TASK_CPUS * TASKS_IN_FLIGHT * session.num_workers)
+    reading = min(cpus / 2, TASK_CPUS * TASKS_IN_FLIGHT * num_workers)
     # Fractions above 1 are not allowed.
-    share = (cpus - reading) / session.num_workers
+    share = (cpus - reading) / num_workers
     return float(int(share)) if share > 1 else int(share * 100) / 100
 
 

@@ -48,6 +48,18 @@ class RunFolder:
             return checkpoint.Position()
         return checkpoint.Position(**checkpoint.read_state(latest)["position"])
 
+    def check_dataset(self, data: str, fingerprint: str) -> None:
+        """Check that the run, if it has begun, was trained on this dataset.
+
+        Raises: UserError if it was another one.
+        """
+        latest = self.latest_checkpoint()
+        if latest and checkpoint.read_state(latest)["about"]["dataset"] != fingerprint:
+            raise UserError(
+                f"--data {data}: is not the dataset that the run in {self.folder.uri} was trained "
+                "on; use that one, another --run-name for a new run, or --restart"
+            )
+
     def open(self, config: RunConfig, restart: bool) -> None:
         """Make the folder for a run, or check that a run that is there is this one.
 

@@ -1,0 +1,34 @@
+"""Grids and PNG files."""
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image
+
+from raygen.evaluation.pictures import encode_png, grid, to_uint8
+
+
+def test_pixels_come_back_as_they_went_in() -> None:
+    pixels = torch.arange(256).reshape(1, 1, 16, 16).expand(1, 3, 16, 16)
+    values = pixels.float() / 127.5 - 1
+    assert np.array_equal(to_uint8(values), pixels.permute(0, 2, 3, 1).numpy())
+    assert to_uint8(torch.full((1, 3, 1, 1), 7.0)).max() == 255
+    assert to_uint8(torch.full((1, 3, 1, 1), -7.0)).min() == 0
+
+
+def test_a_grid_lays_images_out_row_by_row() -> None:
+    values = torch.linspace(-1, 1, 6).view(6, 1, 1, 1).expand(6, 3, 4, 5)
+    pixels = grid(values, columns=3)
+    assert pixels.shape == (2 * (4 + 2) + 2, 3 * (5 + 2) + 2, 3)
+    expected = to_uint8(values)[:, 0, 0, 0]
+    for number in range(6):
+        row, column = divmod(number, 3)
+        assert (pixels[2 + row * 6 : 6 + row * 6, 2 + column * 7 : 7 + column * 7, 0]
+                == expected[number]).all()  # fmt: skip
+    assert grid(values).shape == pixels.shape
+
+
+def test_png_files_keep_every_pixel() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 9, 3), np.uint8)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(encode_png(pixels)))), pixels)

@@ -1,0 +1,196 @@
+"""jobs/train.py, run for real on the session's Ray: to its end, on from there, and broken."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers import run_script, write_dataset
+from PIL import Image
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+ROOT = Path(__file__).parents[2]
+SMALL = ("--width", "0.125", "--batch-size", "16", "--drawn-count", "60", "--num-workers", "2")
+TIMEOUT = 120
+"""Seconds; only for the case that something hangs."""
+
+
+def train(*arguments: str | Path) -> int:
+    return run_script("train", *arguments)
+
+
+@pytest.mark.slow
+def test_a_run_trains_and_leaves_everything_in_its_folder_and_goes_on(
+    ray_session: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = tmp_path / "runs"
+    options = ("--storage", storage, "--run-name", "first", "--log-images", "16", *SMALL)
+    assert train("dcgan-celeba", "--steps", "4", *options) == 0
+    output = capsys.readouterr().out
+    lines = output.splitlines()
+    assert "4 steps of 16 images on 2 CPU workers; 48 training images" in output
+    assert lines[-2].split()[-1] == f"{storage}/first/samples"
+    assert lines[-1].endswith(f"tensorboard --logdir {storage}")
+    assert "ray::" not in output
+
+    run = storage / "first"
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["preset"] == "dcgan-celeba"
+    assert (summary["images_seen"], summary["global_step"], summary["num_workers"]) == (64, 4, 2)
+    assert 0 < summary["seconds_to_first_step"] < summary["seconds"]
+    assert summary["images_per_second"] > 0
+    assert 0 <= summary["data_wait_fraction"] <= 1
+    assert json.loads((run / "config.json").read_text())["batch_size"] == 16
+    pictures = sorted(file.name for file in (run / "samples").iterdir())
+    assert pictures == ["samples-000000000.png", "samples-000000064.png"]
+    assert Image.open(run / "samples" / pictures[0]).size == (8 * 34 + 2, 8 * 34 + 2)
+
+    events = EventAccumulator(str(run))
+    events.Reload()
+    for tag in (
+        "loss/discriminator_real",
+        "loss/discriminator_fake",
+        "loss/generator",
+        "accuracy/discriminator",
+        "throughput/images_per_second",
+        "throughput/data_wait_fraction",
+    ):
+        steps = [event.step for event in events.Scalars(tag)]
+        assert steps[-1] == 64
+        assert summary["metrics"][tag] == pytest.approx(events.Scalars(tag)[-1].value, rel=1e-5)
+    assert [event.step for event in events.Images("samples")][-1] == 64
+    assert "config/text_summary" in events.Tags()["tensors"]
+
+    before = load_file(run / "checkpoints/step-00000004/generator.safetensors")
+    assert train("--steps", "6", *options) == 0
+    assert "resuming at step 4" in capsys.readouterr().out
+    assert json.loads((run / "summary.json").read_text())["global_step"] == 6
+    after = load_file(run / "checkpoints/step-00000006/generator.safetensors")
+    assert any((before[name] != after[name]).any() for name in before)
+
+    assert train("--steps", "6", *options) == 0
+    assert "this run is complete at step 6" in capsys.readouterr().out
+    assert train("--steps", "2", "--restart", *options) == 0
+    saved = [entry.name for entry in (run / "checkpoints").iterdir()]
+    assert saved == ["step-00000002"]
+
+
+class Job:
+    """jobs/train.py as a process of its own, as a terminal would start it."""
+
+    def __init__(self, address: str, log: Path, *arguments: str | Path) -> None:
+        self._log = log
+        self.process = subprocess.Popen(
+            [sys.executable, str(ROOT / "jobs/train.py"), *map(str, arguments)],
+            stdout=log.open("w"),
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"RAY_ADDRESS": address, "PYTHONPATH": str(ROOT)},
+            # A process group of its own, so that a signal can reach all of it, like Ctrl-C.
+            start_new_session=True,
+        )
+
+    @property
+    def output(self) -> str:
+        return self._log.read_text()
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + TIMEOUT
+        while not condition():
+            assert self.process.poll() is None, self.output
+            assert time.monotonic() < deadline, self.output
+            time.sleep(0.1)
+
+
+def worker_pids() -> list[int]:
+    from ray.util.state import list_actors
+
+    actors = list_actors(filters=[("state", "=", "ALIVE")])
+    return [a.pid for a in actors if a.class_name == "RayTrainWorker" and a.pid is not None]
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced_and_ctrl_c_saves(ray_session: str, tmp_path: Path) -> None:
+    checkpoints = tmp_path / "runs/run/checkpoints"
+
+    def newest() -> int:
+        states = checkpoints.glob("step-*/state.json")
+        return max((int(state.parent.name[5:]) for state in states), default=-1)
+
+    options = ("--storage", tmp_path / "runs", "--run-name", "run", *SMALL)
+    job = Job(ray_session, tmp_path / "log", "--steps", "1000000", "--checkpoint-images", "800",
+              *options)  # fmt: skip
+    try:
+        job.wait_for(lambda: newest() >= 50)
+        os.kill(worker_pids()[0], signal.SIGKILL)
+        job.wait_for(lambda: "a worker died; going on from step" in job.output)
+        resumed = int(re.findall(r"going on from step ([\d,]+)", job.output)[0].replace(",", ""))
+        assert resumed >= 50
+        job.wait_for(lambda: newest() > resumed)
+        os.killpg(job.process.pid, signal.SIGINT)
+        assert job.process.wait(TIMEOUT) == 130, job.output
+    finally:
+        if job.process.poll() is None:
+            job.process.kill()
+    [stopped] = re.findall(r"interrupted: saved at step ([\d,]+) of 1,000,000", job.output)
+    assert newest() == int(stopped.replace(",", ""))
+    assert "Traceback" not in job.output
+
+    assert train("--steps", str(newest() + 2), *options) == 0
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """Run a job that must end with exit code 2 and one line; return the line."""
+    capsys.readouterr()
+    assert train(*arguments) == 2
+    captured = capsys.readouterr()
+    [line] = captured.err.splitlines()
+    assert line.startswith("error: ")
+    assert "Traceback" not in captured.out
+    return line
+
+
+def test_mistakes_are_told_in_one_line_before_ray_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = ("--storage", tmp_path / "runs")
+    assert "preset 'dcgan': unknown; choose one of dcgan-celeba" in fails(capsys, "dcgan", *there)
+    line = fails(capsys, "--data", tmp_path / "nowhere", *there)
+    assert f"--data {tmp_path}/nowhere: holds no manifest.json" in line
+    write_dataset(tmp_path / "tiny", (5,), (2,))
+    line = fails(capsys, "--data", tmp_path / "tiny", *there)
+    assert "holds 4x4 images, but dcgan-celeba is made for 32x32" in line
+    assert "--steps -1: must be 0 or more" in fails(capsys, "--steps", "-1", *there)
+    assert "--stepz" in fails(capsys, "--stepz", "3", *there)
+    assert "--steps" in fails(capsys, "--steps", "many", *there)
+    assert "--config nowhere.json: cannot be read" in fails(capsys, "--config", "nowhere.json")
+    (tmp_path / "file").write_text("")
+    assert "file" in fails(capsys, "--storage", tmp_path / "file")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_mistakes_that_only_ray_or_a_worker_can_see(
+    ray_session: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest, _ = write_dataset(tmp_path / "data", (40, 40), (10,), size=32, rows_per_group=20)
+    there = ("--storage", tmp_path / "runs", "--data", tmp_path / "data", "--width", "0.125")
+    line = fails(capsys, "--batch-size", "9", "--num-workers", "2", *there)
+    assert "--batch-size 9: cannot be split evenly over 2 workers; use 8 or 10" in line
+    line = fails(capsys, "--num-workers", "5000", *there)
+    assert "--num-workers 5000: too many" in line
+    assert "--sync-bn: needs GPUs" in fails(capsys, "--sync-bn", *there)
+    assert "make no full batch" in fails(capsys, "--epochs", "0.1", *there)
+    shard = tmp_path / "data/train-00001.parquet"
+    data = bytearray(shard.read_bytes())
+    data[2000] ^= 1
+    shard.write_bytes(data)
+    line = fails(capsys, "--batch-size", "16", "--num-workers", "1", *there)
+    assert "train-00001.parquet: is damaged" in line
+    assert manifest.size == "32x32"

@@ -1,0 +1,86 @@
+"""Command lines: presets, files of options, and mistakes."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from raygen.cli import Interrupted, parse_train, run_job
+from raygen.config import DCGANConfig
+from raygen.errors import UserError
+
+
+def parse(*argv: str) -> tuple[str, int, float, str]:
+    command = parse_train(argv, "Train.")
+    assert isinstance(command.run.model, DCGANConfig)
+    return (
+        command.run.preset,
+        command.run.steps,
+        command.run.model.lr_d,
+        command.job.run_name,
+    )
+
+
+def test_options_come_from_the_preset_the_file_and_the_line_in_that_order(tmp_path: Path) -> None:
+    file = tmp_path / "options.json"
+    file.write_text(json.dumps({"steps": 7, "lr_d": 0.5}))
+    assert parse() == ("dcgan-celeba", 0, 1e-3, "dcgan-celeba")
+    assert parse("--config", str(file)) == ("dcgan-celeba", 7, 0.5, "dcgan-celeba")
+    assert parse(f"--config={file}", "--steps", "9") == ("dcgan-celeba", 9, 0.5, "dcgan-celeba")
+    assert parse("dcgan-celeba", "--run-name", "mine")[3] == "mine"
+
+
+def test_a_runs_own_config_can_be_used_again(tmp_path: Path) -> None:
+    command = parse_train(["--lr-g", "0.3", "--steps", "5"], "Train.")
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(command.run.to_json()))
+    assert parse_train(["--config", str(file)], "Train.").run == command.run
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not valid JSON"),
+        ("[1]", "must hold one JSON object"),
+        ('{"stepz": 3}', "unknown option 'stepz'"),
+        ('{"steps": "3"}', "steps is '3', but must be of type int"),
+        ('{"steps": true}', "steps is True, but must be of type int"),
+        ('{"precision": "fp8"}', "--precision fp8: must be one of auto, fp32, bf16"),
+        ('{"preset": "pix2pix"}', "preset 'pix2pix': unknown"),
+    ],
+)
+def test_a_wrong_file_of_options_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    file = tmp_path / "options.json"
+    file.write_text(content)
+    with pytest.raises(UserError, match=message):
+        parse("--config", str(file))
+
+
+def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        parse_train(["--help"], "Train a model.")
+    assert exit.value.code == 0
+    text = capsys.readouterr().out
+    command = parse_train([], "Train.")
+    names = [*command.run.to_json(), *vars(command.job)]
+    for name in names:
+        assert ("PRESET" if name == "preset" else "--" + name.replace("_", "-")) in text
+
+
+def test_outcomes_become_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    def job(error: BaseException | None) -> int:
+        def main(argv: Sequence[str]) -> None:
+            if error:
+                raise error
+
+        return run_job(main)
+
+    assert job(None) == 0
+    assert job(UserError("--steps 0:\n  too few")) == 2
+    assert capsys.readouterr().err == "error: --steps 0: too few\n"
+    assert job(Interrupted("saved at step 3")) == 130
+    assert capsys.readouterr().out == "saved at step 3\n"
+    assert job(KeyboardInterrupt()) == 130
+    with pytest.raises(ZeroDivisionError):
+        job(ZeroDivisionError())

@@ -1,0 +1,62 @@
+"""Rules about the code itself."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+USES_RAY = {
+    "raygen/cluster.py",
+    "raygen/data/shards.py",
+    "raygen/data/stream.py",
+    "raygen/training/ray_worker.py",
+}
+
+
+def imported(file: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+def test_ray_is_imported_in_few_places() -> None:
+    users = {
+        str(file.relative_to(ROOT))
+        for file in (ROOT / "raygen").rglob("*.py")
+        if any(name.split(".")[0] == "ray" for name in imported(file))
+    }
+    assert users == USES_RAY
+
+
+def test_imports_go_downwards_only() -> None:
+    above = {
+        "raygen/data": ("raygen.models", "raygen.training", "raygen.evaluation"),
+        "raygen/models": ("raygen.training", "raygen.evaluation", "raygen.data"),
+        "raygen/evaluation": ("raygen.training",),
+        "raygen": ("jobs",),
+    }
+    for folder, forbidden in above.items():
+        for file in (ROOT / folder).rglob("*.py"):
+            for name in imported(file):
+                assert not name.startswith(forbidden), f"{file} imports {name}"
+
+
+def test_models_and_the_loop_work_where_ray_is_not_installed() -> None:
+    code = (
+        "import sys; sys.modules['ray'] = None\n"
+        "import raygen.training.loop, raygen.models, raygen.data.stream, raygen.evaluation.pictures"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_workers_are_not_restarted_through_uv() -> None:
+    code = (
+        "import os; os.environ.pop('RAY_ENABLE_UV_RUN_RUNTIME_ENV', None)\n"
+        "import raygen; assert os.environ['RAY_ENABLE_UV_RUN_RUNTIME_ENV'] == '0'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

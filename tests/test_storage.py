@@ -1,0 +1,80 @@
+"""Folders at local paths and URIs."""
+
+import os
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from pyarrow import fs
+
+from raygen.errors import UserError
+from raygen.storage import Folder
+
+
+@pytest.fixture(params=["local", "uri", "object store"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    if request.param == "local":
+        return Folder.at(tmp_path / "folder")
+    if request.param == "uri":
+        return Folder.at(f"file://{tmp_path}/folder")
+    # Not taken for the local disk, like an object store.
+    elsewhere = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
+    return Folder("s3://bucket/folder", elsewhere, "folder")
+
+
+def test_files_and_folders_come_and_go(folder: Folder) -> None:
+    assert not folder.exists()
+    assert folder.names() == []
+    folder.delete()
+    folder.check_writable()
+    assert folder.names() == []
+    folder.write_bytes("b", b"12345")
+    folder.write_json("a.json", {"x": [1, 2.5, "three"]})
+    folder.join("sub", "deep").write_bytes("c", b"")
+    assert folder.names() == ["a.json", "b", "sub"]
+    assert folder.sizes()["b"] == 5
+    assert "sub" not in folder.sizes()
+    assert folder.read_bytes("b") == b"12345"
+    assert folder.read_json("a.json") == {"x": [1, 2.5, "three"]}
+    assert folder.join("sub").exists("deep")
+    folder.delete_file("b")
+    with pytest.raises(FileNotFoundError):
+        folder.read_bytes("b")
+    folder.delete()
+    assert not folder.exists()
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    folder = Folder.at(tmp_path)
+    folder.write_bytes("file", b"before")
+    full = mock.patch.object(os, "fsync", side_effect=OSError("disk full"))
+    with full, pytest.raises(OSError, match="disk full"):
+        folder.write_bytes("file", b"after")
+    assert folder.read_bytes("file") == b"before"
+    assert folder.names() == ["file"]
+
+
+def test_places_show_as_they_were_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Folder.at("data/x").join("y").uri == "data/x/y"
+    assert Folder.at("data/x").path == str(tmp_path / "data/x")
+    assert Folder.at("~/x").path == os.path.expanduser("~/x")
+    bucket = Folder.at("s3://bucket/x?region=us-east-1")
+    assert not bucket.is_local
+    assert bucket.join("y").path == "bucket/x/y"
+
+
+def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="ftp://host/x: no filesystem"):
+        Folder.at("ftp://host/x")
+    lost = mock.Mock(from_uri=mock.Mock(side_effect=OSError("no such host")))
+    with (
+        mock.patch("raygen.storage.fs.FileSystem", lost),
+        pytest.raises(UserError, match="s3://bucket/x: cannot be reached"),
+    ):
+        Folder.at("s3://bucket/x")
+    (tmp_path / "file").write_text("{")
+    with pytest.raises(UserError, match="file: not valid JSON"):
+        Folder.at(tmp_path).read_json("file")
+    with pytest.raises(UserError, match="file: cannot write there"):
+        Folder.at(tmp_path / "file").check_writable()

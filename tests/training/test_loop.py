@@ -1,0 +1,197 @@
+"""The loop: what happens when, stopping, and going on."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import random_images, run_processes, tiny_config
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from raygen.config import RunConfig
+from raygen.models import build_model
+from raygen.models.base import Model
+from raygen.training import checkpoint, loop
+from raygen.training.checkpoint import Position
+from raygen.training.logging import RunLog
+from raygen.training.loop import Outcome, Progress, Stopwatch, train
+from raygen.training.run import RunFolder
+from raygen.training.workers import Workers
+
+CPU = torch.device("cpu")
+
+
+def feed(first: int, stop: int = 1_000, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
+    share = 8 // world_size
+    for k in range(first, stop):
+        yield random_images(8, seed=k)[rank * share : (rank + 1) * share]
+
+
+class StopAfter:
+    """A control that asks to stop once so many images were seen."""
+
+    def __init__(self, images: int) -> None:
+        self.images = images
+        self.progress: list[Progress] = []
+
+    def exchange(self, progress: Progress) -> bool:
+        self.progress.append(progress)
+        return progress.images_seen >= self.images
+
+
+def go(
+    path: Path, config: RunConfig, steps: int, control: StopAfter | None = None
+) -> tuple[Model, Outcome]:
+    """One session of a run on one worker, from its newest checkpoint."""
+    run = RunFolder.at(str(path), "run")
+    model = build_model(config)
+    model.to(CPU)
+    latest = run.latest_checkpoint()
+    start = checkpoint.load(latest, model) if latest else Position()
+    with RunLog(run, start.images_seen) as log:
+        outcome = train(
+            model, feed(start.global_step), config, run, Workers(), start, steps, {}, log, control
+        )
+    return model, outcome
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_everything_happens_when_its_images_have_been_seen(tmp_path: Path) -> None:
+    config = tiny_config(log_images=16, sample_images=24, checkpoint_images=32, keep=9)
+    _, outcome = go(tmp_path, config, 9)
+    assert outcome.finished
+    assert (outcome.position.global_step, outcome.position.images_seen) == (9, 72)
+    assert names(tmp_path / "run/samples") == [
+        f"samples-{images:09d}.png" for images in (0, 24, 48, 72)
+    ]
+    # Every 32 images, and at the end.
+    assert names(tmp_path / "run/checkpoints") == ["step-00000004", "step-00000008",
+                                                   "step-00000009"]  # fmt: skip
+    assert {"loss/generator", "throughput/images_per_second"} <= set(outcome.metrics)
+    assert outcome.images_per_second > 0
+    assert 0 <= outcome.data_wait_fraction < 1
+
+
+def test_logged_values_are_means_over_the_steps_since_the_last(tmp_path: Path) -> None:
+    every = [go(tmp_path / str(k), tiny_config(log_images=8), k)[1] for k in (1, 2, 3)]
+    together = go(tmp_path / "all", tiny_config(log_images=24), 3)[1]
+    mean = sum(outcome.metrics["loss/generator"] for outcome in every) / 3
+    assert together.metrics["loss/generator"] == pytest.approx(mean, rel=1e-5)
+
+
+def test_a_stopped_run_goes_on_as_if_nothing_had_happened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Ask at every step, however fast they are.
+    monkeypatch.setattr(loop, "CONTROL_SECONDS", 0)
+    config = tiny_config(log_images=16)
+    whole, _ = go(tmp_path / "whole", config, 8)
+    control = StopAfter(24)
+    _, first = go(tmp_path / "parts", config, 8, control)
+    assert not first.finished
+    assert first.position.global_step == 3
+    assert control.progress[-1].total_images == 64
+    parts, second = go(tmp_path / "parts", config, 8)
+    assert second.finished
+    assert second.position.seconds > first.position.seconds
+    for name, network in whole.networks.items():
+        resumed = parts.networks[name].state_dict()
+        for key, value in network.state_dict().items():
+            assert torch.equal(value, resumed[key]), f"{name}.{key}"
+
+
+def test_a_failing_stream_ends_the_run_with_its_error(tmp_path: Path) -> None:
+    def broken() -> Iterator[Any]:
+        yield from feed(0, 2)
+        raise OSError("the disk is gone")
+
+    config, run = tiny_config(), RunFolder.at(str(tmp_path), "run")
+    with pytest.raises(OSError, match="the disk is gone"):
+        train(build_model(config), broken(), config, run, Workers(), Position(), 5, {}, None)
+
+
+def test_a_stopwatch_tells_rates() -> None:
+    watch = Stopwatch()
+    watch.add(100, 0.0)
+    watch.add(100, 1e9)
+    assert watch.images == 200
+    assert watch.images_per_second > 0
+    assert watch.wait_fraction > 1
+
+
+def on_worker(rank: int, folder: str) -> None:
+    config = tiny_config(log_images=16, checkpoint_images=16, keep=9)
+    run = RunFolder.at(folder, "run")
+    model = build_model(config)
+    model.to(CPU)
+    model.distribute(sync_bn=False)
+    workers = Workers(rank, 2)
+    log = RunLog(run, 0) if rank == 0 else None
+    start = Position()
+    train(model, feed(0, 5, rank, 2), config, run, workers, start, 5, {}, log)
+    buffers = {
+        f"{name}/{key}": value.clone()
+        for name, network in model.networks.items()
+        for key, value in network.state_dict().items()
+    }
+    save_file(buffers, f"{folder}/rank{rank}")
+
+
+@pytest.mark.slow
+def test_checkpoints_hold_running_statistics_that_all_workers_share(tmp_path: Path) -> None:
+    run_processes(2, on_worker, str(tmp_path))
+    first, second = load_file(tmp_path / "rank0"), load_file(tmp_path / "rank1")
+    assert sum("running_mean" in name for name in first) == 8
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+    saved = checkpoint.complete(RunFolder.at(str(tmp_path), "run").checkpoints)
+    assert saved == ["step-00000002", "step-00000004", "step-00000005"]
+    last = tmp_path / "run/checkpoints" / saved[-1]
+    for network in ("generator", "discriminator", "generator_ema"):
+        for key, value in load_file(last / f"{network}.safetensors").items():
+            assert torch.equal(value, second[f"{network}/{key}"]), f"{network}/{key}"
+
+
+def each_checkpoint(rank: int, folder: str) -> None:
+    """Compare the workers' statistics at each checkpoint, not only at the last."""
+    seen: list[torch.Tensor] = []
+    config = tiny_config(checkpoint_images=8, log_images=8)
+    model = build_model(config)
+    model.to(CPU)
+    model.distribute(sync_bn=False)
+    workers = Workers(rank, 2)
+
+    class Recording(Workers):
+        def average_buffers(self, networks: Any) -> None:
+            networks = list(networks)
+            before = _statistics(networks)
+            workers.average_buffers(networks)
+            seen.append(torch.stack([before, _statistics(networks)]))
+
+    run = RunFolder.at(folder, "run")
+    train(
+        model, feed(0, 3, rank, 2), config, run, Recording(rank, 2), Position(), 3, {}, None
+    )  # fmt: skip
+    save_file({str(k): value for k, value in enumerate(seen)}, f"{folder}/rank{rank}")
+
+
+def _statistics(networks: list[nn.Module]) -> torch.Tensor:
+    return torch.cat([b.flatten() for n in networks for b in n.buffers() if b.is_floating_point()])
+
+
+@pytest.mark.slow
+def test_statistics_differ_between_checkpoints_and_are_averaged_in_each(tmp_path: Path) -> None:
+    run_processes(2, each_checkpoint, str(tmp_path))
+    first, second = load_file(tmp_path / "rank0"), load_file(tmp_path / "rank1")
+    assert len(first) >= 4
+    for name in first:
+        (a_before, a_after), (b_before, b_after) = first[name], second[name]
+        assert torch.equal(a_after, b_after)
+        torch.testing.assert_close(a_after, (a_before + b_before) / 2)
+    # The workers see different images, so there was something to average.
+    assert not torch.equal(first["1"][0], second["1"][0])
