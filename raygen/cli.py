@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 import tyro
 
 from raygen.config import PRESETS, JobOptions, PrepareOptions, RunConfig, updated
-from raygen.errors import UserError
+from raygen.errors import RunError, UserError
 
+EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
@@ -30,14 +31,18 @@ class Interrupted(Exception):
 def run_job(main: Callable[[Sequence[str]], None]) -> int:
     """Run a job's main function and turn its outcome into an exit code.
 
-    Returns: 0 on success, 2 for a user's mistake (one line on stderr), 130 after Ctrl-C.
-    Anything else is a defect: its traceback is shown and the exit code is 1.
+    Returns: 0 on success, 2 for a user's mistake (one line on stderr), 1 for a run that failed
+        otherwise, 130 after Ctrl-C.
+    Raises: whatever else `main` raises: a defect, whose traceback is shown; Python exits with 1.
     """
     try:
         main(sys.argv[1:])
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_USER_ERROR
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_FAILURE
     except Interrupted as notice:
         print(notice)
         return EXIT_INTERRUPTED

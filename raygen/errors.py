@@ -1,4 +1,4 @@
-"""The errors that a user can mend, told in one line."""
+"""The errors that jobs explain instead of showing a traceback."""
 
 
 class UserError(Exception):
@@ -10,6 +10,13 @@ class UserError(Exception):
 
 class ShardError(UserError):
     """A dataset on disk that is missing, incomplete or damaged."""
+
+
+class RunError(Exception):
+    """A failure that is not the user's mistake: what happened, and what of the run is kept.
+
+    Jobs print the text and exit with code 1.
+    """
 
 
 class CheckpointError(UserError):

@@ -17,6 +17,7 @@ from typing import Any
 import ray
 import torch
 import torch.distributed as dist
+from ray.exceptions import RayError
 from ray.train import FailureConfig, ScalingConfig
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer, get_device
@@ -26,7 +27,7 @@ from raygen.data.prefetch import Prefetcher
 from raygen.data.shards import Manifest
 from raygen.data.sources import TRAIN
 from raygen.data.stream import TASK_CPUS, TASKS_IN_FLIGHT, ImageStream
-from raygen.errors import UserError
+from raygen.errors import RunError, UserError
 from raygen.models import build_model
 from raygen.storage import Folder
 from raygen.training import checkpoint
@@ -37,6 +38,8 @@ from raygen.training.run import RunFolder
 from raygen.training.workers import Workers
 
 POLL_SECONDS = 0.25
+ANSWER_SECONDS = 30
+"""Without an answer for so long, Ray is taken for dead."""
 
 
 @dataclass(frozen=True)
@@ -118,10 +121,6 @@ class MonitorControl:
         return stop
 
 
-class TrainingError(Exception):
-    """Training failed for a reason that is not the user's. The text says what and where."""
-
-
 def plan_workers(config: RunConfig) -> tuple[int, bool]:
     """How many workers, and whether on GPUs, on the Ray cluster at hand.
 
@@ -158,7 +157,7 @@ def fit(session: Session, watch: Callable[[Report], None], stop: threading.Event
         watch: called a few times a second with what is known.
         stop: set it to have the run saved and ended early.
     Returns: how the run ended.
-    Raises: UserError for a mistake found by a worker; TrainingError for anything else.
+    Raises: UserError for a mistake found by a worker; RunError for anything else.
     """
     monitor: Any = ray.remote(num_cpus=0)(Monitor).remote()
     trainer = TorchTrainer(
@@ -194,7 +193,10 @@ def fit(session: Session, watch: Callable[[Report], None], stop: threading.Event
     while True:
         thread.join(POLL_SECONDS)
         ended = not thread.is_alive()
-        report = ray.get(monitor.report.remote())
+        try:
+            report = ray.get(monitor.report.remote(), timeout=ANSWER_SECONDS)
+        except RayError as error:
+            raise _failed(session, "Ray stopped answering") from error
         watch(report)
         if report.user_error:
             raise UserError(report.user_error)
@@ -204,10 +206,16 @@ def fit(session: Session, watch: Callable[[Report], None], stop: threading.Event
             monitor.stop.remote()
             told = True
     if failure:
-        raise TrainingError(str(failure[0])) from failure[0]
+        raise _failed(session, str(failure[0])) from failure[0]
     if report.outcome is None:
-        raise TrainingError("the workers ended without saying how")
+        raise _failed(session, "the workers ended without saying how")
     return report.outcome
+
+
+def _failed(session: Session, reason: str) -> RunError:
+    step = session.run.position().global_step
+    kept = f"is saved up to step {step:,}" if step else "had not been saved yet"
+    return RunError(f"training failed: {reason}\nthe run {kept}; the same command goes on with it")
 
 
 def _cpus_per_worker(num_workers: int) -> float:
@@ -226,6 +234,9 @@ def _worker(settings: dict[str, Any]) -> None:
     """What each worker does."""
     session: Session = settings["session"]
     monitor = settings["monitor"]
+    if ray.get(monitor.report.remote()).user_error:
+        # Ray starts the workers again after any error, but this one would only repeat.
+        return
     try:
         _train(session, monitor)
     except UserError as error:
