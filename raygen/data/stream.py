@@ -34,6 +34,8 @@ Piece = tuple[int, int, int]
 
 CHUNK_BYTES = 64 * 2**20
 """Images that all workers together read and shuffle at once. Larger shuffles more widely."""
+MAX_CHUNK_STEPS = 1024
+"""Tiny sets would otherwise have thousands of epochs in a chunk, each with a plan of its own."""
 PIECES_AT_ONCE = 4
 """Pieces that are read ahead together. Twice as many chunks are in memory at most."""
 MAX_LANES = 8
@@ -89,7 +91,8 @@ class StreamPlan:
 
     @functools.cached_property
     def chunk_steps(self) -> int:
-        return max(1, round(CHUNK_BYTES / (self.batch_size * self.image_bytes)))
+        steps = round(CHUNK_BYTES / (self.batch_size * self.image_bytes))
+        return min(max(steps, 1), MAX_CHUNK_STEPS)
 
     @functools.cached_property
     def group_starts(self) -> np.ndarray:
@@ -212,7 +215,6 @@ class ImageStream:
         """
         # Ray is imported where it is used, so that the plan can be used without it.
         import ray
-        from ray.exceptions import RayTaskError
 
         reader, plan = ShardReader(self.folder, self.manifest, self.split), self.plan
 
@@ -220,7 +222,11 @@ class ImageStream:
             def read(batch: dict[str, np.ndarray]) -> pa.Table:
                 chunk, first, stop = group[int(batch["id"][0])]
                 rows = plan.worker_rows(chunk, rank, world_size)[first:stop]
-                return reader.read(rows.reshape(-1))
+                try:
+                    return reader.read(rows.reshape(-1))
+                except ShardError as error:
+                    # Raised here, it would arrive buried in Ray's own messages.
+                    return pa.table({"error": [str(error)]})
 
             tables = ray.data.range(len(group), override_num_blocks=len(group)).map_batches(
                 read,
@@ -241,16 +247,14 @@ class ImageStream:
         with ThreadPoolExecutor(1, "stream") as thread:
             ahead = [thread.submit(execute, group) for group in groups[:1]]
             for number in range(len(groups)):
-                try:
-                    refs = ahead.pop().result()
-                except RayTaskError as error:
-                    if isinstance(error.cause, ShardError):
-                        raise error.cause from None
-                    raise
+                refs = ahead.pop().result()
                 ahead += [thread.submit(execute, g) for g in groups[number + 1 : number + 2]]
                 while refs:
                     # Dropping the reference lets Ray free the images once they are used.
-                    yield ray.get(refs.pop(0))
+                    table: pa.Table = ray.get(refs.pop(0))
+                    if "error" in table.column_names:
+                        raise ShardError(table.column("error")[0].as_py())
+                    yield table
 
 
 def _grouped(pieces: list[Piece]) -> list[list[Piece]]:

@@ -23,7 +23,7 @@ class RunLog:
         was cut off, are hidden."""
         self._run = run
         self._local = run.folder.path if run.folder.is_local else tempfile.mkdtemp(prefix="raygen")
-        purge_step = images_seen + 1 if images_seen else None
+        purge_step = images_seen + 1 if images_seen else 0
         self._writer = SummaryWriter(self._local, purge_step=purge_step, flush_secs=10)
 
     def text(self, tag: str, text: str) -> None:

@@ -75,7 +75,9 @@ class RunFolder:
                     "and is not deleted; choose another --run-name"
                 )
         if self.folder.exists(CONFIG):
-            self._check_same(config)
+            # Before the first checkpoint nothing has been learnt with the options noted there.
+            if self.latest_checkpoint():
+                self._check_same(config)
         elif self.folder.names():
             raise UserError(
                 f"--run-name: {self.folder.uri} exists and holds no run; choose another name"

@@ -157,19 +157,19 @@ def test_a_row_that_is_lost_or_repeated_is_an_error(
     monkeypatch: pytest.MonkeyPatch,
     fault: str,
 ) -> None:
-    # Local, so that it is sent to Ray's processes by value.
-    class Faulty(ShardReader):
-        def read(self, rows: np.ndarray) -> pa.Table:
-            rows = rows.copy()
-            if fault == "lost":
-                rows = rows[:-1]
-            elif fault == "repeated":
-                rows[1] = rows[0]
-            else:
-                rows[[0, -1]] = rows[[-1, 0]]
-            return super().read(rows)
+    def faulty(table: pa.Table, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
+        rows, images = columns(table, manifest)
+        kept = np.arange(len(rows))
+        if fault == "lost":
+            kept = kept[:-1]
+        elif fault == "repeated":
+            kept[1] = kept[0]
+        else:
+            kept[[0, -1]] = kept[[-1, 0]]
+        return rows[kept], images[kept]
 
-    monkeypatch.setattr(stream, "ShardReader", Faulty)
+    columns = stream._columns
+    monkeypatch.setattr(stream, "_columns", faulty)
     with pytest.raises(ShardError, match="other images than planned|ended after"):
         list(open_stream(dataset).batches(0, 2))
 

@@ -37,6 +37,9 @@ def test_scalars_pictures_and_text_are_found_against_images_seen(tmp_path: Path)
 def test_a_resumed_run_hides_what_was_logged_beyond_its_checkpoint(tmp_path: Path) -> None:
     run = RunFolder.at(str(tmp_path), "run")
     with RunLog(run, 0) as log:
+        # An attempt that ended before its first checkpoint.
+        log.scalars({"loss": -5}, 0)
+    with RunLog(run, 0) as log:
         for images in (100, 200, 300):
             log.scalars({"loss": images}, images)
     with RunLog(run, 200) as log:

@@ -139,7 +139,7 @@ def on_worker(rank: int, folder: str) -> None:
         for name, network in model.networks.items()
         for key, value in network.state_dict().items()
     }
-    save_file(buffers, f"{folder}/rank{rank}")
+    save_file({k: v.contiguous() for k, v in buffers.items()}, f"{folder}/rank{rank}")
 
 
 @pytest.mark.slow

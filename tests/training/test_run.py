@@ -20,6 +20,11 @@ def open_run(path: Path) -> RunFolder:
     return run
 
 
+def save_checkpoint(run: RunFolder) -> None:
+    model = build_model(tiny_config())
+    checkpoint.save(run.checkpoints, model, Position(2, 16, 1.0), {"dataset": "abc"}, 3)
+
+
 def test_a_new_run_notes_its_options(tmp_path: Path) -> None:
     run = open_run(tmp_path)
     values = json.loads((tmp_path / "run/config.json").read_text())
@@ -31,6 +36,9 @@ def test_a_new_run_notes_its_options(tmp_path: Path) -> None:
 
 def test_a_run_is_resumed_with_the_options_that_made_it(tmp_path: Path) -> None:
     run = open_run(tmp_path)
+    run.open(tiny_config(batch_size=24), restart=False)
+    run.open(tiny_config(), restart=False)
+    save_checkpoint(run)
     longer = replace(tiny_config(), steps=50, num_workers=1, keep=7)
     run.open(longer, restart=False)
     assert json.loads((tmp_path / "run/config.json").read_text())["steps"] == 50
@@ -55,8 +63,7 @@ def test_restart_deletes_a_run_but_nothing_else(tmp_path: Path) -> None:
 def test_the_dataset_must_stay_the_same(tmp_path: Path) -> None:
     run = open_run(tmp_path)
     run.check_dataset("faces", "abc")
-    model = build_model(tiny_config())
-    checkpoint.save(run.checkpoints, model, Position(2, 16, 1.0), {"dataset": "abc"}, 3)
+    save_checkpoint(run)
     assert run.position().global_step == 2
     run.check_dataset("moved/faces", "abc")
     with pytest.raises(UserError, match="--data faces: is not the dataset"):
