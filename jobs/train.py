@@ -96,11 +96,10 @@ class Watcher:
 
     def __call__(self, report: Report) -> None:
         if report.groups > self._groups:
-            self._line.close()
             if self._groups:
-                print(f"a worker died; going on from step {report.resumed_at:,}")
+                self._print(f"a worker died; going on from step {report.resumed_at:,}")
             elif report.resumed_at:
-                print(f"resuming at step {report.resumed_at:,}")
+                self._print(f"resuming at step {report.resumed_at:,}")
             self._groups = report.groups
         progress = report.progress
         if progress is None:
@@ -111,6 +110,10 @@ class Watcher:
             if name in progress.metrics:
                 text += f" - {name} {progress.metrics[name]:.3f}"
         self._line.show(text)
+
+    def _print(self, text: str) -> None:
+        self._line.close()
+        print(text)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ DRAWN = "drawn"
 """The value of `--data` that stands for the built-in dataset of drawn faces."""
 SQUARE_CROP = 150
 """Pixels of an aligned CelebA image (178 x 218) that hold the face and little else."""
-DRAWN_EPOCHS = 5.0
+DRAWN_EPOCHS = 4.0
 """A first run, on a laptop's processor, is to show something and to end within three minutes."""
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class RunConfig:
     """Length of the run in training steps (batches); 0: as long as --epochs says."""
     epochs: float = 0.0
     """Length of the run in passes over the training images, where --steps is 0; 0: the preset's
-    own (dcgan-celeba: 3), or 5 over the built-in faces, which are fewer."""
+    own (dcgan-celeba: 3), or 4 over the built-in faces, which are fewer."""
     batch_size: int = 128
     """Images per training step, over all workers together."""
     num_workers: int = 0

@@ -35,7 +35,7 @@ def test_every_option_has_a_default_that_can_be_written_as_json() -> None:
 def test_the_length_of_a_run() -> None:
     assert replace(RUN, steps=7).total_steps(10) == 7
     assert replace(RUN, epochs=2.5, batch_size=10).total_steps(100) == 25
-    assert replace(RUN, data=DRAWN, batch_size=10).total_steps(100) == 50
+    assert replace(RUN, data=DRAWN, batch_size=10).total_steps(100) == 40
     with pytest.raises(UserError, match="make no full batch of 128"):
         replace(RUN, epochs=1).total_steps(100)
 

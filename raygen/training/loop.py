@@ -140,11 +140,12 @@ def train(
             if log:
                 log.scalars(logged, images_seen)
         if step >= next_control:
-            rate = since_control.images_per_second
             wishes = False
             if control:
+                rate = session.images_per_second
                 wishes = control.exchange(Progress(images_seen, total_images, rate, logged))
-            ahead = max(1, int(CONTROL_SECONDS * rate / config.batch_size))
+            steps_per_second = since_control.images_per_second / config.batch_size
+            ahead = max(1, int(CONTROL_SECONDS * steps_per_second))
             # The workers must stop at the same step, so the first one decides, and says when the
             # next decision is due: its clock is not the others'.
             stop, next_control = workers.agree([int(wishes), step + ahead])

@@ -297,8 +297,9 @@ def use_bf16(precision: str, device: torch.device) -> bool:
         return precision == "bf16"
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # Without these instructions a CPU emulates bfloat16, many times slower.
-    capabilities = torch.cpu.get_capabilities()
+    # Without these instructions a CPU emulates bfloat16, many times slower. Older torch cannot
+    # tell.
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("bf16"))
 
 
