@@ -221,13 +221,12 @@ def _failed(session: Session, reason: str) -> RunError:
 def _cpus_per_worker(num_workers: int) -> float:
     """Each worker's reserved CPUs, such that the data stream's tasks have room beside them.
 
-    Ray Data waits for ever, without a word, for CPUs that the workers have reserved.
+    Ray Data waits for ever, without a word, for CPUs that the workers have reserved. More than
+    one each would only keep workers off nodes with many GPUs and few CPUs.
     """
     cpus = ray.cluster_resources().get("CPU", 1)
     reading = min(cpus / 2, TASK_CPUS * TASKS_IN_FLIGHT * num_workers)
-    # Fractions above 1 are not allowed.
-    share = (cpus - reading) / num_workers
-    return float(int(share)) if share > 1 else int(share * 100) / 100
+    return min(1.0, int((cpus - reading) / num_workers * 100) / 100)
 
 
 def _worker(settings: dict[str, Any]) -> None:
