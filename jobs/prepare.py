@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from raygen import cluster
-from raygen.cli import parse_choice, run_job
+from raygen.cli import command_line, parse_choice, run_job
 from raygen.config import PRESETS, CelebAOptions, DrawnOptions, PrepareOptions
 from raygen.data.shards import MANIFEST, Manifest, find_prepared, prepare
 from raygen.data.sources import CelebA, DrawnFaces, Source
@@ -76,7 +76,8 @@ def report(folder: Folder, manifest: Manifest) -> None:
         print(f"all rejected images are listed in {folder.join(MANIFEST).uri}")
     for name, preset in PRESETS.items():
         if preset.image.size == manifest.size:
-            print(f"train on it: python jobs/train.py {name} --data {folder.uri}")
+            command = command_line("jobs/train.py", name, "--data", folder.uri)
+            print(f"train on it: {command}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from raygen import cluster
-from raygen.cli import Interrupted, parse_train, run_job
+from raygen.cli import Interrupted, command_line, parse_train, run_job
 from raygen.config import DRAWN, PRESETS
 from raygen.data.drawn_faces import VERSION
 from raygen.data.shards import Manifest, prepare
@@ -83,7 +83,7 @@ def main(argv: Sequence[str]) -> None:
                 f"{duration(time.time() - began_at)} in all"
             )
     print(f"pictures:    {run.samples.uri}")
-    print(f"TensorBoard: tensorboard --logdir {job.storage}")
+    print(f"TensorBoard: {command_line('tensorboard', '--logdir', job.storage)}")
 
 
 class Watcher:
@@ -97,7 +97,7 @@ class Watcher:
     def __call__(self, report: Report) -> None:
         if report.groups > self._groups:
             if self._groups:
-                self._print(f"a worker died; going on from step {report.resumed_at:,}")
+                self._print(f"a worker failed; going on from step {report.resumed_at:,}")
             elif report.resumed_at:
                 self._print(f"resuming at step {report.resumed_at:,}")
             self._groups = report.groups

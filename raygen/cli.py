@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,6 +51,15 @@ def run_job(main: Callable[[Sequence[str]], None]) -> int:
         print("interrupted")
         return EXIT_INTERRUPTED
     return 0
+
+
+def command_line(program: str, *arguments: str) -> str:
+    """A command to paste that runs in the environment of this one: through uv, as it was, or not.
+
+    Args: program: a script (*.py) or an installed program.
+    """
+    prefix = ["uv", "run"] if "UV" in os.environ else ["python"] if program.endswith(".py") else []
+    return shlex.join([*prefix, program, *arguments])
 
 
 def parse(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raygen.cli import Interrupted, parse_train, run_job
+from raygen.cli import Interrupted, command_line, parse_train, run_job
 from raygen.config import DCGANConfig
 from raygen.errors import UserError
 
@@ -66,6 +66,15 @@ def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     names = [*command.run.to_json(), *vars(command.job)]
     for name in names:
         assert ("PRESET" if name == "preset" else "--" + name.replace("_", "-")) in text
+
+
+def test_commands_to_paste_go_through_uv_where_the_job_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("UV", raising=False)
+    assert command_line("tensorboard", "--logdir", "my runs") == "tensorboard --logdir 'my runs'"
+    assert command_line("jobs/train.py", "--steps", "3") == "python jobs/train.py --steps 3"
+    monkeypatch.setenv("UV", "/usr/bin/uv")
+    assert command_line("tensorboard", "--logdir", "runs") == "uv run tensorboard --logdir runs"
+    assert command_line("jobs/train.py") == "uv run jobs/train.py"
 
 
 def test_outcomes_become_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:

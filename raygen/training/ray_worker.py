@@ -7,9 +7,11 @@ time or after a failure, it goes on from the newest complete one there.
 """
 
 import os
+import posixpath
 import threading
 import time
 import traceback
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -91,6 +93,7 @@ class Monitor:
     def started(self, step: int) -> None:
         self._report.groups += 1
         self._report.resumed_at = step
+        self._report.progress = None
 
     def exchange(self, progress: Progress) -> bool:
         self._report.progress = progress
@@ -160,6 +163,8 @@ def fit(session: Session, watch: Callable[[Report], None], stop: threading.Event
     Raises: UserError for a mistake found by a worker; RunError for anything else.
     """
     monitor: Any = ray.remote(num_cpus=0)(Monitor).remote()
+    # Ray wants a folder for a record of its own. Checkpoints are not in it, so it is deleted.
+    record = session.run.folder.join(f".ray-{uuid.uuid4().hex}")
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"session": session, "monitor": monitor},
@@ -170,8 +175,7 @@ def fit(session: Session, watch: Callable[[Report], None], stop: threading.Event
             | ({"GPU": 1} if session.use_gpu else {}),
         ),
         run_config=RayRunConfig(
-            # Ray keeps its own small record of the run; checkpoints are not in it.
-            name=f".ray-{int(time.time())}",
+            name=posixpath.basename(record.path),
             storage_path=session.run.folder.path,
             storage_filesystem=session.run.folder.filesystem,
             failure_config=FailureConfig(max_failures=session.config.max_failures),
@@ -188,28 +192,41 @@ def fit(session: Session, watch: Callable[[Report], None], stop: threading.Event
     # A thread of its own: the main one stays free for Ctrl-C and the progress line.
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
+    try:
+        report = _watch(session, thread, monitor, watch, stop)
+    finally:
+        record.delete()
+    if failure:
+        raise _failed(session, str(failure[0])) from failure[0]
+    if report.outcome is None:
+        raise _failed(session, "the workers ended without saying how")
+    return report.outcome
+
+
+def _watch(
+    session: Session,
+    training: threading.Thread,
+    monitor: Any,
+    watch: Callable[[Report], None],
+    stop: threading.Event,
+) -> Report:
+    """Pass on reports until the training ends, and the wish to stop. Returns: the last report."""
     told = False
-    report: Report = Report()
     while True:
-        thread.join(POLL_SECONDS)
-        ended = not thread.is_alive()
+        training.join(POLL_SECONDS)
+        ended = not training.is_alive()
         try:
-            report = ray.get(monitor.report.remote(), timeout=ANSWER_SECONDS)
+            report: Report = ray.get(monitor.report.remote(), timeout=ANSWER_SECONDS)
         except RayError as error:
             raise _failed(session, "Ray stopped answering") from error
         watch(report)
         if report.user_error:
             raise UserError(report.user_error)
         if ended:
-            break
+            return report
         if stop.is_set() and not told:
             monitor.stop.remote()
             told = True
-    if failure:
-        raise _failed(session, str(failure[0])) from failure[0]
-    if report.outcome is None:
-        raise _failed(session, "the workers ended without saying how")
-    return report.outcome
 
 
 def _failed(session: Session, reason: str) -> RunError:

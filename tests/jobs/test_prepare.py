@@ -21,7 +21,7 @@ def test_celeba_becomes_a_dataset(
     assert run_script("prepare", *arguments, "--size", "32", "--out", out) == 0
     output = capsys.readouterr().out
     assert "20 train and 5 validation images of 32x32 in 8 files" in output
-    assert f"python jobs/train.py dcgan-celeba --data {out}" in output
+    assert f" jobs/train.py dcgan-celeba --data {out}" in output
     manifest = Manifest.load(Folder.at(out))
     assert (manifest.size, manifest.crop, manifest.rows("train")) == ("32x32", 150, 20)
     assert "Smiling" in manifest.attributes

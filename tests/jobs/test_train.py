@@ -68,6 +68,12 @@ def test_a_run_trains_and_leaves_everything_in_its_folder_and_goes_on(
     assert [event.step for event in events.Images("samples")][-1] == 64
     assert "config/text_summary" in events.Tags()["tensors"]
 
+    assert sorted(entry.name for entry in run.iterdir() if "tfevents" not in entry.name) == [
+        "checkpoints",
+        "config.json",
+        "samples",
+        "summary.json",
+    ]
     before = load_file(run / "checkpoints/step-00000004/generator.safetensors")
     assert train("--steps", "6", *options) == 0
     assert "resuming at step 4" in capsys.readouterr().out
@@ -129,7 +135,7 @@ def test_a_killed_worker_is_replaced_and_ctrl_c_saves(ray_session: str, tmp_path
     try:
         job.wait_for(lambda: newest() >= 50)
         os.kill(worker_pids()[0], signal.SIGKILL)
-        job.wait_for(lambda: "a worker died; going on from step" in job.output)
+        job.wait_for(lambda: "a worker failed; going on from step" in job.output)
         resumed = int(re.findall(r"going on from step ([\d,]+)", job.output)[0].replace(",", ""))
         assert resumed >= 50
         job.wait_for(lambda: newest() > resumed)
