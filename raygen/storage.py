@@ -59,9 +59,10 @@ class Folder:
         return isinstance(self.filesystem, fs.LocalFileSystem)
 
     def join(self, *names: str) -> "Folder":
-        return Folder(
-            posixpath.join(self.uri, *names), self.filesystem, posixpath.join(self.path, *names)
-        )
+        # A URI may end in options, such as ?region=eu-central-1.
+        place, mark, options = self.uri.partition("?" if "://" in self.uri else "\0")
+        uri = posixpath.join(place, *names) + mark + options
+        return Folder(uri, self.filesystem, posixpath.join(self.path, *names))
 
     def path_of(self, name: str) -> str:
         """The path of an entry, for calls to `filesystem`."""

@@ -62,6 +62,8 @@ def test_places_show_as_they_were_written(monkeypatch: pytest.MonkeyPatch, tmp_p
     bucket = Folder.at("s3://bucket/x?region=us-east-1")
     assert not bucket.is_local
     assert bucket.join("y").path == "bucket/x/y"
+    assert bucket.join("y").uri == "s3://bucket/x/y?region=us-east-1"
+    assert Folder.at("what?").join("y").uri == "what?/y"
 
 
 def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:

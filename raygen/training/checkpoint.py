@@ -54,7 +54,7 @@ def save(
         about: what to note of the run: its options and its dataset.
     Returns: the checkpoint's folder.
     """
-    target = folder.join(f"step-{position.global_step:08d}")
+    target = at_step(folder, position.global_step)
     # An unfinished one of the same step may be in the way.
     target.delete()
     files = {
@@ -72,6 +72,17 @@ def save(
     for old in complete(folder)[:-keep]:
         folder.join(old).delete()
     return target
+
+
+def at_step(folder: Folder, step: int) -> Folder:
+    """Where the checkpoint of a step lies, or would lie."""
+    return folder.join(f"step-{step:08d}")
+
+
+def latest_step(folder: Folder) -> int | None:
+    """The step of the newest complete checkpoint."""
+    names = complete(folder)
+    return int(names[-1].removeprefix("step-")) if names else None
 
 
 def complete(folder: Folder) -> list[str]:

@@ -276,11 +276,8 @@ def _train(session: Session, monitor: Any) -> None:
     _use_cores(context.get_local_world_size(), device)
 
     # The first worker decides where to go on, so that all agree even while files come and go.
-    latest = run.latest_checkpoint() if workers.is_first else None
-    number = int(latest.uri.rsplit("-", 1)[1]) if latest else -1
-    [number] = workers.agree([number])
-    latest = run.checkpoints.join(f"step-{number:08d}") if number >= 0 else None
-    first_step = max(number, 0)
+    latest = checkpoint.latest_step(run.checkpoints) if workers.is_first else None
+    [first_step] = workers.agree([latest or 0])
 
     stream = ImageStream(session.data, session.manifest, TRAIN, config.batch_size, config.seed)
     batches = stream.batches(first_step, session.total_steps, workers.rank, workers.world_size)
@@ -288,7 +285,9 @@ def _train(session: Session, monitor: Any) -> None:
     with Prefetcher(batches, pin_memory=device.type == "cuda") as feed:
         model = build_model(config)
         model.to(device)
-        start = checkpoint.load(latest, model) if latest else Position()
+        start = Position()
+        if first_step:
+            start = checkpoint.load(checkpoint.at_step(run.checkpoints, first_step), model)
         model.bf16 = use_bf16(config.precision, device)
         if dist.is_initialized():
             model.distribute(config.sync_bn)

@@ -38,8 +38,8 @@ class RunFolder:
         return self.folder.join("samples")
 
     def latest_checkpoint(self) -> Folder | None:
-        names = checkpoint.complete(self.checkpoints)
-        return self.checkpoints.join(names[-1]) if names else None
+        step = checkpoint.latest_step(self.checkpoints)
+        return None if step is None else checkpoint.at_step(self.checkpoints, step)
 
     def position(self) -> checkpoint.Position:
         """Where the run would go on."""

@@ -86,6 +86,8 @@ def test_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 10, 11):
         save(tmp_path, model, step, keep=2)
     assert checkpoint.complete(Folder.at(tmp_path)) == ["step-00000010", "step-00000011"]
+    assert checkpoint.latest_step(Folder.at(tmp_path)) == 11
+    assert checkpoint.latest_step(Folder.at(tmp_path / "nowhere")) is None
 
 
 def test_an_unfinished_checkpoint_is_ignored_and_replaced(tmp_path: Path) -> None:
