@@ -74,10 +74,12 @@ def report(folder: Folder, manifest: Manifest) -> None:
         more = ", ..." if len(shown) > SHOWN_REJECTIONS else ""
         print(f"rejected {len(shown):,}: {', '.join(shown[:SHOWN_REJECTIONS])}{more}")
         print(f"all rejected images are listed in {folder.join(MANIFEST).uri}")
-    for name, preset in PRESETS.items():
-        if preset.image.size == manifest.size:
-            command = command_line("jobs/train.py", name, "--data", folder.uri)
-            print(f"train on it: {command}")
+    fitting = [name for name, preset in PRESETS.items() if preset.image.size == manifest.size]
+    for name in fitting:
+        print(f"train on it: {command_line('jobs/train.py', name, '--data', folder.uri)}")
+    if not fitting:
+        sizes = ", ".join(f"{name} {preset.image.size}" for name, preset in PRESETS.items())
+        print(f"no preset trains on {manifest.size} images; they need: {sizes}")
 
 
 if __name__ == "__main__":

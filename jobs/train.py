@@ -3,13 +3,13 @@
 python jobs/train.py dcgan-celeba --data data/celeba-32 --steps 1500
 """
 
-import contextlib
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import FrameType
+from typing import Any
 
 from raygen import cluster
 from raygen.cli import Interrupted, command_line, parse_train, run_job
@@ -42,7 +42,8 @@ def main(argv: Sequence[str]) -> None:
 
     line = ProgressLine()
     line.show("starting Ray")
-    with cluster.connected(job.verbose):
+    # The signals outermost, so that Ctrl-C just after the end does not spoil it.
+    with Signals(line) as signals, cluster.connected(job.verbose):
         num_workers, use_gpu = plan_workers(config)
         if manifest is None:
             manifest = prepare(
@@ -55,88 +56,117 @@ def main(argv: Sequence[str]) -> None:
             )
         line.close()
         session = Session(config, run, data, manifest, num_workers, use_gpu, job.verbose)
-        total_steps = session.total_steps
-        print(
-            f"{config.preset}: {total_steps:,} steps of {config.batch_size} images on "
-            f"{num_workers} {'GPU' if use_gpu else 'CPU'} workers; "
-            f"{manifest.rows(TRAIN):,} training images in {data.uri}"
-        )
         run.check_dataset(config.data, manifest.fingerprint)
-        done = run.position().global_step
+        done, total_steps = run.position().global_step, session.total_steps
         if done >= total_steps:
             print(
                 f"this run is complete at step {done:,}; go on with a larger --steps or --epochs, "
                 "or start over with --restart"
             )
         else:
-            with _stop_on_signals(line) as stop:
-                outcome = fit(session, Watcher(line, began_at), stop)
+            print(
+                f"{config.preset}: {total_steps:,} steps of {config.batch_size} images on "
+                f"{num_workers} {'GPU' if use_gpu else 'CPU'} workers; "
+                f"{manifest.rows(TRAIN):,} training images in {data.uri}"
+            )
+            if done:
+                print(f"resuming {run.folder.uri} at step {done:,}")
+            outcome = fit(session, Watcher(line, signals), signals.stop)
+            line.close()
             if not outcome.finished:
                 raise Interrupted(
                     f"interrupted: saved at step {outcome.position.global_step:,} of "
                     f"{total_steps:,}; the same command goes on from there"
                 )
+            signals.ignore()
             run.folder.write_json(SUMMARY, summary(session, outcome, began_at))
             print(
                 f"done: {outcome.position.images_seen:,} images seen, "
                 f"{outcome.images_per_second:,.0f} images/s, "
-                f"{duration(time.time() - began_at)} in all"
+                f"{duration(time.time() - began_at)} in all{losses(outcome.metrics)}"
             )
-    print(f"pictures:    {run.samples.uri}")
-    print(f"TensorBoard: {command_line('tensorboard', '--logdir', job.storage)}")
+        print(f"pictures:    {run.samples.uri}")
+        print(f"TensorBoard: {command_line('tensorboard', '--logdir', job.storage)}")
+
+
+SHOWN = {
+    "loss/discriminator": "D loss",
+    "loss/generator": "G loss",
+    "accuracy/discriminator": "D accuracy",
+}
+"""Which metrics the terminal shows, and how it calls them."""
+
+
+def losses(metrics: dict[str, float]) -> str:
+    """` - D loss 0.43 - G loss 2.50`, as far as they are known."""
+    known = [f" - {name} {metrics[tag]:.2f}" for tag, name in SHOWN.items() if tag in metrics]
+    return "".join(known)
+
+
+class Signals:
+    """Ctrl-C, and SIGTERM as from `ray job stop`: quits at once, or asks to save first.
+
+    Attributes: stop: set when the run is to be saved and ended.
+    """
+
+    def __init__(self, line: ProgressLine) -> None:
+        self.stop = threading.Event()
+        self._line = line
+        self._saves = self._ignores = False
+        self._before: dict[int, Any] = {}
+
+    def save(self) -> None:
+        """From now on there is something to save."""
+        self._saves = True
+
+    def ignore(self) -> None:
+        """From now on all is saved, and only the end is left."""
+        self._ignores = True
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._ignores:
+            return
+        if not self._saves or self.stop.is_set():
+            raise KeyboardInterrupt
+        self.stop.set()
+        self._line.close()
+        print("stopping: a checkpoint is being saved (Ctrl-C once more quits at once)")
+
+    def __enter__(self) -> "Signals":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._line.close()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
 
 class Watcher:
     """Shows what the monitor knows as one line."""
 
-    def __init__(self, line: ProgressLine, began_at: float) -> None:
+    def __init__(self, line: ProgressLine, signals: Signals) -> None:
         self._line = line
-        self._began_at = began_at
+        self._signals = signals
+        self._began_at = time.monotonic()
         self._groups = 0
 
     def __call__(self, report: Report) -> None:
         if report.groups > self._groups:
             if self._groups:
-                self._print(f"a worker failed; going on from step {report.resumed_at:,}")
-            elif report.resumed_at:
-                self._print(f"resuming at step {report.resumed_at:,}")
+                self._line.close()
+                print(f"a worker failed; going on from step {report.resumed_at:,}")
             self._groups = report.groups
         progress = report.progress
         if progress is None:
-            self._line.show(f"starting workers, {duration(time.time() - self._began_at)}")
+            waited = duration(time.monotonic() - self._began_at)
+            self._line.show(f"starting workers, {waited} so far")
             return
+        self._signals.save()
         text = describe(progress.images_seen, progress.total_images, progress.images_per_second)
-        for name in ("loss/discriminator", "loss/generator", "accuracy/discriminator"):
-            if name in progress.metrics:
-                text += f" - {name} {progress.metrics[name]:.3f}"
-        self._line.show(text)
-
-    def _print(self, text: str) -> None:
-        self._line.close()
-        print(text)
-
-
-@contextlib.contextmanager
-def _stop_on_signals(line: ProgressLine) -> Iterator[threading.Event]:
-    """An event that Ctrl-C, or SIGTERM as from `ray job stop`, sets; a second Ctrl-C quits."""
-    stop = threading.Event()
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-        line.close()
-        print("stopping: a checkpoint is being saved (Ctrl-C once more quits at once)")
-
-    before = {
-        number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield stop
-    finally:
-        line.close()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        stopping = "stopping: " if self._signals.stop.is_set() else ""
+        self._line.show(stopping + text + losses(progress.metrics))
 
 
 if __name__ == "__main__":

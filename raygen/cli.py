@@ -196,4 +196,9 @@ def _one_line(box: str) -> str:
         if row.startswith(("Argument helptext", "For full helptext")):
             break
         message.append(row)
-    return " ".join(message) + " (--help explains every option)"
+    text = " ".join(message)
+    number = re.match(r"Error parsing (\S+): (invalid literal|could not convert).*: '(.*)'$", text)
+    if number:
+        kind = "a whole number" if number[2] == "invalid literal" else "a number"
+        text = f"{number[1]} {number[3]}: must be {kind}"
+    return f"{text} (--help explains every option)"

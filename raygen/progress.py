@@ -1,5 +1,6 @@
 """One line on the terminal that says how far a long operation is."""
 
+import shutil
 import sys
 import time
 from typing import TextIO
@@ -20,8 +21,9 @@ class ProgressLine:
         self._shown = text
         now = time.monotonic()
         if self._rewrites:
-            # \x1b[K clears what a longer line before left behind.
-            self._stream.write(f"\r{text}\x1b[K")
+            # A line that wraps could not be rewritten. \x1b[K clears what a longer one left behind.
+            columns = shutil.get_terminal_size().columns
+            self._stream.write(f"\r{text[: columns - 1]}\x1b[K")
         elif now - self._written_at >= self._log_interval:
             self._stream.write(f"{text}\n")
         else:

@@ -35,6 +35,13 @@ def test_a_terminal_sees_one_line_rewritten() -> None:
     assert terminal.getvalue() == "\rone\x1b[K\rtwo\x1b[K\n"
 
 
+def test_a_line_is_cut_to_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    terminal = Terminal()
+    ProgressLine(terminal).show("x" * 50)
+    assert terminal.getvalue() == "\r" + "x" * 19 + "\x1b[K"
+
+
 def test_a_log_file_sees_a_line_now_and_then_and_always_the_last() -> None:
     log = io.StringIO()
     line = ProgressLine(log, log_interval=3600)

@@ -113,14 +113,15 @@ class CelebA:
         ids = sorted(members)
         without_row = [name for name in ids if name not in table]
         without_image = [name for name in table if name not in members]
-        for problem, sample in (
-            ("images without a row", without_row),
-            ("rows without an image", without_image),
+        for problem, names_missing in (
+            ("no row for images", without_row),
+            ("no image for rows", without_image),
         ):
-            if sample:
+            if names_missing:
                 raise UserError(
-                    f"--attributes {attributes}: {len(sample)} {problem} in {images}, the first "
-                    f"is {sample[0]}; use the table that belongs to these images"
+                    f"--attributes {attributes} and --images {images}: {problem} of "
+                    f"{len(names_missing)} names, the first is {names_missing[0]}; use the table "
+                    "that belongs to these images"
                 )
         values = np.array([table[name] for name in ids], dtype=np.int8)
         return CelebA(path, names, ids, [members[name] for name in ids], values)

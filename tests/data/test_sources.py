@@ -59,7 +59,7 @@ def changed(table: Path, path: Path, old: str, new: str) -> Path:
     ("old", "new", "message"),
     [
         ("image_id,", "name,", "line 1 must be `image_id,`"),
-        ("000002.jpg,", "000099.jpg,", r"images without a row.*000002\.jpg"),
+        ("000002.jpg,", "000099.jpg,", r"no row for images of 1 names.*000002\.jpg"),
         ("000002.jpg,", "000001.jpg,", r"line 3: 000001\.jpg appears a second time"),
         ("000002.jpg,", "000002.jpg,1,", r"line 3: has 23 fields, the header 22"),
         ("000011.jpg,", "000011.jpg,1", r"line 12: value '1-1'|value '11'"),
@@ -78,7 +78,7 @@ def test_rows_without_images_are_refused(layout: tuple[Path, Path], tmp_path: Pa
     row = table.read_text().splitlines()[-1].replace("000011", "000012")
     extended = tmp_path / "table.csv"
     extended.write_text(table.read_text() + row + "\n")
-    with pytest.raises(UserError, match=r"1 rows without an image .*000012\.jpg"):
+    with pytest.raises(UserError, match=r"no image for rows of 1 names.*000012\.jpg"):
         CelebA.open(images, extended)
 
 

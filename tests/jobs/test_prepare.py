@@ -33,6 +33,7 @@ def test_celeba_becomes_a_dataset(
     assert run_script("prepare", *arguments, "--size", "218x178", "--out", out, "--restart") == 0
     manifest = Manifest.load(Folder.at(out))
     assert (manifest.size, manifest.crop) == ("218x178", 0)
+    assert "no preset trains on 218x178 images" in capsys.readouterr().out
 
 
 def test_mistakes_are_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,7 +76,7 @@ def test_a_run_trains_and_leaves_everything_in_its_folder_and_goes_on(
     ]
     before = load_file(run / "checkpoints/step-00000004/generator.safetensors")
     assert train("--steps", "6", *options) == 0
-    assert "resuming at step 4" in capsys.readouterr().out
+    assert f"resuming {run} at step 4" in capsys.readouterr().out
     assert json.loads((run / "summary.json").read_text())["global_step"] == 6
     after = load_file(run / "checkpoints/step-00000006/generator.safetensors")
     assert any((before[name] != after[name]).any() for name in before)
@@ -174,7 +174,8 @@ def test_mistakes_are_told_in_one_line_before_ray_starts(
     assert "holds 4x4 images, but dcgan-celeba is made for 32x32" in line
     assert "--steps -1: must be 0 or more" in fails(capsys, "--steps", "-1", *there)
     assert "--stepz" in fails(capsys, "--stepz", "3", *there)
-    assert "--steps" in fails(capsys, "--steps", "many", *there)
+    assert "--steps many: must be a whole number" in fails(capsys, "--steps", "many", *there)
+    assert "--width big: must be a number" in fails(capsys, "--width", "big", *there)
     assert "--config nowhere.json: cannot be read" in fails(capsys, "--config", "nowhere.json")
     (tmp_path / "file").write_text("")
     assert "file" in fails(capsys, "--storage", tmp_path / "file")
