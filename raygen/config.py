@@ -115,7 +115,7 @@ class RunConfig:
     """The model and its defaults: dcgan-celeba."""
     data: str = DRAWN
     """Dataset: a folder or URI that jobs/prepare.py wrote, or `drawn` for the built-in faces."""
-    drawn_count: int = 4_000
+    drawn_count: int = 3_200
     """How many faces `--data drawn` draws, training and validation images together."""
     steps: int = 0
     """Length of the run in training steps (batches); 0: as long as --epochs says."""
