@@ -42,6 +42,11 @@ def _require(holds: bool, name: str, value: object, requirement: str) -> None:
         raise UserError(f"{name} {value}: must {requirement}")
 
 
+def _require_drawn_count(count: int) -> None:
+    # So few that each split still has images.
+    _require(count >= 20, "--drawn-count", count, "be at least 20")
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Options of a model family; each family has its own subclass."""
@@ -156,7 +161,7 @@ class RunConfig:
         _require(
             self.precision in known, "--precision", self.precision, f"be one of {', '.join(known)}"
         )
-        _require(self.drawn_count >= 20, "--drawn-count", self.drawn_count, "be at least 20")
+        _require_drawn_count(self.drawn_count)
         epochs = self.epochs
         _require(epochs >= 0 and math.isfinite(epochs), "--epochs", epochs, "be 0 or more")
         _require(0 < self.width <= 16, "--width", self.width, "be in (0, 16]")
@@ -310,7 +315,7 @@ class DrawnOptions(PrepareOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self.drawn_count >= 20, "--drawn-count", self.drawn_count, "be at least 20")
+        _require_drawn_count(self.drawn_count)
         _require(self.seed >= 0, "--seed", self.seed, "be 0 or more")
 
 

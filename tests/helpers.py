@@ -61,6 +61,13 @@ def write_dataset(
     return manifest, pixels
 
 
+def damage(file: Path) -> None:
+    """Change one byte of a shard's first image, leaving the file's size as it is."""
+    data = bytearray(file.read_bytes())
+    data[200] ^= 0xFF
+    file.write_bytes(data)
+
+
 def tiny_config(**options: Any) -> RunConfig:
     """A DCGAN run of an eighth of the width, small enough for a test."""
     values = {"width": 0.125, "batch_size": 8, "steps": 4, "precision": "fp32"} | options

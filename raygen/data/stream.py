@@ -40,9 +40,9 @@ PIECES_AT_ONCE = 4
 """Pieces that are read ahead together. Twice as many chunks are in memory at most."""
 MAX_LANES = 8
 TASKS_IN_FLIGHT = 2
-_NO_ROWS = np.empty(0, np.int64)
 TASK_CPUS = 0.25
 """A read is mostly waiting and copying. Must fit beside the training workers (see ray_worker)."""
+_NO_ROWS = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -243,12 +243,15 @@ class ImageStream:
             refs: list[ray.ObjectRef[pa.Table]] = tables.materialize().to_arrow_refs()
             return refs
 
-        groups = _grouped(pieces)
+        if not pieces:
+            return
+        first_group, *groups = _grouped(pieces)
         with ThreadPoolExecutor(1, "stream") as thread:
-            ahead = [thread.submit(execute, group) for group in groups[:1]]
-            for number in range(len(groups)):
-                refs = ahead.pop().result()
-                ahead += [thread.submit(execute, g) for g in groups[number + 1 : number + 2]]
+            ahead = thread.submit(execute, first_group)
+            for following in [*groups, None]:
+                refs = ahead.result()
+                if following:
+                    ahead = thread.submit(execute, following)
                 while refs:
                     # Dropping the reference lets Ray free the images once they are used.
                     table: pa.Table = ray.get(refs.pop(0))

@@ -7,7 +7,7 @@ from unittest import mock
 import numpy as np
 import pyarrow as pa
 import pytest
-from helpers import write_dataset
+from helpers import damage, write_dataset
 
 from raygen.data import stream
 from raygen.data.shards import Manifest
@@ -181,13 +181,6 @@ def test_a_damaged_shard_stops_the_stream_with_its_name(ray_session: str, tmp_pa
     images = ImageStream(Folder.at(tmp_path), manifest, TRAIN, BATCH, 0)
     with pytest.raises(ShardError, match=r"train-00002\.parquet: is damaged"):
         list(images.batches(0, 7))
-
-
-def damage(file: Path) -> None:
-    """Change one byte of the first image, leaving the file's size as it is."""
-    data = bytearray(file.read_bytes())
-    data[200] ^= 0xFF
-    file.write_bytes(data)
 
 
 def test_a_reader_finds_each_row(dataset: tuple[Path, Manifest, np.ndarray]) -> None:

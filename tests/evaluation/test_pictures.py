@@ -24,8 +24,8 @@ def test_a_grid_lays_images_out_row_by_row() -> None:
     expected = to_uint8(values)[:, 0, 0, 0]
     for number in range(6):
         row, column = divmod(number, 3)
-        assert (pixels[2 + row * 6 : 6 + row * 6, 2 + column * 7 : 7 + column * 7, 0]
-                == expected[number]).all()  # fmt: skip
+        top, left = 2 + row * 6, 2 + column * 7
+        assert (pixels[top : top + 4, left : left + 5, 0] == expected[number]).all()
     assert grid(values).shape == pixels.shape
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import run_script, write_dataset
+from helpers import damage, run_script, write_dataset
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -130,8 +130,8 @@ def test_a_killed_worker_is_replaced_and_ctrl_c_saves(ray_session: str, tmp_path
         return max((int(state.parent.name[5:]) for state in states), default=-1)
 
     options = ("--storage", tmp_path / "runs", "--run-name", "run", *SMALL)
-    job = Job(ray_session, tmp_path / "log", "--steps", "1000000", "--checkpoint-images", "800",
-              *options)  # fmt: skip
+    endless = ("--steps", "1000000", "--checkpoint-images", "800")
+    job = Job(ray_session, tmp_path / "log", *endless, *options)
     try:
         job.wait_for(lambda: newest() >= 50)
         os.kill(worker_pids()[0], signal.SIGKILL)
@@ -194,10 +194,7 @@ def test_mistakes_that_only_ray_or_a_worker_can_see(
     assert "--num-workers 5000: too many" in line
     assert "--sync-bn: needs GPUs" in fails(capsys, "--sync-bn", *there)
     assert "make no full batch" in fails(capsys, "--epochs", "0.1", *there)
-    shard = tmp_path / "data/train-00001.parquet"
-    data = bytearray(shard.read_bytes())
-    data[2000] ^= 1
-    shard.write_bytes(data)
+    damage(tmp_path / "data/train-00001.parquet")
     line = fails(capsys, "--batch-size", "16", "--num-workers", "1", *there)
     assert "train-00001.parquet: is damaged" in line
     assert manifest.size == "32x32"

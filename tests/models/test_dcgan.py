@@ -117,8 +117,8 @@ def test_a_step_reports_the_losses_of_its_networks() -> None:
     # The generator's loss comes from the discriminator after its step, on the same noise.
     discriminator.load_state_dict(networks["discriminator"])
     optimizer = torch.optim.Adam(discriminator.parameters(), 1e-3, (0.5, 0.999))
-    ((binary_loss(discriminator(real), 0.8) + binary_loss(discriminator(fake.detach()), 0)) / 2
-     ).backward()  # fmt: skip
+    halves = binary_loss(discriminator(real), 0.8) + binary_loss(discriminator(fake.detach()), 0)
+    (halves / 2).backward()
     optimizer.step()
     loss_generator = -discriminator(fake).sigmoid().log().mean()
     torch.testing.assert_close(

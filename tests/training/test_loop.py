@@ -70,8 +70,7 @@ def test_everything_happens_when_its_images_have_been_seen(tmp_path: Path) -> No
         f"samples-{images:09d}.png" for images in (0, 24, 48, 72)
     ]
     # Every 32 images, and at the end.
-    assert names(tmp_path / "run/checkpoints") == ["step-00000004", "step-00000008",
-                                                   "step-00000009"]  # fmt: skip
+    assert names(tmp_path / "run/checkpoints") == [f"step-{step:08d}" for step in (4, 8, 9)]
     assert {"loss/generator", "throughput/images_per_second"} <= set(outcome.metrics)
     assert outcome.images_per_second > 0
     assert 0 <= outcome.data_wait_fraction < 1
@@ -173,10 +172,8 @@ def each_checkpoint(rank: int, folder: str) -> None:
             workers.average_buffers(networks)
             seen.append(torch.stack([before, _statistics(networks)]))
 
-    run = RunFolder.at(folder, "run")
-    train(
-        model, feed(0, 3, rank, 2), config, run, Recording(rank, 2), Position(), 3, {}, None
-    )  # fmt: skip
+    run, batches = RunFolder.at(folder, "run"), feed(0, 3, rank, 2)
+    train(model, batches, config, run, Recording(rank, 2), Position(), 3, {}, None)
     save_file({str(k): value for k, value in enumerate(seen)}, f"{folder}/rank{rank}")
 
 

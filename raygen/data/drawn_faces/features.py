@@ -125,12 +125,17 @@ def _draw_neck_and_clothes(sketch: Sketch) -> None:
         sketch.line(sketch.body(collar), trim, 2.0)
 
 
+def _ear_position(face: Face, side: int, beyond: float) -> float:
+    """x of a point of an ear, `beyond` the edge of a head that looks straight ahead."""
+    # The ear on the side that the head turns to hides behind the cheek.
+    hidden = 7 * max(side * face.turn, 0) / 0.34
+    return side * (face.half_width + beyond - hidden)
+
+
 def _draw_ears(sketch: Sketch) -> None:
     face = sketch.face
     for side in (-1, 1):
-        # The ear on the side that the head turns to hides behind the cheek.
-        hidden = 7 * max(side * face.turn, 0) / 0.34
-        x = side * (face.half_width + 2 - hidden)
+        x = _ear_position(face, side, 2)
         sketch.fill(sketch.behind(oval(x, 7, 7, 13)), shade(face.skin, 0.1))
         sketch.fill(sketch.behind(oval(x + side, 7, 3.5, 8)), shade(face.skin, 0.24))
 
@@ -379,8 +384,7 @@ def _draw_earrings(sketch: Sketch) -> None:
     if face.earrings == "none":
         return
     for side in (-1, 1):
-        hidden = 7 * max(side * face.turn, 0) / 0.34
-        x = side * (face.half_width + 4 - hidden)
+        x = _ear_position(face, side, 4)
         if face.earrings == "hoop":
             sketch.line(sketch.behind(oval(x, 28, 5, 7)), face.earring_colour, 1.8)
         elif face.earrings == "stud":
