@@ -2,6 +2,7 @@
 
 python jobs/prepare.py celeba --images img_align_celeba.zip --attributes list_attr_celeba.csv \
     --size 32 --out data/celeba-32
+python jobs/prepare.py anime --images anime-sprites.zip --size 64 --out data/anime-64
 """
 
 import sys
@@ -9,14 +10,19 @@ from collections.abc import Sequence
 
 from raygen import cluster
 from raygen.cli import command_line, parse_choice, run_job
-from raygen.config import PRESETS, CelebAOptions, DrawnOptions, PrepareOptions
+from raygen.config import PRESETS
 from raygen.data.shards import MANIFEST, Manifest, find_prepared, prepare
-from raygen.data.sources import CelebA, DrawnFaces, Source
+from raygen.data.sources import AnimeFaces, CelebA, DrawnFaces, Source
 from raygen.errors import UserError
+from raygen.job_options import AnimeOptions, CelebAOptions, DrawnOptions, PrepareOptions
 from raygen.progress import ProgressLine, describe
 from raygen.storage import Folder
 
-KINDS: dict[str, type[PrepareOptions]] = {"celeba": CelebAOptions, "drawn": DrawnOptions}
+KINDS: dict[str, type[PrepareOptions]] = {
+    "celeba": CelebAOptions,
+    "anime": AnimeOptions,
+    "drawn": DrawnOptions,
+}
 SHOWN_REJECTIONS = 3
 
 
@@ -53,6 +59,10 @@ def open_source(options: PrepareOptions) -> Source:
     """Raises: UserError."""
     if isinstance(options, DrawnOptions):
         return DrawnFaces(options.drawn_count, options.seed)
+    if isinstance(options, AnimeOptions):
+        if not options.images:
+            raise UserError("--images: is required; name the zip or the folder of the images")
+        return AnimeFaces.open(options.images)
     assert isinstance(options, CelebAOptions)
     for name, value, example in (
         ("--images", options.images, "img_align_celeba.zip"),

@@ -14,8 +14,10 @@ from typing import Any, TypeVar
 
 import tyro
 
-from raygen.config import PRESETS, JobOptions, PrepareOptions, RunConfig, updated
+from raygen.config import PRESETS, RunConfig
 from raygen.errors import RunError, UserError
+from raygen.job_options import JobOptions, PrepareOptions, TrainedOptions
+from raygen.options import updated
 
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
@@ -23,6 +25,7 @@ EXIT_INTERRUPTED = 130
 
 Options = TypeVar("Options")
 Chosen = TypeVar("Chosen", bound=PrepareOptions)
+Plain = TypeVar("Plain", bound=TrainedOptions)
 
 
 class Interrupted(Exception):
@@ -91,6 +94,15 @@ def parse(
         raise UserError(_one_line(errors.getvalue())) from None
 
 
+def parse_options(kind: type[Plain], argv: Sequence[str], description: str) -> Plain:
+    """Options of a job: the defaults, replaced by --config's, by the command line's.
+
+    Raises: UserError.
+    """
+    default = updated(kind(), _config_values(argv), "--config")
+    return parse(kind, argv, description, default)
+
+
 def parse_choice(
     kinds: Mapping[str, type[Chosen]], argv: Sequence[str], description: str
 ) -> Chosen:
@@ -139,10 +151,8 @@ def parse_train(argv: Sequence[str], description: str) -> TrainCommand:
 
 
 def _defaults(preset: str, values: dict[str, Any]) -> TrainCommand:
-    if preset not in PRESETS:
-        raise UserError(f"preset {preset!r}: unknown; choose one of {', '.join(PRESETS)}")
     return TrainCommand(
-        run=PRESETS[preset].run.updated(values | {"preset": preset}, "--config"),
+        run=RunConfig.from_json(values | {"preset": preset}, "--config"),
         job=JobOptions(run_name=preset),
     )
 

@@ -64,6 +64,12 @@ class Folder:
         uri = posixpath.join(place, *names) + mark + options
         return Folder(uri, self.filesystem, posixpath.join(self.path, *names))
 
+    @property
+    def parent(self) -> "Folder":
+        place, mark, options = self.uri.partition("?" if "://" in self.uri else "\0")
+        uri = posixpath.dirname(place.rstrip("/")) + mark + options
+        return Folder(uri or ".", self.filesystem, posixpath.dirname(self.path.rstrip("/")))
+
     def path_of(self, name: str) -> str:
         """The path of an entry, for calls to `filesystem`."""
         return posixpath.join(self.path, name)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from raygen.cli import Interrupted, command_line, parse_train, run_job
-from raygen.config import DCGANConfig
 from raygen.errors import UserError
+from raygen.model_options import DCGANConfig
 
 
 def parse(*argv: str) -> tuple[str, int, float, str]:

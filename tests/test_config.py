@@ -1,5 +1,6 @@
 """What a run is, and what it cannot be."""
 
+import json
 from dataclasses import fields, replace
 from typing import Any
 
@@ -11,19 +12,101 @@ from raygen.errors import UserError
 RUN = PRESETS["dcgan-celeba"].run
 
 
-def test_the_preset_is_the_reference_system() -> None:
-    values = RUN.to_json()
-    expected = {
-        "batch_size": 128,
-        "lr_d": 1e-3,
-        "lr_g": 1e-4,
-        "beta1": 0.5,
-        "label_smoothing": 0.1,
-        "latent_size": 100,
-    }
+ADAM = {"beta1": 0.5, "adversarial_loss": "non-saturating", "spectral_norm": False}
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"),
+    [
+        (
+            "vae-celeba",
+            {
+                "batch_size": 32,
+                "latent_size": 512,
+                "optimizer": "rmsprop",
+                "lr": 1e-3,
+                "kl_weight": 1e-4,
+            },
+        ),
+        (
+            "dcgan-celeba",
+            ADAM
+            | {
+                "batch_size": 128,
+                "lr_d": 1e-3,
+                "lr_g": 1e-4,
+                "label_smoothing": 0.1,
+                "latent_size": 100,
+                "schedule": "1:1",
+                "half_batches": False,
+            },
+        ),
+        (
+            "dcgan-anime",
+            ADAM
+            | {
+                "batch_size": 128,
+                "lr_d": 1e-4,
+                "lr_g": 1e-4,
+                "label_smoothing": 0.0,
+                "latent_size": 128,
+                "schedule": "1:1",
+                "half_batches": True,
+            },
+        ),
+        (
+            "vaegan-anime",
+            ADAM
+            | {
+                "batch_size": 256,
+                "label_smoothing": 0.0,
+                "latent_size": 256,
+                "schedule": "two-phase",
+                "objective": "larsen",
+                "half_batches": True,
+            },
+        ),
+    ],
+)
+def test_presets_are_the_reference_systems(preset: str, expected: dict[str, Any]) -> None:
+    values = PRESETS[preset].run.to_json()
     assert {name: values[name] for name in expected} == expected
-    assert PRESETS["dcgan-celeba"].image == ImageFormat(32, 32, 150)
-    assert replace(RUN, data="celeba").total_steps(162_079) == 3 * 162_079 // 128
+    assert values["preset"] == preset
+
+
+def test_presets_have_the_reference_systems_images_and_lengths() -> None:
+    def length(preset: str, images: int, **options: Any) -> int:
+        run = PRESETS[preset].run.updated({"data": "somewhere"} | options, "test")
+        return run.total_steps(images)
+
+    images = {name: preset.image for name, preset in PRESETS.items()}
+    assert images == {
+        "vae-celeba": ImageFormat(218, 178),
+        "dcgan-celeba": ImageFormat(32, 32, 150),
+        "dcgan-anime": ImageFormat(64, 64),
+        "vaegan-anime": ImageFormat(64, 64),
+    }
+    assert length("vae-celeba", 162_079) == 28_000
+    assert length("dcgan-celeba", 162_079) == 3 * 162_079 // 128
+    # Half of each batch of 128 comes from the dataset.
+    assert length("dcgan-anime", 19_000) == 20 * 19_000 // 64
+    assert length("dcgan-anime", 19_000, schedule="two-phase") == 4_000
+    assert length("vaegan-anime", 19_000) == 4_000
+    assert length("vaegan-anime", 19_000, epochs=2.0) == 2 * 19_000 // 256
+    assert length("vae-celeba", 3_200, data=DRAWN) == 4 * 3_200 // 32
+
+
+def test_half_batches_need_an_even_batch() -> None:
+    with pytest.raises(UserError, match="--batch-size 127: must be even"):
+        PRESETS["dcgan-anime"].run.updated({"batch_size": 127}, "test")
+    odd = PRESETS["dcgan-anime"].run.updated({"batch_size": 127, "half_batches": False}, "test")
+    assert odd.step_images == 127
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_config_survives_json(preset: str) -> None:
+    run = PRESETS[preset].run.updated({"width": 0.5, "latent_size": 7}, "test")
+    assert RunConfig.from_json(json.loads(json.dumps(run.to_json())), "test") == run
 
 
 def test_every_option_has_a_default_that_can_be_written_as_json() -> None:
@@ -53,6 +136,10 @@ def test_the_length_of_a_run() -> None:
         ("keep", 0),
         ("drawn_count", 3),
         ("precision", "fp8"),
+        ("on_nan", "pray"),
+        ("sample_count", 0),
+        ("validate_images", -1),
+        ("validation_count", 0),
     ],
 )
 def test_values_out_of_range_are_refused(name: str, value: Any) -> None:

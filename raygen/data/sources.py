@@ -1,4 +1,4 @@
-"""Where pictures come from: CelebA as it is distributed, and the built-in drawn faces.
+"""Where pictures come from: CelebA as it is distributed, anime faces, the built-in drawn faces.
 
 A source lists images by id (their file names), says which split each belongs to, and loads one
 image at a time. It is sent to Ray tasks, so it holds paths and lists but no open files.
@@ -18,18 +18,22 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from raygen.config import ImageFormat
 from raygen.data import drawn_faces
 from raygen.errors import UserError
+from raygen.storage import Folder
 
 TRAIN, VALIDATION = "train", "validation"
-TRAIN_SHARE = 0.8
+CELEBA_TRAIN_SHARE = 0.8
 """CelebA's customary split: the first 80 % of the files in name order train."""
+ANIME_TRAIN_SHARE = 0.95
+"""The anime faces have no customary split; the original work trained on all of them."""
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 class Source(Protocol):
-    """A list of images with attributes, in the order of their names."""
+    """A list of images with attributes, in an order that is always the same."""
 
     @property
     def attributes(self) -> tuple[str, ...]:
@@ -37,7 +41,7 @@ class Source(Protocol):
 
     @property
     def ids(self) -> list[str]:
-        """Each image's name, unique and sorted."""
+        """Each image's name, unique."""
 
     def splits(self) -> dict[str, range]:
         """Positions in `ids` of each split; together they cover all of `ids`."""
@@ -52,8 +56,9 @@ class Source(Protocol):
         """Where the images came from, for the manifest. Equal for equal images."""
 
 
-def _first_part_trains(count: int) -> dict[str, range]:
-    boundary = round(count * TRAIN_SHARE)
+def _first_part_trains(count: int, share: float) -> dict[str, range]:
+    # Of two images or more, each split gets one: an empty split cannot be cut into files.
+    boundary = min(round(count * share), count - 1)
     return {TRAIN: range(boundary), VALIDATION: range(boundary, count)}
 
 
@@ -73,7 +78,7 @@ class DrawnFaces:
         return [f"{position + 1:06d}.jpg" for position in range(self.count)]
 
     def splits(self) -> dict[str, range]:
-        return _first_part_trains(self.count)
+        return _first_part_trains(self.count, CELEBA_TRAIN_SHARE)
 
     def load(self, position: int) -> tuple[Image.Image, list[int]]:
         image, attributes = drawn_faces.draw_face(self.seed, position)
@@ -87,6 +92,12 @@ class DrawnFaces:
             "seed": self.seed,
             "version": drawn_faces.VERSION,
         }
+
+
+def drawn_folder(storage: Folder, image: ImageFormat, count: int) -> Folder:
+    """Where a storage keeps drawn faces: beside the runs, where all of a cluster can read them."""
+    name = f"drawn-v{drawn_faces.VERSION}-{image.size}-{count}"
+    return storage.join("datasets", name)
 
 
 @dataclass(frozen=True)
@@ -127,15 +138,10 @@ class CelebA:
         return CelebA(path, names, ids, [members[name] for name in ids], values)
 
     def splits(self) -> dict[str, range]:
-        return _first_part_trains(len(self.ids))
+        return _first_part_trains(len(self.ids), CELEBA_TRAIN_SHARE)
 
     def load(self, position: int) -> tuple[Image.Image, list[int]]:
-        member = self.members[position]
-        if self.images.is_dir():
-            image = Image.open(self.images / member)
-        else:
-            image = Image.open(io.BytesIO(_zip_file(self.images).read(member)))
-        image.load()
+        image = _load_member(self.images, self.members[position])
         return image, self.values[position].tolist()
 
     def description(self) -> dict[str, Any]:
@@ -146,6 +152,57 @@ class CelebA:
             "count": len(self.ids),
             "table_sha256": table.hexdigest(),
         }
+
+
+@dataclass(frozen=True)
+class AnimeFaces:
+    """Anime faces, or any other pictures without attributes: a zip or a folder of files."""
+
+    images: Path
+    ids: list[str]
+    members: list[str]
+
+    @staticmethod
+    def open(images: str | Path) -> "AnimeFaces":
+        """List the images.
+
+        Raises: UserError if they are missing or unreadable.
+        """
+        path = Path(images).expanduser().absolute()
+        members = _list_members(path, images)
+        # Such sets are often numbered theme by theme: in that order the last images would be of
+        # themes that training never sees, and every twentieth could always be the same pose.
+        # The names' hashes mix them, the same way on every machine and version of Python.
+        ids = sorted(members, key=lambda name: hashlib.sha256(name.encode()).digest())
+        return AnimeFaces(path, ids, [members[name] for name in ids])
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        return ()
+
+    def splits(self) -> dict[str, range]:
+        return _first_part_trains(len(self.ids), ANIME_TRAIN_SHARE)
+
+    def load(self, position: int) -> tuple[Image.Image, list[int]]:
+        return _load_member(self.images, self.members[position]), []
+
+    def description(self) -> dict[str, Any]:
+        return {
+            "kind": "anime",
+            "images": self.images.name,
+            "count": len(self.ids),
+            "ids_sha256": hashlib.sha256(repr(self.ids).encode()).hexdigest(),
+        }
+
+
+def _load_member(images: Path, member: str) -> Image.Image:
+    """Decode one file of a folder or zip, named by its path inside it."""
+    if images.is_dir():
+        image = Image.open(images / member)
+    else:
+        image = Image.open(io.BytesIO(_zip_file(images).read(member)))
+    image.load()
+    return image
 
 
 def _zip_file(path: Path) -> zipfile.ZipFile:
@@ -187,10 +244,11 @@ def _list_members(images: Path, written: str | Path) -> dict[str, str]:
                     "names must be unique"
                 )
             members[name] = path
-    if not members:
+    if len(members) < 2:
         raise UserError(
-            f"--images {written}: holds no images ({', '.join(IMAGE_SUFFIXES)}); "
-            "name CelebA's img_align_celeba.zip or the folder unpacked from it"
+            f"--images {written}: holds {'one image' if members else 'no images'} "
+            f"({', '.join(IMAGE_SUFFIXES)}), but training and validation need one each at least; "
+            "name the zip of all images or the folder unpacked from it"
         )
     return members
 

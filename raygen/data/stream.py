@@ -20,13 +20,14 @@ import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raygen.data.shards import Manifest, ShardFile
-from raygen.errors import ShardError
+from raygen.errors import ShardError, UserError
 from raygen.storage import Folder
 
 Piece = tuple[int, int, int]
@@ -39,6 +40,8 @@ MAX_CHUNK_STEPS = 1024
 PIECES_AT_ONCE = 4
 """Pieces that are read ahead together. Twice as many chunks are in memory at most."""
 MAX_LANES = 8
+HELD_OUT_BATCH = 64
+"""Images that are measured at once; small enough for the largest presets on small GPUs."""
 TASKS_IN_FLIGHT = 2
 TASK_CPUS = 0.25
 """A read is mostly waiting and copying. Must fit beside the training workers (see ray_worker)."""
@@ -316,7 +319,9 @@ class ShardReader:
         which = np.searchsorted(starts, rows, side="right") - 1
         by_group = np.argsort(which, kind="stable")
         groups, begins = np.unique(which[by_group], return_index=True)
-        for group, targets in zip(groups, np.split(by_group, begins[1:]), strict=True):
+        # Without rows there are no groups, but `split` would make one.
+        targets_of = np.split(by_group, begins[1:]) if len(rows) else []
+        for group, targets in zip(groups, targets_of, strict=True):
             file, number, first = self._groups[group]
             stored = self._read_group(file, number, ["image"]).column("image")
             for chunk in stored.chunks:
@@ -329,12 +334,30 @@ class ShardReader:
         )
         return pa.table({"image": column, "row": pa.array(rows)})
 
+    def images(self, rows: np.ndarray) -> np.ndarray:
+        """(N, H, W, 3) uint8: the images of these row numbers. Raises: ShardError."""
+        return _columns(self.read(rows), self.manifest)[1]
+
     def ids(self) -> list[str]:
         """The id of every row of the split, in row order."""
+        return self._values("id")
+
+    def attribute(self, name: str) -> np.ndarray:
+        """An attribute of every row of the split, in row order: 1 true, -1 false, 0 unknown.
+
+        Raises: UserError if the dataset has no such attribute.
+        """
+        known = self.manifest.attributes
+        if name not in known:
+            has = f"it has {', '.join(known)}" if known else "it has none"
+            raise UserError(f"--attribute {name}: the dataset {self.folder.uri} lacks it; {has}")
+        return np.array(self._values(name), dtype=np.int8)
+
+    def _values(self, column: str) -> list[Any]:
         return [
-            name
+            value
             for file, number, _ in self._groups
-            for name in self._read_group(file, number, ["id"]).column("id").to_pylist()
+            for value in self._read_group(file, number, [column]).column(column).to_pylist()
         ]
 
     def _read_group(self, file: ShardFile, number: int, columns: list[str]) -> pa.Table:
@@ -367,11 +390,31 @@ def _open(file: Folder, sha256: str) -> pq.ParquetFile:
     )
 
 
-def load_images(folder: Folder, manifest: Manifest, split: str, count: int) -> np.ndarray:
-    """The first `count` images of a split (fewer if it has fewer), without Ray.
+@dataclass(frozen=True)
+class HeldOut:
+    """The first images of a split, always in the same batches; read without Ray.
 
-    Returns: (N, H, W, 3) uint8.
+    Attributes: count: of images, at most as many as the split has.
     """
-    rows = np.arange(min(count, manifest.rows(split)))
-    table = ShardReader(folder, manifest, split).read(rows)
-    return _columns(table, manifest)[1]
+
+    reader: ShardReader
+    count: int
+
+    @staticmethod
+    def of(folder: Folder, manifest: Manifest, split: str, count: int) -> "HeldOut":
+        """The first `count` images of a split, or as many as there are."""
+        return HeldOut(ShardReader(folder, manifest, split), min(count, manifest.rows(split)))
+
+    def batches(self, rank: int = 0, world_size: int = 1) -> Iterator[tuple[int, np.ndarray]]:
+        """A worker's batches: the number of each among those of all workers, and its images.
+
+        Yields: (number, (N, H, W, 3) uint8), N up to `HELD_OUT_BATCH`.
+        Raises: ShardError.
+        """
+        for number in range(rank, -(-self.count // HELD_OUT_BATCH), world_size):
+            first = number * HELD_OUT_BATCH
+            yield number, self.images(first, min(first + HELD_OUT_BATCH, self.count))
+
+    def images(self, first: int, stop: int) -> np.ndarray:
+        """(N, H, W, 3) uint8: images [first, stop), fewer if there are fewer."""
+        return self.reader.images(np.arange(first, min(stop, self.count)))

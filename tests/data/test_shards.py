@@ -19,7 +19,7 @@ from raygen.data import shards
 from raygen.data.drawn_faces import write_celeba_layout
 from raygen.data.shards import Manifest, fit_image, plan_parts, prepare
 from raygen.data.sources import TRAIN, VALIDATION, CelebA, DrawnFaces
-from raygen.data.stream import ShardReader, load_images
+from raygen.data.stream import ShardReader
 from raygen.errors import ShardError, UserError
 from raygen.storage import Folder
 
@@ -42,7 +42,9 @@ def test_a_prepared_dataset_holds_the_sources_images_bit_for_bit(
     assert manifest.attributes == source.attributes
     for split, positions in source.splits().items():
         expected = np.stack([fit_image(source.load(p)[0], SMALL) for p in positions])
-        assert np.array_equal(load_images(folder, manifest, split, 100), expected)
+        assert np.array_equal(
+            ShardReader(folder, manifest, split).images(np.arange(manifest.rows(split))), expected
+        )
         assert ShardReader(folder, manifest, split).ids() == [source.ids[p] for p in positions]
 
     first = manifest.splits[TRAIN][0]

@@ -10,10 +10,10 @@ import pytest
 from helpers import damage, write_dataset
 
 from raygen.data import stream
-from raygen.data.shards import Manifest
+from raygen.data.shards import Manifest, write_shard
 from raygen.data.sources import TRAIN, VALIDATION
-from raygen.data.stream import ImageStream, ShardReader, StreamPlan, load_images
-from raygen.errors import ShardError
+from raygen.data.stream import HeldOut, ImageStream, ShardReader, StreamPlan
+from raygen.errors import ShardError, UserError
 from raygen.storage import Folder
 
 FILES = (13, 7, 11, 6)
@@ -193,18 +193,48 @@ def test_a_reader_finds_each_row(dataset: tuple[Path, Manifest, np.ndarray]) -> 
     assert reader.ids() == [f"train{row}" for row in range(COUNT)]
 
 
-def test_first_images_can_be_loaded_without_ray(tmp_path: Path) -> None:
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_held_out_images_come_in_the_same_batches_for_any_number_of_workers(
+    tmp_path: Path, world: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "HELD_OUT_BATCH", 2)
     manifest, pixels = write_dataset(tmp_path, FILES, (5, 4))
     folder = Folder.at(tmp_path)
-    assert np.array_equal(load_images(folder, manifest, VALIDATION, 7), pixels[VALIDATION][:7])
-    assert len(load_images(folder, manifest, VALIDATION, 100)) == 9
+    for count, total in ((7, 7), (100, 9)):
+        images = HeldOut.of(folder, manifest, VALIDATION, count)
+        assert images.count == total
+        batches = dict(batch for rank in range(world) for batch in images.batches(rank, world))
+        assert sorted(batches) == list(range(-(-total // 2)))
+        assert [len(batches[number]) for number in sorted(batches)][:-1] == [2] * (total // 2)
+        together = np.concatenate([batches[number] for number in sorted(batches)])
+        assert np.array_equal(together, pixels[VALIDATION][:total])
+        assert np.array_equal(images.images(2, 5), pixels[VALIDATION][2:5])
+    assert len(images.images(8, 50)) == 1
+
+
+def test_attributes_are_read_in_row_order(tmp_path: Path) -> None:
+    folder = Folder.at(tmp_path)
+    values = [1, -1, 0, 1, 1]
+    table = pa.table(
+        {
+            "image": pa.array([bytes(12)] * 5, pa.binary(12)),
+            "id": [str(k) for k in range(5)],
+            "Smiling": pa.array(values, pa.int8()),
+        }
+    )
+    files = tuple(write_shard(folder, f"train-{k}.parquet", table, 12) for k in range(2))
+    manifest = Manifest(2, 2, ("Smiling",), {TRAIN: files}, {}, 0, ())
+    reader = ShardReader(folder, manifest, TRAIN)
+    assert reader.attribute("Smiling").tolist() == values * 2
+    with pytest.raises(UserError, match="--attribute Hat: the dataset .* it has Smiling"):
+        reader.attribute("Hat")
 
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     manifest, _ = write_dataset(tmp_path, FILES)
     os.remove(tmp_path / "train-00001.parquet")
     with pytest.raises(ShardError, match=r"train-00001\.parquet: is missing"):
-        load_images(Folder.at(tmp_path), manifest, TRAIN, COUNT)
+        ShardReader(Folder.at(tmp_path), manifest, TRAIN).images(np.arange(COUNT))
 
 
 def test_a_shard_with_other_rows_than_the_manifest_says_is_an_error(tmp_path: Path) -> None:
@@ -212,4 +242,4 @@ def test_a_shard_with_other_rows_than_the_manifest_says_is_an_error(tmp_path: Pa
     write_dataset(tmp_path / "b", (12, 7, 11, 6))
     os.replace(tmp_path / "b/train-00000.parquet", tmp_path / "a/train-00000.parquet")
     with pytest.raises(ShardError, match=r"train-00000\.parquet: row group 2 has 2 rows, not 3"):
-        load_images(Folder.at(tmp_path / "a"), manifest, TRAIN, COUNT)
+        ShardReader(Folder.at(tmp_path / "a"), manifest, TRAIN).images(np.arange(COUNT))

@@ -1,13 +1,16 @@
-"""jobs/prepare.py on a small set in CelebA's own layout."""
+"""jobs/prepare.py on small sets in the layouts in which CelebA and the anime faces come."""
 
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
-from helpers import run_script
+from helpers import random_images, run_script
+from PIL import Image
 
 from raygen.data.drawn_faces import write_celeba_layout
 from raygen.data.shards import Manifest
+from raygen.data.stream import ShardReader
 from raygen.storage import Folder
 
 
@@ -30,10 +33,43 @@ def test_celeba_becomes_a_dataset(
     assert "already prepared" in capsys.readouterr().out
     assert run_script("prepare", *arguments, "--size", "16", "--out", out) == 2
     assert "already holds another dataset" in capsys.readouterr().err
-    assert run_script("prepare", *arguments, "--size", "218x178", "--out", out, "--restart") == 0
+    assert run_script("prepare", *arguments, "--size", "109x89", "--out", out, "--restart") == 0
     manifest = Manifest.load(Folder.at(out))
-    assert (manifest.size, manifest.crop) == ("218x178", 0)
-    assert "no preset trains on 218x178 images" in capsys.readouterr().out
+    assert (manifest.size, manifest.crop) == ("109x89", 0)
+    assert "no preset trains on 109x89 images" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_anime_faces_become_a_dataset(
+    ray_session: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = tmp_path / "anime" / "data"
+    pictures.mkdir(parents=True)
+    drawn = {f"{number}.png": pixels.numpy() for number, pixels in enumerate(random_images(40, 64))}
+    for name, pixels in drawn.items():
+        Image.fromarray(pixels).save(pictures / name)
+    out = tmp_path / "out"
+    arguments = ("anime", "--images", tmp_path / "anime", "--num-workers", "1", "--out", out)
+    assert run_script("prepare", *arguments) == 0
+    output = capsys.readouterr().out
+    assert "38 train and 2 validation images of 64x64 in 6 files" in output
+    assert f" jobs/train.py dcgan-anime --data {out}" in output
+    folder = Folder.at(out)
+    manifest = Manifest.load(folder)
+    assert (manifest.size, manifest.crop, manifest.attributes) == ("64x64", 0, ())
+    assert (manifest.rejected, manifest.source["kind"]) == ((), "anime")
+    seen = []
+    for split in ("train", "validation"):
+        ids = ShardReader(folder, manifest, split).ids()
+        expected = np.stack([drawn[name] for name in ids])
+        assert np.array_equal(
+            ShardReader(folder, manifest, split).images(np.arange(manifest.rows(split))), expected
+        )
+        seen += ids
+    assert sorted(seen) == sorted(drawn)
+
+    assert run_script("prepare", *arguments) == 0
+    assert "already prepared" in capsys.readouterr().out
 
 
 def test_mistakes_are_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,10 +78,12 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFix
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"sizes": 3}))
     for arguments, message in (
-        ((), "the first word must be one of celeba, drawn"),
+        ((), "the first word must be one of celeba, anime, drawn"),
         (("mnist",), "mnist: unknown"),
         (("celeba",), "--out: is required"),
         (("celeba", "--out", tmp_path), "--images: is required"),
+        (("anime", "--out", tmp_path), "--images: is required"),
+        (("anime", "--out", tmp_path, "--images", tmp_path / "nowhere"), "no such file or folder"),
         ((*good, "--size", "32y32"), "--size 32y32: must be pixels"),
         ((*good, "--size", "0"), "--size 0: must be pixels"),
         ((*good, "--crop", "-3"), "--crop -3: must be 0 or more"),
