@@ -14,26 +14,24 @@ from typing import Any
 from raygen import cluster
 from raygen.cli import Interrupted, command_line, parse_train, run_job
 from raygen.config import DRAWN, PRESETS
-from raygen.data.drawn_faces import VERSION
 from raygen.data.shards import Manifest, prepare
-from raygen.data.sources import TRAIN, DrawnFaces
+from raygen.data.sources import TRAIN, DrawnFaces, drawn_folder
 from raygen.progress import ProgressLine, describe, duration
 from raygen.storage import Folder
-from raygen.training.ray_worker import Report, Session, fit, plan_workers, summary
+from raygen.training.ray_worker import Report, fit, plan_workers, summary
 from raygen.training.run import SUMMARY, RunFolder
+from raygen.training.session import Session
 
 
 def main(argv: Sequence[str]) -> None:
     began_at = time.time()
     command = parse_train(argv, "Train a model. The same command again resumes the run.")
     config, job = command.run, command.job
-    image = PRESETS[config.preset].image
+    image = PRESETS[config.preset].image.of_faces
     run = RunFolder.at(job.storage, job.run_name)
     manifest = None
     if config.data == DRAWN:
-        # Beside the runs, where every worker of a cluster can read it.
-        name = f"drawn-v{VERSION}-{image.size}-{config.drawn_count}"
-        data = Folder.at(job.storage).join("datasets", name)
+        data = drawn_folder(Folder.at(job.storage), image, config.drawn_count)
     else:
         data = Folder.at(config.data)
         manifest = Manifest.load(data)
@@ -90,16 +88,20 @@ def main(argv: Sequence[str]) -> None:
 
 
 SHOWN = {
+    "loss/total": "loss",
+    "loss/mse": "MSE",
+    "loss/kl": "KL",
     "loss/discriminator": "D loss",
     "loss/generator": "G loss",
     "accuracy/discriminator": "D accuracy",
+    "quality/swd": "SWD",
 }
 """Which metrics the terminal shows, and how it calls them."""
 
 
 def losses(metrics: dict[str, float]) -> str:
     """` - D loss 0.43 - G loss 2.50`, as far as they are known."""
-    known = [f" - {name} {metrics[tag]:.2f}" for tag, name in SHOWN.items() if tag in metrics]
+    known = [f" - {name} {metrics[tag]:.3g}" for tag, name in SHOWN.items() if tag in metrics]
     return "".join(known)
 
 
@@ -151,8 +153,13 @@ class Watcher:
         self._signals = signals
         self._began_at = time.monotonic()
         self._groups = 0
+        self._notices = 0
 
     def __call__(self, report: Report) -> None:
+        for notice in report.notices[self._notices :]:
+            self._line.close()
+            print(notice)
+        self._notices = len(report.notices)
         if report.groups > self._groups:
             if self._groups:
                 self._line.close()
@@ -166,7 +173,8 @@ class Watcher:
         self._signals.save()
         text = describe(progress.images_seen, progress.total_images, progress.images_per_second)
         stopping = "stopping: " if self._signals.stop.is_set() else ""
-        self._line.show(stopping + text + losses(progress.metrics))
+        doing = f"{progress.doing} - " if progress.doing else ""
+        self._line.show(stopping + doing + text + losses(progress.metrics))
 
 
 if __name__ == "__main__":

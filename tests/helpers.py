@@ -7,21 +7,34 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
 
 import numpy as np
 import pyarrow as pa
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
+from torch.nn.parallel import DistributedDataParallel
 
 from raygen.cli import run_job
 from raygen.config import PRESETS, RunConfig
 from raygen.data import shards
+from raygen.data.prefetch import scale_images
 from raygen.data.shards import Manifest, write_shard
 from raygen.data.sources import TRAIN, VALIDATION
+from raygen.models import build_model
+from raygen.models.base import Model, Step
 from raygen.storage import Folder
+
+# Tests' networks are so small that more threads only wait for each other: for minutes, where the
+# machine is busy.
+torch.set_num_threads(1)
+
+CPU = torch.device("cpu")
+Family = TypeVar("Family", bound=Model)
 
 
 def write_dataset(
@@ -119,3 +132,164 @@ def run_script(name: str, *arguments: str | Path) -> int:
     """Run a job in this process as its script would, and return its exit code."""
     with mock.patch.object(sys, "argv", [f"jobs/{name}.py", *map(str, arguments)]):
         return run_job(load_job(name).main)
+
+
+def small_config(preset: str, **options: Any) -> RunConfig:
+    """A run of any preset, a sixteenth as wide and without moving averages."""
+    values = {"width": 0.0625, "batch_size": 8, "precision": "fp32", "ema_images": 0} | options
+    return PRESETS[preset].run.updated(values, "test")
+
+
+def build_any(config: RunConfig) -> Model:
+    """The model of a run, on the CPU."""
+    model = build_model(config)
+    model.to(CPU)
+    return model
+
+
+def build(family: type[Family], config: RunConfig) -> Family:
+    """The model of a run of a known family, on the CPU."""
+    model = build_any(config)
+    assert isinstance(model, family)
+    return model
+
+
+def scaled_images(count: int, height: int, width: int, seed: int = 0) -> Tensor:
+    """Random images, (count, 3, height, width) in [-1, 1]."""
+    square = random_images(count, max(height, width), seed)
+    return scale_images(square[:, :height, :width].contiguous(), CPU)
+
+
+def step_of(number: int, images: int = 8, total: int = 1_000) -> Step:
+    """A step of a run on one worker, which takes so many images."""
+    return Step(number, total, images, number * images)
+
+
+def sizes(network: nn.Module) -> tuple[int, int]:
+    """Trainable parameters, and batch-norm statistics."""
+    statistics = [b.numel() for b in network.buffers() if b.is_floating_point()]
+    return sum(p.numel() for p in network.parameters()), sum(statistics)
+
+
+def output_shapes(network: nn.Module, kind: type[nn.Module], inputs: Tensor) -> list[list[int]]:
+    """What each layer of a kind makes of inputs, in order: its shape without the batch."""
+    shapes: list[list[int]] = []
+    for layer in network.modules():
+        if isinstance(layer, kind):
+            layer.register_forward_hook(lambda _, __, out: shapes.append(list(out.shape[1:])))
+    with torch.no_grad():
+        network(inputs)
+    return shapes
+
+
+class Moves:
+    """Tells which networks of a model have other weights than when it was last asked."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._before = self._weights()
+
+    def _weights(self) -> dict[str, list[Tensor]]:
+        networks = self._model.networks
+        return {n: [p.detach().clone() for p in networks[n].parameters()] for n in networks}
+
+    def take(self) -> set[str]:
+        before, self._before = self._before, self._weights()
+        return {
+            name
+            for name, weights in self._before.items()
+            if any(not torch.equal(a, b) for a, b in zip(before[name], weights, strict=True))
+        }
+
+
+class Seen:
+    """What a network is called with and what it answers, call by call."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.inputs: list[Tensor] = []
+        self.outputs: list[Any] = []
+        network.register_forward_hook(self._note)
+
+    def _note(self, _: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+        self.inputs.append(inputs[0].detach().clone())
+        self.outputs.append(output.detach().clone() if isinstance(output, Tensor) else output)
+
+
+def cross_entropy(logits: Tensor, target: float) -> float:
+    """Of probabilities that logits (N,) stand for, against one target, in double precision."""
+    real, fake = logits.double().sigmoid(), (-logits.double()).sigmoid()
+    return float(-(target * real.log() + (1 - target) * fake.log()).mean())
+
+
+def fixed_statistics(model: Model, variance: tuple[float, float]) -> None:
+    """Take batch statistics out: batch norm uses its running ones and leaves them alone.
+
+    Args: variance: the range that the running variances are drawn from; the features' own, so
+        that they stay of their size.
+    """
+    random = torch.Generator().manual_seed(0)
+    for network in model.networks.values():
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+                module.eval()
+                # Not the initial (0, 1), with which batch norm would do almost nothing.
+                assert module.running_mean is not None
+                assert module.running_var is not None
+                spread = 0.5 * variance[0] ** 0.5
+                module.running_mean.uniform_(-spread, spread, generator=random)
+                module.running_var.uniform_(*variance, generator=random)
+
+
+def train_share(
+    rank: int,
+    folder: str,
+    world_size: int,
+    config: RunConfig,
+    steps: int,
+    variance: tuple[float, float],
+) -> None:
+    """Train a model on this worker's share of random images, and save what came of it."""
+    model = build_any(config)
+    fixed_statistics(model, variance)
+    if world_size > 1:
+        model.distribute(sync_bn=False)
+        wrapped = model.parallel.values()
+        assert all(isinstance(network, DistributedDataParallel) for network in wrapped)
+    image, count = PRESETS[config.preset].image, config.step_images
+    share = slice(rank * count // world_size, (rank + 1) * count // world_size)
+    results: dict[str, Tensor] = {}
+    for k in range(steps):
+        real = scaled_images(count, image.height, image.width, seed=k)[share]
+        metrics = model.update(real, Step(k, steps, count, k * count, rank, world_size))
+        results |= {f"step{k}/{name}": value.double() for name, value in metrics.items()}
+    for name, network in model.networks.items():
+        results |= {f"{name}/{key}": value for key, value in network.state_dict().items()}
+    save_file({k: v.contiguous() for k, v in results.items()}, f"{folder}/{world_size}-{rank}")
+
+
+def check_two_workers_equal_one(
+    folder: Path, config: RunConfig, steps: int, variance: tuple[float, float]
+) -> set[str]:
+    """Two workers with half the batch each learn and report what one does with all of it.
+
+    Returns: the names of the metrics that were compared.
+    """
+    train_share(0, str(folder), 1, config, steps, variance)
+    run_processes(2, train_share, str(folder), 2, config, steps, variance)
+    alone = load_file(folder / "1-0")
+    first, second = load_file(folder / "2-0"), load_file(folder / "2-1")
+    assert alone.keys() == first.keys() == second.keys()
+    initial = build_model(config).networks
+    compared = set()
+    for name, value in alone.items():
+        network, _, key = name.partition("/")
+        if network not in initial:
+            together = (first[name] + second[name]) / 2
+            torch.testing.assert_close(together, value, rtol=1e-4, atol=1e-5, msg=name)
+            compared.add(key)
+        elif value.is_floating_point():
+            assert torch.equal(first[name], second[name]), name
+            moved = (value - initial[network].state_dict()[key]).norm()
+            difference = (first[name] - value).norm()
+            assert difference <= 1e-3 * moved + 1e-7, (name, difference, moved)
+    return compared

@@ -38,6 +38,7 @@ def test_imports_go_downwards_only() -> None:
         "raygen/data": ("raygen.models", "raygen.training", "raygen.evaluation"),
         "raygen/models": ("raygen.training", "raygen.evaluation", "raygen.data"),
         "raygen/evaluation": ("raygen.training",),
+        "raygen/training": ("raygen.trained", "raygen.export"),
         "raygen": ("jobs",),
     }
     for folder, forbidden in above.items():
@@ -49,7 +50,10 @@ def test_imports_go_downwards_only() -> None:
 def test_models_and_the_loop_work_where_ray_is_not_installed() -> None:
     code = (
         "import sys; sys.modules['ray'] = None\n"
-        "import raygen.training.loop, raygen.models, raygen.data.stream, raygen.evaluation.pictures"
+        "import raygen.training.session, raygen.models, raygen.trained, raygen.export\n"
+        "from raygen.config import PRESETS\n"
+        "for preset in PRESETS.values():\n"
+        "    raygen.models.build_model(preset.run.updated({'width': 0.02}, ''))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 

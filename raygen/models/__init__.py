@@ -1,13 +1,16 @@
 """The model families, each in one file: networks, losses, update step and pictures."""
 
-from raygen.config import DCGANConfig, ModelConfig, RunConfig
-from raygen.models.base import Model
-from raygen.models.dcgan import DCGAN
+import importlib
+from collections.abc import Callable
 
-FAMILIES: dict[type[ModelConfig], type[Model]] = {DCGANConfig: DCGAN}
-"""Which family a class of options belongs to."""
+from raygen.config import PRESETS, RunConfig
+from raygen.models.base import Model
 
 
 def build_model(config: RunConfig) -> Model:
     """The model of a run, with freshly initialised weights that depend on the seed alone."""
-    return FAMILIES[type(config.model)](config)
+    module, _, name = PRESETS[config.preset].family.partition(":")
+    family: Callable[[RunConfig], Model] = getattr(
+        importlib.import_module(f"raygen.models.{module}"), name
+    )
+    return family(config)

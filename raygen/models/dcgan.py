@@ -1,30 +1,40 @@
-"""DCGAN: networks, losses, update step and pictures.
+"""DCGAN: networks, update step and pictures.
+
+Two pairs of networks, each for images of its size: 32 x 32 after the paper, and 64 x 64 with
+upsampling in the generator and dropout in the discriminator.
 
 Source: Radford et al. 2015, "Unsupervised Representation Learning with Deep Convolutional
-Generative Adversarial Networks", arXiv 1511.06434; one-sided label smoothing from Salimans et al.
-2016, arXiv 1606.03498.
+Generative Adversarial Networks", arXiv 1511.06434.
 """
 
+from functools import partial
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raygen.config import DCGANConfig, RunConfig
-from raygen.models.base import Metrics, Model, Step
+from raygen.config import PRESETS, RunConfig
+from raygen.model_options import DCGANConfig
+from raygen.models import adversarial
+from raygen.models.adversarial import SLOPE, Normalisation
+from raygen.models.base import PRIOR_NOISE, TRAINING_NOISE, VALIDATION, Metrics, Model, Step
 from raygen.models.layers import (
-    MovingAverage,
+    UpsampleConv2d,
+    evaluating,
     frozen,
     initialise_normal,
-    latent_codes,
+    initialise_uniform,
     scaled,
 )
+from raygen.models.pictures import Picture, interpolations, samples
+from raygen.schedule import Schedule
 
-SLOPE = 0.2
-"""Of the leaky ReLUs."""
 WEIGHT_STD = 0.02
+DROPOUT = 0.3
+BatchNorm64 = partial(nn.BatchNorm2d, momentum=0.2)
+"""The 64 x 64 networks follow their batches faster: 0.2 here is 0.8 in Keras's terms."""
 
 
-class Generator(nn.Module):
+class Generator32(nn.Module):
     """Latent codes (N, latent_size) -> images (N, 3, 32, 32) in [-1, 1]."""
 
     def __init__(self, latent_size: int = 100, width: float = 1.0) -> None:
@@ -50,20 +60,20 @@ class Generator(nn.Module):
         return images
 
 
-class Discriminator(nn.Module):
+class Discriminator32(nn.Module):
     """Images (N, 3, 32, 32) in [-1, 1] -> logits (N,), positive for real."""
 
-    def __init__(self, width: float = 1.0) -> None:
+    def __init__(self, width: float = 1.0, norm: Normalisation = nn.BatchNorm2d) -> None:
         super().__init__()
         c64, c128, c256 = (scaled(channels, width) for channels in (64, 128, 256))
         self.layers = nn.Sequential(
             nn.Conv2d(3, c64, 5, stride=2, padding=2),  # 16 x 16
             nn.LeakyReLU(SLOPE),
             nn.Conv2d(c64, c128, 5, stride=2, padding=2),  # 8 x 8
-            nn.BatchNorm2d(c128),
+            norm(c128),
             nn.LeakyReLU(SLOPE),
             nn.Conv2d(c128, c256, 5, stride=2, padding=2),  # 4 x 4
-            nn.BatchNorm2d(c256),
+            norm(c256),
             nn.LeakyReLU(SLOPE),
             nn.Flatten(),
             nn.Linear(c256 * 4 * 4, 1),
@@ -74,96 +84,141 @@ class Discriminator(nn.Module):
         return logits.squeeze(1)
 
 
-def binary_loss(logits: Tensor, target: float) -> Tensor:
-    """Mean binary cross-entropy of logits (N,) against one probability in [0, 1], in nats."""
-    return F.binary_cross_entropy_with_logits(
-        logits.float(), torch.full_like(logits, target, dtype=torch.float32)
-    )
+class Generator64(nn.Module):
+    """Latent codes (N, latent_size) -> images (N, 3, 64, 64) in [-1, 1]."""
+
+    def __init__(self, latent_size: int = 128, width: float = 1.0) -> None:
+        super().__init__()
+        c256, c128, c32 = (scaled(channels, width) for channels in (256, 128, 32))
+        self.project = nn.Sequential(nn.Linear(latent_size, c128 * 16 * 16), nn.ReLU())
+        self.upsample = nn.Sequential(
+            UpsampleConv2d(c128, c256),  # 32 x 32
+            BatchNorm64(c256),
+            nn.ReLU(),
+            UpsampleConv2d(c256, c128),  # 64 x 64
+            BatchNorm64(c128),
+            nn.ReLU(),
+            nn.Conv2d(c128, c32, 3, padding=1),
+            BatchNorm64(c32),
+            nn.ReLU(),
+            nn.Conv2d(c32, 3, 3, padding=1),
+            nn.Tanh(),
+        )
+
+    def forward(self, codes: Tensor) -> Tensor:
+        features = self.project(codes).unflatten(1, (-1, 16, 16))
+        images: Tensor = self.upsample(features.contiguous(memory_format=torch.channels_last))
+        return images
+
+
+class Discriminator64(nn.Module):
+    """Images (N, 3, 64, 64) in [-1, 1] -> logits (N,), positive for real."""
+
+    def __init__(self, width: float = 1.0, norm: Normalisation = BatchNorm64) -> None:
+        super().__init__()
+        c32, *filters = (scaled(channels, width) for channels in (32, 64, 128, 256, 64))
+        layers: list[nn.Module] = [
+            nn.Conv2d(3, c32, 3, stride=2, padding=1),  # 32 x 32
+            nn.LeakyReLU(SLOPE),
+            nn.Dropout(DROPOUT),
+        ]
+        channels = c32
+        for count, stride in zip(filters, (2, 2, 1, 1), strict=True):  # 16 x 16, then 8 x 8
+            layers += [
+                nn.Conv2d(channels, count, 3, stride=stride, padding=1),
+                norm(count),
+                nn.LeakyReLU(SLOPE),
+                nn.Dropout(DROPOUT),
+            ]
+            channels = count
+        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * 8 * 8, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.layers(images)
+        return logits.squeeze(1)
 
 
 class DCGAN(Model):
-    """One discriminator step and one generator step per update, on the same noise."""
+    """A discriminator step, then a generator step, as far as the schedule has them.
 
-    trained = ("generator", "discriminator")
+    Both use the same noise; with `half_batches`, the discriminator takes half a batch of each kind
+    and the generator a whole batch of noise of its own.
+    """
 
     def __init__(self, config: RunConfig) -> None:
         options = config.model
         assert isinstance(options, DCGANConfig)
-        self.config, self.options = config, options
-        self.generator = Generator(options.latent_size, config.width)
-        self.discriminator = Discriminator(config.width)
+        self.options, self.schedule = options, Schedule.parse(options.schedule)
+        small = PRESETS[config.preset].image.height == 32
+        norm = adversarial.normalisation(options, nn.BatchNorm2d if small else BatchNorm64)
+        make_generator = Generator32 if small else Generator64
+        make_discriminator = Discriminator32 if small else Discriminator64
+        generator: nn.Module = make_generator(options.latent_size, config.width)
+        discriminator: nn.Module = make_discriminator(config.width, norm)
         weights = torch.Generator().manual_seed(config.seed)
-        for network in (self.generator, self.discriminator):
-            initialise_normal(network, WEIGHT_STD, weights)
-        self.networks = {"generator": self.generator, "discriminator": self.discriminator}
-        self.average: MovingAverage | None = None
-        if options.ema_images:
-            ema = Generator(options.latent_size, config.width)
-            self.average = MovingAverage(self.generator, ema, options.ema_images)
-            self.networks["generator_ema"] = ema
-        self.parallel = {"generator": self.generator, "discriminator": self.discriminator}
+        for network in (generator, discriminator):
+            if small:
+                initialise_normal(network, WEIGHT_STD, weights)
+            else:
+                initialise_uniform(network, weights)
+        if options.spectral_norm:
+            adversarial.normalise_spectrum(discriminator, weights)
+        networks = {"generator": generator, "discriminator": discriminator}
+        super().__init__(config, networks, averaged=("generator",))
         betas = (options.beta1, 0.999)
         self.optimizers = {
-            "generator": torch.optim.Adam(self.generator.parameters(), options.lr_g, betas),
-            "discriminator": torch.optim.Adam(self.discriminator.parameters(), options.lr_d, betas),
+            "generator": torch.optim.Adam(generator.parameters(), options.lr_g, betas),
+            "discriminator": torch.optim.Adam(discriminator.parameters(), options.lr_d, betas),
         }
+        self.losses = {"loss/discriminator": "discriminator", "loss/generator": "generator"}
 
     def update(self, real: Tensor, step: Step) -> Metrics:
-        codes = latent_codes(
-            step.batch_size,
-            self.options.latent_size,
-            (_TRAINING_NOISE, self.config.seed, step.number),
-            step.rank,
-            step.world_size,
-        ).to(self.device, non_blocking=True)
-        # Both steps use the same images: the generator is not changed in between.
-        with self.autocast():
-            fake = self.parallel["generator"](codes)
+        turn = self.schedule.turn(step.number, step.total)
+        # Where both use the same noise, both use the same images: the generator is not changed
+        # in between.
+        shared = turn.generator and not self.options.half_batches
+        metrics: Metrics = {}
+        fake = torch.empty(0)
+        if turn.discriminator:
+            with torch.set_grad_enabled(shared):
+                fake = self._generate(self.noise(step, step.images, TRAINING_NOISE))
+            metrics |= adversarial.step_discriminator(
+                self, self.options, {"real": real}, {"fake": fake.detach()}, step
+            )
+        if turn.generator:
+            if not (turn.discriminator and shared):
+                purpose = TRAINING_NOISE if shared else PRIOR_NOISE
+                fake = self._generate(self.noise(step, self.config.batch_size, purpose))
+            metrics |= self._step_generator(fake)
+        self.update_averages(step)
+        return metrics
 
-        discriminator = self.parallel["discriminator"]
+    def _generate(self, codes: Tensor) -> Tensor:
         with self.autocast():
-            real_logits, fake_logits = discriminator(real), discriminator(fake.detach())
-        loss_real = binary_loss(real_logits, 1 - self.options.label_smoothing)
-        loss_fake = binary_loss(fake_logits, 0.0)
-        loss_discriminator = (loss_real + loss_fake) / 2
-        self._minimise("discriminator", loss_discriminator)
+            images: Tensor = self.parallel["generator"](codes)
+        return images
 
+    def _step_generator(self, fake: Tensor) -> Metrics:
         # The plain network: DDP would wait for gradients that the frozen weights do not get.
-        with frozen(self.discriminator):
+        discriminator = self.networks["discriminator"]
+        with frozen(discriminator):
             with self.autocast():
-                judged = self.discriminator(fake)
-            loss_generator = binary_loss(judged, 1.0)
-            self._minimise("generator", loss_generator)
+                logits = discriminator(fake)
+            loss = adversarial.generator_term(self.options, logits)
+            self.minimise("generator", loss)
+        return {"loss/generator": loss.detach()}
 
-        if self.average:
-            self.average.update(step.batch_size, step.images_seen + step.batch_size)
-        right = (real_logits.detach() > 0).float().mean() + (
-            fake_logits.detach() < 0
-        ).float().mean()
-        return {
-            "loss/discriminator": loss_discriminator.detach(),
-            "loss/discriminator_real": loss_real.detach(),
-            "loss/discriminator_fake": loss_fake.detach(),
-            "loss/generator": loss_generator.detach(),
-            "accuracy/discriminator": right / 2,
-        }
+    def validate(self, real: Tensor, batch: int) -> Metrics:
+        generator, discriminator = self.networks["generator"], self.networks["discriminator"]
+        with evaluating([generator, discriminator]), self.autocast():
+            fake = generator(self.fixed_noise(len(real), VALIDATION, batch))
+            return adversarial.validation_losses(
+                self.options, {"real": discriminator(real)}, {"fake": discriminator(fake)}
+            )
 
-    def _minimise(self, name: str, loss: Tensor) -> None:
-        optimizer = self.optimizers[name]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+    def decode(self, codes: Tensor) -> Tensor:
+        images: Tensor = self.evaluate("generator", codes)
+        return images
 
-    def pictures(self, count: int) -> dict[str, Tensor]:
-        codes = latent_codes(count, self.options.latent_size, (_SAMPLES, self.config.seed))
-        network = self.networks["generator_ema" if self.average else "generator"]
-        training = network.training
-        network.eval()
-        with torch.no_grad():
-            samples = network(codes.to(self.device))
-        network.train(training)
-        return {"samples": samples.float().cpu()}
-
-
-# What codes are drawn for, so that the seeds of different uses never meet.
-_TRAINING_NOISE, _SAMPLES = 1, 2
+    def pictures(self, count: int, real: Tensor) -> dict[str, Picture]:
+        return {"samples": samples(self, count), "interpolation": interpolations(self)}

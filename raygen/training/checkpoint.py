@@ -27,6 +27,7 @@ from raygen.storage import Folder
 FORMAT_VERSION = 1
 STATE = "state.json"
 OPTIMIZERS = "optimizers.safetensors"
+_ADVICE = "delete this checkpoint to go on from the one before"
 
 
 @dataclass(frozen=True)
@@ -37,21 +38,30 @@ class Position:
         global_step: training steps taken.
         images_seen: by all workers.
         seconds: spent training, over all sessions of the run.
+        restores: how often it went back to a checkpoint because a loss was not finite; each time
+            halved the learning rates.
     """
 
     global_step: int = 0
     images_seen: int = 0
     seconds: float = 0.0
+    restores: int = 0
 
 
 def save(
-    folder: Folder, model: Model, position: Position, about: dict[str, Any], keep: int
+    folder: Folder,
+    model: Model,
+    position: Position,
+    about: dict[str, Any],
+    keep: int,
+    score: float | None = None,
 ) -> Folder:
-    """Write a checkpoint, then delete all but the newest `keep`.
+    """Write a checkpoint, then delete all but the newest `keep` and the best one.
 
     Args:
         folder: the run's checkpoints.
         about: what to note of the run: its options and its dataset.
+        score: how good the model is, lower being better, if that was measured.
     Returns: the checkpoint's folder.
     """
     target = at_step(folder, position.global_step)
@@ -68,9 +78,12 @@ def save(
         target.write_bytes(name, data)
         digests[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     state = {"format_version": FORMAT_VERSION, "position": asdict(position), "about": about}
-    target.write_json(STATE, state | {"optimizers": numbers, "files": digests})
+    state |= {"score": score, "optimizers": numbers, "files": digests}
+    target.write_json(STATE, state)
+    best = best_step(folder)
     for old in complete(folder)[:-keep]:
-        folder.join(old).delete()
+        if _step_of(old) != best:
+            folder.join(old).delete()
     return target
 
 
@@ -82,7 +95,27 @@ def at_step(folder: Folder, step: int) -> Folder:
 def latest_step(folder: Folder) -> int | None:
     """The step of the newest complete checkpoint."""
     names = complete(folder)
-    return int(names[-1].removeprefix("step-")) if names else None
+    return _step_of(names[-1]) if names else None
+
+
+def best_step(folder: Folder) -> int | None:
+    """The step of the complete checkpoint with the lowest score, if any has one."""
+    scores = _scores(folder)
+    return min(scores, key=lambda step: scores[step]) if scores else None
+
+
+def best_score(folder: Folder) -> float | None:
+    """The lowest score of a complete checkpoint, if any has one."""
+    return min(_scores(folder).values(), default=None)
+
+
+def _scores(folder: Folder) -> dict[int, float]:
+    states = {_step_of(name): read_state(folder.join(name)) for name in complete(folder)}
+    return {step: s["score"] for step, s in states.items() if s.get("score") is not None}
+
+
+def _step_of(name: str) -> int:
+    return int(name.removeprefix("step-"))
 
 
 def complete(folder: Folder) -> list[str]:
@@ -100,12 +133,27 @@ def read_state(checkpoint: Folder) -> dict[str, Any]:
         state: dict[str, Any] = checkpoint.read_json(STATE)
     except FileNotFoundError:
         raise CheckpointError(f"{checkpoint.uri}: holds no {STATE}; it is no checkpoint") from None
-    if state.get("format_version") != FORMAT_VERSION:
+    version = state.get("format_version") if isinstance(state, dict) else None
+    if version != FORMAT_VERSION:
         raise CheckpointError(
-            f"{checkpoint.uri}: checkpoint format {state.get('format_version')}, but this raygen "
-            f"reads format {FORMAT_VERSION}; use the raygen that wrote it, or --restart"
+            f"{checkpoint.uri}: checkpoint format {version}, but this raygen reads format "
+            f"{FORMAT_VERSION}; use the raygen that wrote it, or train again"
+        )
+    if not {"position", "about", "optimizers", "files"} <= state.keys():
+        raise CheckpointError(
+            f"{checkpoint.join(STATE).uri}: damaged (parts are missing); {_ADVICE}"
         )
     return state
+
+
+def read_position(checkpoint: Folder) -> Position:
+    """Raises: CheckpointError."""
+    try:
+        return Position(**read_state(checkpoint)["position"])
+    except TypeError as error:
+        raise CheckpointError(
+            f"{checkpoint.join(STATE).uri}: damaged ({error}); {_ADVICE}"
+        ) from error
 
 
 def load(checkpoint: Folder, model: Model) -> Position:
@@ -113,7 +161,26 @@ def load(checkpoint: Folder, model: Model) -> Position:
 
     Raises: CheckpointError if a file is missing, damaged, or made by another model.
     """
+    state = load_networks(checkpoint, model)
+    _unpack_optimizers(model.optimizers, _read(checkpoint, OPTIMIZERS, state), state["optimizers"])
+    return read_position(checkpoint)
+
+
+def load_networks(checkpoint: Folder, model: Model) -> dict[str, Any]:
+    """Put a checkpoint's weights alone into a model of the same options.
+
+    Returns: the checkpoint's `state.json`.
+    Raises: CheckpointError if a file is missing, damaged, or made by another model.
+    """
     state = read_state(checkpoint)
+    made_by = state["about"].get("config", {})
+    for name in ("preset", "width"):
+        mine = getattr(model.config, name)
+        if made_by.get(name, mine) != mine:
+            raise CheckpointError(
+                f"{checkpoint.uri}: was made with {name} {made_by[name]}, but this run has {name} "
+                f"{mine}; it belongs to another run"
+            )
     for name, network in model.networks.items():
         tensors = _read(checkpoint, f"{name}.safetensors", state)
         try:
@@ -123,23 +190,21 @@ def load(checkpoint: Folder, model: Model) -> Position:
                 f"{checkpoint.uri}: {name} does not fit this model "
                 f"({str(error).splitlines()[-1].strip()}); use the options it was trained with"
             ) from error
-    _unpack_optimizers(model.optimizers, _read(checkpoint, OPTIMIZERS, state), state["optimizers"])
-    return Position(**state["position"])
+    return state
 
 
 def _read(checkpoint: Folder, name: str, state: dict[str, Any]) -> dict[str, torch.Tensor]:
     where = checkpoint.join(name).uri
-    advice = "delete this checkpoint to go on from the one before"
     try:
         data = checkpoint.read_bytes(name)
         if hashlib.sha256(data).hexdigest() != state["files"][name]["sha256"]:
-            raise CheckpointError(f"{where}: damaged (its SHA-256 has changed); {advice}")
+            raise CheckpointError(f"{where}: damaged (its SHA-256 has changed); {_ADVICE}")
         tensors: dict[str, torch.Tensor] = load_tensors(data)
         return tensors
     except FileNotFoundError:
-        raise CheckpointError(f"{where}: is missing; {advice}") from None
+        raise CheckpointError(f"{where}: is missing; {_ADVICE}") from None
     except (KeyError, SafetensorError) as error:
-        raise CheckpointError(f"{where}: damaged ({error}); {advice}") from error
+        raise CheckpointError(f"{where}: damaged ({error}); {_ADVICE}") from error
 
 
 def _contiguous(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -1,46 +1,61 @@
-"""The training loop: next batch -> update step -> log -> pictures -> checkpoint.
+"""The training loop: next batch -> update step -> log -> validate -> pictures -> checkpoint.
 
 It knows neither Ray nor any model. Everything that happens every so often is counted in images,
 so that batch size and number of workers do not change what an option means.
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
 
 from raygen.config import RunConfig
 from raygen.data.prefetch import scale_images
 from raygen.evaluation.pictures import grid
-from raygen.models.base import Metrics, Model, Step
+from raygen.models.base import DROPOUT, Metrics, Model, Step
+from raygen.models.pictures import RECONSTRUCTIONS
 from raygen.training import checkpoint
 from raygen.training.checkpoint import Position
+from raygen.training.finite import LossWatch, check_weights
 from raygen.training.logging import RunLog
 from raygen.training.run import RunFolder
+from raygen.training.validation import Validation
 from raygen.training.workers import Workers
 
-SAMPLE_COUNT = 64
 CONTROL_SECONDS = 1.0
 """How often, about, the first worker reports progress and the workers ask whether to stop."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What the first worker tells whoever watches."""
+    """What the first worker tells whoever watches.
+
+    Attributes: doing: what it does between training steps, with how far that is; or nothing.
+    """
 
     images_seen: int
     total_images: int
     images_per_second: float
     metrics: dict[str, float]
+    doing: str = ""
 
 
-class Control(Protocol):
-    """Whoever watches the run."""
+class Control:
+    """Whoever watches the run. This one does not care."""
+
+    def started(self, step: int) -> None:
+        """The workers go on from this step."""
 
     def exchange(self, progress: Progress) -> bool:
         """Take note of the progress; say whether the run is to stop. Must not block."""
+        return False
+
+    def notice(self, text: str) -> None:
+        """Something happened that a user will want to know."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +81,7 @@ class Outcome:
 def train(
     model: Model,
     batches: Iterable[torch.Tensor],
+    validation: Validation,
     config: RunConfig,
     run: RunFolder,
     workers: Workers,
@@ -73,41 +89,60 @@ def train(
     total_steps: int,
     about: dict[str, Any],
     log: RunLog | None,
-    control: Control | None = None,
+    control: Control,
 ) -> Outcome:
     """Train from `start` to `total_steps`, or until `control` says to stop.
 
-    All workers call it alike; the first one alone has a `log` and a `control`.
+    All workers call it alike; the first one alone has a `log`, and its `control` alone is asked.
 
     Args:
         batches: this worker's images from step `start.global_step` on, (N, H, W, C) uint8.
         about: what to note of the run in its checkpoints.
+    Raises: NotFinite if a loss or a weight becomes infinite or NaN. What is saved is finite.
     """
     session_began = time.monotonic()
     step, images_seen = start.global_step, start.images_seen
-    total_images = images_seen + (total_steps - step) * config.batch_size
-    means = _Means()
+    total_images = images_seen + (total_steps - step) * config.step_images
+    means, watch = _Means(), LossWatch(model.losses, workers.device)
     logged: dict[str, float] = {}
+    measured: dict[str, float] = {}
     session, since_log, since_control = Stopwatch(), Stopwatch(), Stopwatch()
     first_step_at = 0.0
     next_control = step + 1
     stopping = False
+    best = checkpoint.best_score(run.checkpoints) if workers.is_first else None
 
-    def position() -> Position:
-        spent = start.seconds + time.monotonic() - session_began
-        return Position(step, images_seen, spent)
+    def progress(doing: str = "") -> Progress:
+        rate = session.images_per_second
+        return Progress(images_seen, total_images, rate, logged | measured, doing)
 
-    def save() -> None:
+    def save(score: float | None) -> None:
         workers.average_buffers(model.networks.values())
+        check_weights(model.networks, step)
         if workers.is_first:
-            checkpoint.save(run.checkpoints, model, position(), about, config.keep)
+            spent = start.seconds + time.monotonic() - session_began
+            position = replace(start, global_step=step, images_seen=images_seen, seconds=spent)
+            checkpoint.save(run.checkpoints, model, position, about, config.keep, score)
 
     def draw() -> None:
         workers.average_buffers(model.networks.values())
         if log:
-            for name, images in model.pictures(SAMPLE_COUNT).items():
-                log.picture(name, grid(images), images_seen)
+            real = validation.first(RECONSTRUCTIONS, workers.device)
+            for name, picture in model.pictures(config.sample_count, real).items():
+                log.picture(name, grid(picture.images, picture.columns), images_seen)
             log.flush()
+
+    def validate() -> dict[str, float]:
+        workers.average_buffers(model.networks.values())
+
+        def tell(done: int, total: int) -> None:
+            if workers.is_first:
+                control.exchange(progress(f"validating: {done:,}/{total:,} images"))
+
+        values = validation.measure(model, workers, tell)
+        if log:
+            log.scalars(values, images_seen)
+        return values
 
     if step == 0:
         draw()
@@ -117,14 +152,19 @@ def train(
         batch = next(feed)
         waited = time.monotonic() - asked
         real = scale_images(batch, workers.device)
-        place = Step(step, config.batch_size, images_seen, workers.rank, workers.world_size)
-        means.add(model.update(real, place))
+        place = Step(
+            step, total_steps, config.step_images, images_seen, workers.rank, workers.world_size
+        )
+        _seed_dropout(config.seed, place)
+        metrics = model.update(real, place)
         step += 1
-        before, images_seen = images_seen, images_seen + config.batch_size
+        watch.add(metrics, step)
+        means.add(metrics)
+        before, images_seen = images_seen, images_seen + config.step_images
         last = step == total_steps
         if first_step_at:
-            for watch in (session, since_log, since_control):
-                watch.add(config.batch_size, waited)
+            for stopwatch in (session, since_log, since_control):
+                stopwatch.add(config.step_images, waited)
         else:
             # The first step holds start-up costs; rates are counted from its end.
             _finish(workers.device)
@@ -132,7 +172,8 @@ def train(
             session, since_log, since_control = Stopwatch(), Stopwatch(), Stopwatch()
 
         if last or _passed(config.log_images, before, images_seen):
-            logged = means.take(workers)
+            watch.check(workers)
+            logged |= means.take(workers)
             if since_log.images:
                 logged["throughput/images_per_second"] = since_log.images_per_second
                 logged["throughput/data_wait_fraction"] = since_log.wait_fraction
@@ -140,11 +181,9 @@ def train(
             if log:
                 log.scalars(logged, images_seen)
         if step >= next_control:
-            wishes = False
-            if control:
-                rate = session.images_per_second
-                wishes = control.exchange(Progress(images_seen, total_images, rate, logged))
-            steps_per_second = since_control.images_per_second / config.batch_size
+            watch.check(workers)
+            wishes = workers.is_first and control.exchange(progress())
+            steps_per_second = since_control.images_per_second / config.step_images
             ahead = max(1, int(CONTROL_SECONDS * steps_per_second))
             # The workers must stop at the same step, so the first one decides, and says when the
             # next decision is due: its clock is not the others'.
@@ -152,18 +191,38 @@ def train(
             stopping = bool(stop)
             since_control = Stopwatch()
         if last or _passed(config.sample_images, before, images_seen):
+            watch.check(workers)
             draw()
-        if last or stopping or _passed(config.checkpoint_images, before, images_seen):
-            save()
+        score, better = None, 0
+        if last or _passed(validation.every, before, images_seen):
+            watch.check(workers)
+            measured = validate()
+            score = measured.get(model.best_by)
+            better = int(score is not None and (best is None or score < best))
+            best = score if better else best
+            [better] = workers.agree([better])
+        if last or stopping or better or _passed(config.checkpoint_images, before, images_seen):
+            watch.check(workers)
+            save(score)
     _finish(workers.device)
+    spent = start.seconds + time.monotonic() - session_began
     return Outcome(
         finished=step >= total_steps,
-        position=position(),
+        position=replace(start, global_step=step, images_seen=images_seen, seconds=spent),
         first_step_at=first_step_at,
         images_per_second=session.images_per_second,
         data_wait_fraction=session.wait_fraction,
-        metrics=logged,
+        metrics=logged | measured,
     )
+
+
+def _seed_dropout(seed: int, step: Step) -> None:
+    """Make what torch draws by itself in this step a function of the run, step and worker alone.
+
+    So that a run that is resumed draws what an uninterrupted one would have drawn.
+    """
+    state = np.random.SeedSequence((DROPOUT, seed, step.number, step.rank)).generate_state(1)
+    torch.manual_seed(int(state[0]))
 
 
 class Stopwatch:
@@ -193,17 +252,17 @@ class _Means:
 
     def __init__(self) -> None:
         self._sums: dict[str, torch.Tensor] = {}
-        self._count = 0
+        self._counts: Counter[str] = Counter()
 
     def add(self, metrics: Metrics) -> None:
         for name, value in metrics.items():
-            self._sums[name] = self._sums[name] + value if self._count else value
-        self._count += 1
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._counts[name] += 1
 
     def take(self, workers: Workers) -> dict[str, float]:
-        """The means over all steps since the last call and over all workers."""
-        means = workers.average([value / self._count for value in self._sums.values()])
-        names, self._sums, self._count = list(self._sums), {}, 0
+        """Means over the steps since the last call that had the metric, and over all workers."""
+        means = workers.average([value / self._counts[n] for n, value in self._sums.items()])
+        names, self._sums, self._counts = list(self._sums), {}, Counter()
         return dict(zip(names, means, strict=True))
 
 

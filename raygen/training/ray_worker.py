@@ -1,4 +1,4 @@
-"""The loop inside Ray Train: starting the workers, watching them, and what each of them does.
+"""A run inside Ray Train: planning the workers, starting them, and watching them.
 
 `fit` runs in the job's own process. It starts the workers through a TorchTrainer and a `Monitor`
 actor beside them, through which the first worker reports its progress and learns that it should
@@ -13,52 +13,26 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 import torch
-import torch.distributed as dist
 from ray.exceptions import RayError
 from ray.train import FailureConfig, ScalingConfig
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer, get_device
 
 from raygen.config import RunConfig
-from raygen.data.prefetch import Prefetcher
-from raygen.data.shards import Manifest
-from raygen.data.sources import TRAIN
-from raygen.data.stream import TASK_CPUS, TASKS_IN_FLIGHT, ImageStream
+from raygen.data.stream import TASK_CPUS, TASKS_IN_FLIGHT
 from raygen.errors import RunError, UserError
-from raygen.models import build_model
-from raygen.storage import Folder
-from raygen.training import checkpoint
-from raygen.training.checkpoint import Position
-from raygen.training.logging import RunLog
-from raygen.training.loop import Outcome, Progress, train
-from raygen.training.run import RunFolder
+from raygen.training.loop import Control, Outcome, Progress
+from raygen.training.session import Session, run_session
 from raygen.training.workers import Workers
 
 POLL_SECONDS = 0.25
 ANSWER_SECONDS = 30
 """Without an answer for so long, Ray is taken for dead."""
-
-
-@dataclass(frozen=True)
-class Session:
-    """All that a worker needs to know of a run."""
-
-    config: RunConfig
-    run: RunFolder
-    data: Folder
-    manifest: Manifest
-    num_workers: int
-    use_gpu: bool
-    verbose: bool = False
-
-    @property
-    def total_steps(self) -> int:
-        return self.config.total_steps(self.manifest.rows(TRAIN))
 
 
 @dataclass
@@ -67,14 +41,16 @@ class Report:
 
     Attributes:
         groups: worker groups that have started so far; more than one after a failure.
-        user_error: a mistake that no retry can mend.
+        error: what no retry can mend.
+        notices: what a user will want to know, in the order it happened.
     """
 
     groups: int = 0
     resumed_at: int = 0
     progress: Progress | None = None
     outcome: Outcome | None = None
-    user_error: str | None = None
+    error: UserError | RunError | None = None
+    notices: list[str] = field(default_factory=list)
 
 
 class Monitor:
@@ -90,10 +66,15 @@ class Monitor:
     def stop(self) -> None:
         self._stop = True
 
-    def started(self, step: int) -> None:
+    def group_started(self) -> None:
         self._report.groups += 1
+
+    def started(self, step: int) -> None:
         self._report.resumed_at = step
         self._report.progress = None
+
+    def notice(self, text: str) -> None:
+        self._report.notices.append(text)
 
     def exchange(self, progress: Progress) -> bool:
         self._report.progress = progress
@@ -102,16 +83,22 @@ class Monitor:
     def ended(self, outcome: Outcome) -> None:
         self._report.outcome = outcome
 
-    def failed(self, user_error: str) -> None:
-        self._report.user_error = user_error
+    def failed(self, error: UserError | RunError) -> None:
+        self._report.error = error
 
 
-class MonitorControl:
+class MonitorControl(Control):
     """The first worker's line to the monitor. Asks without waiting for the answer."""
 
     def __init__(self, monitor: Any) -> None:
         self._monitor = monitor
         self._answer: Any = None
+
+    def started(self, step: int) -> None:
+        ray.get(self._monitor.started.remote(step))
+
+    def notice(self, text: str) -> None:
+        ray.get(self._monitor.notice.remote(text))
 
     def exchange(self, progress: Progress) -> bool:
         stop = False
@@ -141,9 +128,10 @@ def plan_workers(config: RunConfig) -> tuple[int, bool]:
         raise UserError(
             f"--num-workers {count}: too many for {cpus:g} CPUs; use at most {int(4 * cpus)}"
         )
-    if config.batch_size % count:
-        lower = config.batch_size - config.batch_size % count
-        near = f"{lower} or {lower + count}" if lower else f"{count}"
+    unit = count * config.model.images_divisor
+    if config.batch_size % unit:
+        lower = config.batch_size - config.batch_size % unit
+        near = f"{lower} or {lower + unit}" if lower else f"{unit}"
         raise UserError(
             f"--batch-size {config.batch_size}: cannot be split evenly over {count} workers; "
             f"use {near}, or another --num-workers"
@@ -220,8 +208,8 @@ def _watch(
         except RayError as error:
             raise _failed(session, "Ray stopped answering") from error
         watch(report)
-        if report.user_error:
-            raise UserError(report.user_error)
+        if report.error:
+            raise report.error
         if ended:
             return report
         if stop.is_set() and not told:
@@ -250,17 +238,25 @@ def _worker(settings: dict[str, Any]) -> None:
     """What each worker does."""
     session: Session = settings["session"]
     monitor = settings["monitor"]
-    if ray.get(monitor.report.remote()).user_error:
+    if ray.get(monitor.report.remote()).error:
         # Ray starts the workers again after any error, but this one would only repeat.
         return
     try:
-        _train(session, monitor)
-    except UserError as error:
-        ray.get(monitor.failed.remote(str(error)))
+        context = ray.train.get_context()
+        device = get_device()
+        workers = Workers(context.get_world_rank(), context.get_world_size(), device)
+        _use_cores(context.get_local_world_size(), device)
+        if workers.is_first:
+            ray.get(monitor.group_started.remote())
+        outcome = run_session(session, workers, MonitorControl(monitor))
+        if workers.is_first:
+            ray.get(monitor.ended.remote(outcome))
+    except (UserError, RunError) as error:
+        ray.get(monitor.failed.remote(error))
         raise
     except torch.OutOfMemoryError as error:
         message = f"--batch-size {session.config.batch_size}: out of GPU memory ({error}); lower it"
-        ray.get(monitor.failed.remote(message))
+        ray.get(monitor.failed.remote(UserError(message)))
         raise
     except Exception:
         if session.verbose:
@@ -268,67 +264,11 @@ def _worker(settings: dict[str, Any]) -> None:
         raise
 
 
-def _train(session: Session, monitor: Any) -> None:
-    context = ray.train.get_context()
-    device = get_device()
-    workers = Workers(context.get_world_rank(), context.get_world_size(), device)
-    config, run = session.config, session.run
-    _use_cores(context.get_local_world_size(), device)
-
-    # The first worker decides where to go on, so that all agree even while files come and go.
-    latest = checkpoint.latest_step(run.checkpoints) if workers.is_first else None
-    [first_step] = workers.agree([latest or 0])
-
-    stream = ImageStream(session.data, session.manifest, TRAIN, config.batch_size, config.seed)
-    batches = stream.batches(first_step, session.total_steps, workers.rank, workers.world_size)
-    # Reading begins here, while the networks are built.
-    with Prefetcher(batches, pin_memory=device.type == "cuda") as feed:
-        model = build_model(config)
-        model.to(device)
-        start = Position()
-        if first_step:
-            start = checkpoint.load(checkpoint.at_step(run.checkpoints, first_step), model)
-        model.bf16 = use_bf16(config.precision, device)
-        if dist.is_initialized():
-            model.distribute(config.sync_bn)
-        about = {"config": config.to_json(), "dataset": session.manifest.fingerprint}
-        log = control = None
-        if workers.is_first:
-            ray.get(monitor.started.remote(start.global_step))
-            log = RunLog(run, start.images_seen)
-            log.text("config", _as_table(config.to_json()))
-            control = MonitorControl(monitor)
-        outcome = train(
-            model, feed, config, run, workers, start, session.total_steps, about, log, control
-        )
-    if log:
-        log.close()
-        ray.get(monitor.ended.remote(outcome))
-
-
-def use_bf16(precision: str, device: torch.device) -> bool:
-    """Whether to compute in bfloat16; `auto` asks the hardware."""
-    if precision != "auto":
-        return precision == "bf16"
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # Without these instructions a CPU emulates bfloat16, many times slower. Older torch cannot
-    # tell.
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("bf16"))
-
-
 def _use_cores(workers_on_node: int, device: torch.device) -> None:
     """Share the node's cores among its CPU workers; Ray gives each what it reserved, here less."""
     if device.type == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         torch.set_num_threads(max(1, (cores or 1) // workers_on_node))
-
-
-def _as_table(values: dict[str, Any]) -> str:
-    """Options as a Markdown table, which TensorBoard renders."""
-    rows = [f"| {name} | {value} |" for name, value in values.items()]
-    return "\n".join(["| option | value |", "|---|---|", *rows])
 
 
 def summary(session: Session, outcome: Outcome, began_at: float) -> dict[str, Any]:

@@ -4,8 +4,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from raygen.config import RESUMABLE_CHANGES, RunConfig, option
+from raygen.config import RESUMABLE_CHANGES, RunConfig
 from raygen.errors import UserError
+from raygen.options import option
 from raygen.storage import Folder
 from raygen.training import checkpoint
 
@@ -46,7 +47,7 @@ class RunFolder:
         latest = self.latest_checkpoint()
         if latest is None:
             return checkpoint.Position()
-        return checkpoint.Position(**checkpoint.read_state(latest)["position"])
+        return checkpoint.read_position(latest)
 
     def check_dataset(self, data: str, fingerprint: str) -> None:
         """Check that the run, if it has begun, was trained on this dataset.
@@ -87,8 +88,13 @@ class RunFolder:
 
     def _check_same(self, config: RunConfig) -> None:
         before: dict[str, Any] = self.folder.read_json(CONFIG)
+        may_change = RESUMABLE_CHANGES
+        if config.is_two_phase:
+            # Where the second phase begins follows from the length.
+            may_change -= {"steps", "epochs"}
         for name, value in config.to_json().items():
-            if name not in RESUMABLE_CHANGES and before.get(name) != value:
+            # Runs of older versions lack the newer options.
+            if name not in may_change and before.get(name, value) != value:
                 raise UserError(
                     f"{option(name)} {value}: the run in {self.folder.uri} has "
                     f"{before.get(name)}; use that to resume it, another --run-name for a new "

@@ -34,6 +34,13 @@ class Workers:
         dist.broadcast(tensor, src=0)
         return [int(value) for value in tensor.tolist()]
 
+    def minimum(self, values: torch.Tensor) -> list[int]:
+        """Smallest over all workers of each whole number."""
+        smallest = values.clone()
+        if self.world_size > 1:
+            dist.all_reduce(smallest, dist.ReduceOp.MIN)
+        return [int(value) for value in smallest.tolist()]
+
     def average_buffers(self, networks: Iterable[nn.Module]) -> None:
         """Make running statistics the same on all workers: their mean."""
         buffers = [b for n in networks for b in n.buffers() if b.is_floating_point()]

@@ -29,6 +29,15 @@ def test_a_grid_lays_images_out_row_by_row() -> None:
     assert grid(values).shape == pixels.shape
 
 
+def test_grids_have_no_gaps_where_they_can() -> None:
+    def shape(count: int) -> tuple[int, int]:
+        height, width, _ = grid(torch.zeros(count, 3, 4, 4)).shape
+        return (height - 2) // 6, (width - 2) // 6
+
+    expected = {2: (1, 2), 10: (2, 5), 15: (3, 5), 16: (4, 4), 64: (8, 8), 7: (3, 3)}
+    assert {count: shape(count) for count in expected} == expected
+
+
 def test_png_files_keep_every_pixel() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (7, 9, 3), np.uint8)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(encode_png(pixels)))), pixels)

@@ -1,10 +1,24 @@
-"""Shared pieces: codes that do not depend on the workers, and the moving average."""
+"""Shared pieces: codes that do not depend on the workers, the moving average, upsampling, KL."""
+
+import math
 
 import pytest
 import torch
 from torch import nn
+from torch.distributions import Normal
+from torch.distributions import kl_divergence as exact_divergence
 
-from raygen.models.layers import MovingAverage, frozen, latent_codes, scaled
+from raygen.models.layers import (
+    MovingAverage,
+    UpsampleConv2d,
+    evaluating,
+    frozen,
+    initialise_uniform,
+    kl_divergence,
+    latent_codes,
+    sampled,
+    scaled,
+)
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
@@ -66,3 +80,148 @@ def test_a_frozen_network_passes_gradients_and_keeps_none() -> None:
 
 def test_scaled_channels() -> None:
     assert [scaled(64, width) for width in (1, 0.5, 1.5, 0.001)] == [64, 32, 96, 1]
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 4), (5, 3), (1, 1), (2, 7)])
+def test_upsampling_convolution_is_upsampling_then_convolution(height: int, width: int) -> None:
+    random = torch.Generator().manual_seed(0)
+    one = UpsampleConv2d(3, 5).double()
+    two = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(3, 5, 3, padding=1)).double()
+    for parameter in one.parameters():
+        nn.init.normal_(parameter, generator=random)
+    two[1].load_state_dict(one.state_dict())
+    x = torch.randn(2, 3, height, width, dtype=torch.float64, generator=random)
+    inputs = [x.clone().requires_grad_(True) for _ in range(2)]
+    results = [network(given) for network, given in zip((one, two), inputs, strict=True)]
+    assert results[0].shape == (2, 5, 2 * height, 2 * width)
+    torch.testing.assert_close(results[0], results[1], rtol=1e-12, atol=1e-12)
+
+    weights = torch.randn(results[0].shape, dtype=torch.float64, generator=random)
+    for result in results:
+        (result * weights).sum().backward()
+    gradients = [
+        [given.grad, *(p.grad for p in network.parameters())]
+        for network, given in zip((one, two), inputs, strict=True)
+    ]
+    assert len(gradients[0]) == 3
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_uniform_weights_reach_glorots_bound_and_biases_are_zero() -> None:
+    # Glorot & Bengio 2010, equation 16, with a convolution's fans being its kernel's area times
+    # its channels.
+    layers: dict[nn.Module, float] = {
+        nn.Conv2d(20, 30, 5): 6 / (25 * (20 + 30)),
+        nn.ConvTranspose2d(40, 10, 3): 6 / (9 * (40 + 10)),
+        nn.Linear(60, 90): 6 / (60 + 90),
+        UpsampleConv2d(24, 16): 6 / (9 * (24 + 16)),
+    }
+    norm = nn.BatchNorm2d(4)
+    nn.init.constant_(norm.weight, 3.0)
+    network = nn.ModuleList([*layers, norm])
+    initialise_uniform(network, torch.Generator().manual_seed(0))
+    for layer, squared in layers.items():
+        weight, bound = layer.get_parameter("weight").detach(), math.sqrt(squared)
+        # float32 may round the largest number up.
+        assert 0.99 * bound < weight.max() <= bound * (1 + 1e-6)
+        assert 0.99 * bound < -weight.min() <= bound * (1 + 1e-6)
+        assert weight.var().item() == pytest.approx(squared / 3, rel=0.05)
+        assert not layer.get_parameter("bias").any()
+    assert torch.equal(norm.weight, torch.full((4,), 3.0))
+
+
+def test_uniform_weights_follow_the_generator_alone() -> None:
+    def weights(seed: int, elsewhere: int) -> torch.Tensor:
+        torch.manual_seed(elsewhere)
+        layer = nn.Linear(5, 5)
+        initialise_uniform(layer, torch.Generator().manual_seed(seed))
+        return layer.weight.detach()
+
+    assert torch.equal(weights(0, 1), weights(0, 2))
+    assert not torch.equal(weights(0, 1), weights(1, 1))
+
+
+def some_codes(count: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Means and log variances, (count, size) float64 each."""
+    random = torch.Generator().manual_seed(1)
+    means = torch.randn(count, size, dtype=torch.float64, generator=random)
+    return 1.5 * means, torch.randn(count, size, dtype=torch.float64, generator=random)
+
+
+def test_the_divergence_is_the_closed_form() -> None:
+    mean, log_var = some_codes(6, 40)
+    posterior = Normal(mean, (log_var / 2).exp())
+    expected = exact_divergence(posterior, Normal(0.0, 1.0)).sum(dim=1)
+    assert kl_divergence(mean, log_var).shape == (6,)
+    torch.testing.assert_close(kl_divergence(mean, log_var), expected, rtol=1e-12, atol=0)
+    single = kl_divergence(mean.float(), log_var.float()).double()
+    torch.testing.assert_close(single, expected, rtol=1e-5, atol=0)
+    assert not kl_divergence(torch.zeros(3, 7), torch.zeros(3, 7)).any()
+    assert (kl_divergence(mean, log_var) > 0).all()
+
+
+def test_the_divergence_is_the_mean_of_sampled_log_ratios() -> None:
+    mean, log_var = some_codes(2, 5)
+    random = torch.Generator().manual_seed(2)
+    noise = torch.randn(100_000, 2, 5, dtype=torch.float64, generator=random)
+    z = mean + (log_var / 2).exp() * noise
+    posterior, prior = Normal(mean, (log_var / 2).exp()), Normal(0.0, 1.0)
+    ratios = (posterior.log_prob(z) - prior.log_prob(z)).sum(dim=2)
+    standard_error = ratios.std(dim=0) / math.sqrt(len(ratios))
+    difference = (kl_divergence(mean, log_var) - ratios.mean(dim=0)).abs()
+    assert (difference < 4 * standard_error).all()
+    # Or it would not tell anything.
+    assert (standard_error < 0.01 * kl_divergence(mean, log_var)).all()
+
+
+def test_sampled_codes_have_their_mean_and_variance() -> None:
+    mean, log_var = some_codes(1, 4)
+    random = torch.Generator().manual_seed(3)
+    count = 100_000
+    noise = torch.randn(count, 4, dtype=torch.float64, generator=random)
+    codes = sampled(mean.expand(count, 4), log_var.expand(count, 4), noise)
+    variance = log_var[0].exp()
+    assert ((codes.mean(dim=0) - mean[0]).abs() < 4 * (variance / count).sqrt()).all()
+    ratio = codes.var(dim=0) / variance
+    assert ((ratio - 1).abs() < 4 * math.sqrt(2 / count)).all()
+
+
+def test_sampling_passes_gradients_to_mean_and_log_var() -> None:
+    mean, log_var = (t.requires_grad_(True) for t in some_codes(3, 4))
+    noise = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    sampled(mean, log_var, noise).sum().backward()
+    assert mean.grad is not None
+    assert log_var.grad is not None
+    assert torch.equal(mean.grad, torch.ones(3, 4, dtype=torch.float64))
+    # d exp(v / 2) / dv = exp(v / 2) / 2.
+    expected = 0.5 * (log_var.detach() / 2).exp() * noise
+    torch.testing.assert_close(log_var.grad, expected, rtol=1e-12, atol=0)
+
+
+def test_evaluating_changes_nothing_and_restores_each_networks_mode() -> None:
+    def network() -> nn.Sequential:
+        return nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout(0.5))
+
+    training, resting = network(), network().eval()
+    before = {name: value.clone() for name, value in training.state_dict().items()}
+    x = torch.randn(16, 3, generator=torch.Generator().manual_seed(0)) + 5
+    with evaluating([training, resting]):
+        assert not training.training
+        assert not resting.training
+        first = training(x)
+        # Running statistics, still 0 and 1, and no dropout.
+        torch.testing.assert_close(first, training[0](x) / math.sqrt(1 + 1e-5))
+        assert not first.requires_grad
+    assert training.training
+    assert not resting.training
+    assert training(x).requires_grad
+    with pytest.raises(ValueError, match="inside"), evaluating([training]):
+        raise ValueError("inside")
+    assert training.training
+    assert torch.is_grad_enabled()
+    untouched = network()
+    untouched.load_state_dict(before)
+    with evaluating([untouched]):
+        untouched(x)
+    assert all(torch.equal(before[n], v) for n, v in untouched.state_dict().items())

@@ -29,7 +29,7 @@ def build(**options: Any) -> Model:
 def train(model: Model, first: int, stop: int) -> dict[str, torch.Tensor]:
     metrics = {}
     for k in range(first, stop):
-        metrics = model.update(scale_images(random_images(8, seed=k), CPU), Step(k, 8, 8 * k))
+        metrics = model.update(scale_images(random_images(8, seed=k), CPU), Step(k, 100, 8, 8 * k))
     return metrics
 
 
@@ -78,7 +78,12 @@ def test_a_checkpoint_is_plain_files_one_for_each_network(tmp_path: Path) -> Non
         k: v.shape for k, v in model.networks["generator"].state_dict().items()
     }
     state = json.loads((folder / "state.json").read_text())
-    assert state["position"] == {"global_step": 1, "images_seen": 8, "seconds": 1.5}
+    assert state["position"] == {
+        "global_step": 1,
+        "images_seen": 8,
+        "seconds": 1.5,
+        "restores": 0,
+    }
 
 
 def test_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
@@ -88,6 +93,15 @@ def test_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     assert checkpoint.complete(Folder.at(tmp_path)) == ["step-00000010", "step-00000011"]
     assert checkpoint.latest_step(Folder.at(tmp_path)) == 11
     assert checkpoint.latest_step(Folder.at(tmp_path / "nowhere")) is None
+
+
+def test_the_best_checkpoint_is_never_deleted(tmp_path: Path) -> None:
+    model, folder = build(), Folder.at(tmp_path)
+    assert (checkpoint.best_step(folder), checkpoint.best_score(folder)) == (None, None)
+    for step, score in ((1, 5.0), (2, 3.0), (3, 4.0), (4, None), (5, None)):
+        checkpoint.save(folder, model, Position(step), {"config": {}}, 2, score)
+    assert checkpoint.complete(folder) == [f"step-0000000{step}" for step in (2, 4, 5)]
+    assert (checkpoint.best_step(folder), checkpoint.best_score(folder)) == (2, 3.0)
 
 
 def test_an_unfinished_checkpoint_is_ignored_and_replaced(tmp_path: Path) -> None:
@@ -118,6 +132,15 @@ def test_what_does_not_fit_or_is_damaged_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"generator\.safetensors: is missing"):
         checkpoint.load(folder, build())
     state = json.loads((path / "state.json").read_text())
+    for preset, width in (("vae-celeba", 0.125), ("dcgan-celeba", 0.5)):
+        about = {"config": {"preset": preset, "width": width}}
+        (path / "state.json").write_text(json.dumps(state | {"about": about}))
+        with pytest.raises(CheckpointError, match="was made with .* belongs to another run"):
+            checkpoint.load(folder, build())
+    for damaged in ({k: v for k, v in state.items() if k != "files"}, [1], {"position": {}}):
+        (path / "state.json").write_text(json.dumps(damaged))
+        with pytest.raises(CheckpointError, match=r"state\.json: damaged|checkpoint format None"):
+            checkpoint.load(folder, build())
     (path / "state.json").write_text(json.dumps(state | {"format_version": 7}))
     with pytest.raises(CheckpointError, match="checkpoint format 7"):
         checkpoint.load(folder, build())

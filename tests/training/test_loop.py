@@ -6,18 +6,24 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import random_images, run_processes, tiny_config
+from helpers import random_images, run_processes, tiny_config, write_dataset
 from safetensors.torch import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from raygen.config import RunConfig
+from raygen.data.sources import VALIDATION
+from raygen.data.stream import HeldOut
 from raygen.models import build_model
 from raygen.models.base import Model
+from raygen.storage import Folder
 from raygen.training import checkpoint, loop
 from raygen.training.checkpoint import Position
+from raygen.training.finite import NotFinite
 from raygen.training.logging import RunLog
-from raygen.training.loop import Outcome, Progress, Stopwatch, train
+from raygen.training.loop import Control, Outcome, Progress, Stopwatch, train
 from raygen.training.run import RunFolder
+from raygen.training.validation import Validation
 from raygen.training.workers import Workers
 
 CPU = torch.device("cpu")
@@ -29,8 +35,14 @@ def feed(first: int, stop: int = 1_000, rank: int = 0, world_size: int = 1) -> I
         yield random_images(8, seed=k)[rank * share : (rank + 1) * share]
 
 
-class StopAfter:
-    """A control that asks to stop once so many images were seen."""
+def validation(path: Path, every: int = 10**9, count: int = 4) -> Validation:
+    """A few validation images, to be measured every so many training images."""
+    manifest, _ = write_dataset(path / "data", (8,), (count,), size=32)
+    return Validation(HeldOut.of(Folder.at(path / "data"), manifest, VALIDATION, count), every)
+
+
+class StopAfter(Control):
+    """Asks to stop once so many images were seen."""
 
     def __init__(self, images: int) -> None:
         self.images = images
@@ -42,17 +54,44 @@ class StopAfter:
 
 
 def go(
-    path: Path, config: RunConfig, steps: int, control: StopAfter | None = None
+    path: Path,
+    config: RunConfig,
+    steps: int,
+    control: Control | None = None,
+    every: int = 10**9,
+    break_at: int = -1,
 ) -> tuple[Model, Outcome]:
-    """One session of a run on one worker, from its newest checkpoint."""
+    """One session of a run on one worker, from its newest checkpoint.
+
+    Args: every: how many images lie between measurements; break_at: the step before which a
+        weight becomes NaN.
+    """
     run = RunFolder.at(str(path), "run")
     model = build_model(config)
     model.to(CPU)
+
+    def batches(first: int) -> Iterator[torch.Tensor]:
+        for step, batch in enumerate(feed(first), first):
+            if step == break_at:
+                weight = next(model.networks["generator"].parameters())
+                weight.data[0] = float("nan")
+            yield batch
+
     latest = run.latest_checkpoint()
     start = checkpoint.load(latest, model) if latest else Position()
     with RunLog(run, start.images_seen) as log:
         outcome = train(
-            model, feed(start.global_step), config, run, Workers(), start, steps, {}, log, control
+            model,
+            batches(start.global_step),
+            validation(path, every),
+            config,
+            run,
+            Workers(),
+            start,
+            steps,
+            {},
+            log,
+            control or Control(),
         )
     return model, outcome
 
@@ -67,7 +106,9 @@ def test_everything_happens_when_its_images_have_been_seen(tmp_path: Path) -> No
     assert outcome.finished
     assert (outcome.position.global_step, outcome.position.images_seen) == (9, 72)
     assert names(tmp_path / "run/samples") == [
-        f"samples-{images:09d}.png" for images in (0, 24, 48, 72)
+        f"{name}-{images:09d}.png"
+        for name in ("interpolation", "samples")
+        for images in (0, 24, 48, 72)
     ]
     # Every 32 images, and at the end.
     assert names(tmp_path / "run/checkpoints") == [f"step-{step:08d}" for step in (4, 8, 9)]
@@ -110,8 +151,67 @@ def test_a_failing_stream_ends_the_run_with_its_error(tmp_path: Path) -> None:
         raise OSError("the disk is gone")
 
     config, run = tiny_config(), RunFolder.at(str(tmp_path), "run")
+    model, held_out = build_model(config), validation(tmp_path)
     with pytest.raises(OSError, match="the disk is gone"):
-        train(build_model(config), broken(), config, run, Workers(), Position(), 5, {}, None)
+        train(
+            model,
+            broken(),
+            held_out,
+            config,
+            run,
+            Workers(),
+            Position(),
+            5,
+            {},
+            None,
+            Control(),
+        )
+
+
+def test_validation_losses_are_logged_when_their_images_have_been_seen(tmp_path: Path) -> None:
+    control = StopAfter(10**9)
+    config = tiny_config(log_images=8)
+    _, outcome = go(tmp_path, config, 5, control, every=16)
+    events = EventAccumulator(str(tmp_path / "run"))
+    events.Reload()
+    for name in ("validation/discriminator", "validation/generator", "quality/swd"):
+        values = events.Scalars(name)
+        assert [event.step for event in values] == [16, 32, 40]
+        assert outcome.metrics[name] == pytest.approx(values[-1].value)
+    assert "validating: 4/4 images" in [progress.doing for progress in control.progress]
+
+
+def test_the_best_checkpoint_is_kept_beside_the_newest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([3.0, 1.0, 2.0, 5.0, 4.0])
+
+    def measure(*arguments: Any) -> dict[str, float]:
+        return {"quality/swd": next(scores)}
+
+    monkeypatch.setattr(Validation, "measure", measure)
+    config = tiny_config(checkpoint_images=8 * 10**6, keep=1)
+    go(tmp_path, config, 4, every=8)
+    saved = RunFolder.at(str(tmp_path), "run").checkpoints
+    # Saved at each improvement and at the end.
+    assert checkpoint.complete(saved) == ["step-00000002", "step-00000004"]
+    assert (checkpoint.best_step(saved), checkpoint.best_score(saved)) == (2, 1.0)
+    # A resumed run knows the best so far.
+    go(tmp_path, config, 5, every=8)
+    assert checkpoint.complete(saved) == ["step-00000002", "step-00000005"]
+
+
+@pytest.mark.parametrize("log_images", [8, 10**6])
+def test_a_loss_that_is_not_finite_stops_the_run_and_spoils_no_checkpoint(
+    tmp_path: Path, log_images: int
+) -> None:
+    config = tiny_config(checkpoint_images=16, log_images=log_images, keep=9)
+    with pytest.raises(NotFinite) as caught:
+        go(tmp_path, config, 9, break_at=4)
+    # Found at once where it is logged, at the latest before the next checkpoint.
+    assert (caught.value.step, caught.value.network) == (5, "discriminator")
+    saved = checkpoint.complete(RunFolder.at(str(tmp_path), "run").checkpoints)
+    assert saved == ["step-00000002", "step-00000004"]
 
 
 def test_a_stopwatch_tells_rates() -> None:
@@ -132,7 +232,9 @@ def on_worker(rank: int, folder: str) -> None:
     workers = Workers(rank, 2)
     log = RunLog(run, 0) if rank == 0 else None
     start = Position()
-    train(model, feed(0, 5, rank, 2), config, run, workers, start, 5, {}, log)
+    held_out = validation(Path(folder) / str(rank))
+    batches = feed(0, 5, rank, 2)
+    train(model, batches, held_out, config, run, workers, start, 5, {}, log, Control())
     buffers = {
         f"{name}/{key}": value.clone()
         for name, network in model.networks.items()
@@ -173,7 +275,8 @@ def each_checkpoint(rank: int, folder: str) -> None:
             seen.append(torch.stack([before, _statistics(networks)]))
 
     run, batches = RunFolder.at(folder, "run"), feed(0, 3, rank, 2)
-    train(model, batches, config, run, Recording(rank, 2), Position(), 3, {}, None)
+    held_out, recording = validation(Path(folder) / str(rank)), Recording(rank, 2)
+    train(model, batches, held_out, config, run, recording, Position(), 3, {}, None, Control())
     save_file({str(k): value for k, value in enumerate(seen)}, f"{folder}/rank{rank}")
 
 

@@ -3,11 +3,11 @@
 from unittest import mock
 
 import pytest
-import torch
 from helpers import tiny_config
 
+from raygen.config import PRESETS
 from raygen.errors import UserError
-from raygen.training.ray_worker import _cpus_per_worker, plan_workers, use_bf16
+from raygen.training.ray_worker import _cpus_per_worker, plan_workers
 
 
 def planned(resources: dict[str, float], **options: int | bool) -> tuple[int, bool]:
@@ -33,16 +33,18 @@ def test_workers_that_cannot_be_are_refused() -> None:
     assert planned({"CPU": 4, "GPU": 2}, sync_bn=True) == (2, True)
 
 
+def test_half_batches_must_be_split_evenly_too() -> None:
+    config = PRESETS["dcgan-anime"].run.updated({"batch_size": 10, "num_workers": 2}, "test")
+    with (
+        mock.patch("ray.cluster_resources", return_value={"CPU": 4}),
+        pytest.raises(UserError, match="cannot be split evenly over 2 workers; use 8 or 12"),
+    ):
+        plan_workers(config)
+
+
 @pytest.mark.parametrize(("cpus", "workers"), [(1, 1), (2, 1), (2, 2), (2, 4), (16, 2), (64, 3)])
 def test_workers_leave_room_for_the_stream(cpus: int, workers: int) -> None:
     with mock.patch("ray.cluster_resources", return_value={"CPU": cpus}):
         share = _cpus_per_worker(workers)
     assert 0 < share <= 1
     assert cpus - share * workers >= 0.25
-
-
-def test_precision_can_be_chosen() -> None:
-    cpu = torch.device("cpu")
-    assert use_bf16("bf16", cpu)
-    assert not use_bf16("fp32", cpu)
-    assert use_bf16("auto", cpu) in (True, False)

@@ -47,6 +47,16 @@ def test_a_run_is_resumed_with_the_options_that_made_it(tmp_path: Path) -> None:
             run.open(tiny_config(**{name: value}), restart=False)
 
 
+def test_the_length_of_a_two_phase_run_stays_as_it_was(tmp_path: Path) -> None:
+    run = RunFolder.at(str(tmp_path), "run")
+    config = tiny_config(schedule="two-phase")
+    run.open(config, restart=False)
+    save_checkpoint(run)
+    run.open(replace(config, keep=7), restart=False)
+    with pytest.raises(UserError, match="--steps 50: the run in"):
+        run.open(replace(config, steps=50), restart=False)
+
+
 def test_restart_deletes_a_run_but_nothing_else(tmp_path: Path) -> None:
     run = open_run(tmp_path)
     (tmp_path / "run/samples").mkdir()

@@ -1,0 +1,148 @@
+"""Convolutional VAE: networks, loss, update step and pictures.
+
+Source: Kingma & Welling 2014, "Auto-Encoding Variational Bayes", arXiv 1312.6114.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raygen.config import PRESETS, RunConfig
+from raygen.model_options import VAEConfig
+from raygen.models.base import TRAINING_NOISE, VALIDATION, Metrics, Model, Step
+from raygen.models.layers import evaluating, initialise_uniform, kl_divergence, sampled, scaled
+from raygen.models.pictures import Picture, code_maps, interpolations, reconstructions, samples
+
+FILTERS = (32, 64, 128, 256)
+
+
+def halved(size: int, times: int) -> int:
+    """A side's length after so many poolings, each of which rounds up."""
+    for _ in range(times):
+        size = -(-size // 2)
+    return size
+
+
+class Encoder(nn.Module):
+    """Images (N, 3, height, width) in [-1, 1] -> mean and log_var, each (N, latent_size)."""
+
+    def __init__(
+        self, height: int = 218, width: int = 178, latent_size: int = 512, scale: float = 1.0
+    ) -> None:
+        """Args: scale: multiplies the number of channels."""
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3
+        for count in (scaled(filters, scale) for filters in FILTERS):
+            layers += [
+                nn.Conv2d(channels, count, 3, padding=1),
+                nn.ReLU(),
+                nn.BatchNorm2d(count),
+                nn.MaxPool2d(2, ceil_mode=True),  # 109 x 89, 55 x 45, 28 x 23, 14 x 12
+            ]
+            channels = count
+        self.features = nn.Sequential(*layers, nn.Flatten())
+        size = channels * halved(height, len(FILTERS)) * halved(width, len(FILTERS))
+        self.mean = nn.Sequential(nn.Linear(size, latent_size), nn.BatchNorm1d(latent_size))
+        self.log_var = nn.Sequential(nn.Linear(size, latent_size), nn.BatchNorm1d(latent_size))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.features(images)
+        return self.mean(features).float(), self.log_var(features).float()
+
+
+class Decoder(nn.Module):
+    """Latent codes (N, latent_size) -> images (N, 3, height, width) in [-1, 1]."""
+
+    def __init__(
+        self, height: int = 218, width: int = 178, latent_size: int = 512, scale: float = 1.0
+    ) -> None:
+        super().__init__()
+        # From the smallest: (14, 12), (28, 23), (55, 45), (109, 89), (218, 178).
+        times = range(len(FILTERS), -1, -1)
+        self.sizes = [(halved(height, n), halved(width, n)) for n in times]
+        channels = scaled(FILTERS[-1], scale)
+        self.start = (channels, *self.sizes[0])
+        self.project = nn.Linear(latent_size, channels * self.sizes[0][0] * self.sizes[0][1])
+        self.blocks = nn.ModuleList()
+        for count in (scaled(filters, scale) for filters in reversed(FILTERS)):
+            # A transposed convolution of stride 1 is a convolution with the kernel flipped.
+            convolution = nn.Conv2d(channels, count, 3, padding=1)
+            self.blocks.append(nn.Sequential(convolution, nn.ReLU(), nn.BatchNorm2d(count)))
+            channels = count
+        self.image = nn.Sequential(nn.Conv2d(channels, 3, 3, padding=1), nn.Tanh())
+
+    def forward(self, codes: Tensor) -> Tensor:
+        features = self.project(codes).unflatten(1, self.start)
+        features = features.contiguous(memory_format=torch.channels_last)
+        for block, (height, width) in zip(self.blocks, self.sizes[1:], strict=True):
+            features = F.interpolate(features, scale_factor=2.0, mode="nearest")
+            # An odd size had been rounded up when it was halved.
+            features = block(features[:, :, :height, :width])
+        images: Tensor = self.image(features)
+        return images.float()
+
+
+class VAE(Model):
+    """One step of one optimizer for encoder and decoder: mean squared error + weighted KL."""
+
+    best_by = "validation/total"
+
+    def __init__(self, config: RunConfig) -> None:
+        options = config.model
+        assert isinstance(options, VAEConfig)
+        self.options = options
+        image = PRESETS[config.preset].image
+        weights = torch.Generator().manual_seed(config.seed)
+        shape = (image.height, image.width, options.latent_size, config.width)
+        encoder, decoder = Encoder(*shape), Decoder(*shape)
+        for network in (encoder, decoder):
+            initialise_uniform(network, weights)
+        networks = {"encoder": encoder, "decoder": decoder}
+        super().__init__(config, networks, averaged=("encoder", "decoder"))
+        parameters = [*encoder.parameters(), *decoder.parameters()]
+        self.optimizers = {
+            "vae": torch.optim.RMSprop(parameters, options.lr, alpha=0.9)
+            if options.optimizer == "rmsprop"
+            else torch.optim.Adam(parameters, options.lr)
+        }
+        self.losses = {"loss/total": "encoder and decoder"}
+
+    def update(self, real: Tensor, step: Step) -> Metrics:
+        noise = self.noise(step, step.images, TRAINING_NOISE)
+        losses = self._losses(self.parallel["encoder"], self.parallel["decoder"], real, noise)
+        self.minimise("vae", losses["total"])
+        self.update_averages(step)
+        return {f"loss/{name}": loss.detach() for name, loss in losses.items()}
+
+    def _losses(
+        self, encoder: nn.Module, decoder: nn.Module, images: Tensor, noise: Tensor
+    ) -> Metrics:
+        with self.autocast():
+            mean, log_var = encoder(images)
+            decoded = decoder(sampled(mean, log_var, noise))
+        mse = F.mse_loss(decoded, images)
+        kl = kl_divergence(mean, log_var).mean()
+        return {"total": mse + self.options.kl_weight * kl, "mse": mse, "kl": kl}
+
+    def validate(self, real: Tensor, batch: int) -> Metrics:
+        encoder, decoder = self.drawn("encoder"), self.drawn("decoder")
+        noise = self.fixed_noise(len(real), VALIDATION, batch)
+        with evaluating([encoder, decoder]):
+            losses = self._losses(encoder, decoder, real, noise)
+        return {f"validation/{name}": loss for name, loss in losses.items()}
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_var = self.evaluate("encoder", images)
+        return mean, log_var
+
+    def decode(self, codes: Tensor) -> Tensor:
+        images: Tensor = self.evaluate("decoder", codes)
+        return images
+
+    def pictures(self, count: int, real: Tensor) -> dict[str, Picture]:
+        shown = {"samples": samples(self, count), "interpolation": interpolations(self)}
+        if len(real):
+            shown["reconstructions"] = reconstructions(self, real)
+            shown["codes"] = code_maps(self, real)
+        return shown

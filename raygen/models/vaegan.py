@@ -1,0 +1,310 @@
+"""VAE-GAN: networks, losses, update step and pictures, under two objectives.
+
+`larsen` is the paper's: reconstructions are measured by the discriminator's features, and the
+adversarial loss does not reach the encoder. `article` measures them by pixels, in a VAE step of
+its own after the steps of discriminator and generator.
+
+Source: Larsen et al. 2015, "Autoencoding beyond pixels using a learned similarity metric",
+arXiv 1512.09300.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raygen.config import RunConfig
+from raygen.model_options import VAEGANConfig
+from raygen.models import adversarial
+from raygen.models.adversarial import SLOPE, Normalisation, generator_term
+from raygen.models.base import PRIOR_NOISE, TRAINING_NOISE, VALIDATION, Metrics, Model, Step
+from raygen.models.layers import (
+    evaluating,
+    frozen,
+    initialise_uniform,
+    kl_divergence,
+    sampled,
+    scaled,
+)
+from raygen.models.pictures import Picture, code_maps, interpolations, reconstructions, samples
+from raygen.schedule import Schedule
+
+
+class Encoder(nn.Module):
+    """Images (N, 3, 64, 64) in [-1, 1] -> mean, and log_var in (-1, 1), each (N, latent_size)."""
+
+    def __init__(self, latent_size: int = 256, width: float = 1.0) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3
+        for count in (scaled(filters, width) for filters in (16, 32, 64, 128)):
+            layers += [
+                nn.Conv2d(channels, count, 5, stride=2, padding=2),  # 32, 16, 8, 4 pixels a side
+                nn.BatchNorm2d(count),
+                nn.LeakyReLU(SLOPE),
+            ]
+            channels = count
+        self.features = nn.Sequential(*layers, nn.Flatten())
+        self.mean = nn.Linear(channels * 4 * 4, latent_size)
+        self.log_var = nn.Sequential(nn.Linear(channels * 4 * 4, latent_size), nn.Tanh())
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.features(images)
+        return self.mean(features).float(), self.log_var(features).float()
+
+
+class Decoder(nn.Module):
+    """Latent codes (N, latent_size) -> images (N, 3, 64, 64) in [-1, 1]; the generator."""
+
+    def __init__(self, latent_size: int = 256, width: float = 1.0) -> None:
+        super().__init__()
+        channels = scaled(256, width)
+        self.project = nn.Linear(latent_size, channels * 2 * 2)
+        layers: list[nn.Module] = [nn.BatchNorm2d(channels), nn.ReLU()]
+        for count in (scaled(filters, width) for filters in (128, 64, 32, 16)):
+            layers += [_doubling(channels, count), nn.BatchNorm2d(count), nn.ReLU()]
+            channels = count
+        self.upsample = nn.Sequential(*layers, _doubling(channels, 3), nn.Tanh())
+
+    def forward(self, codes: Tensor) -> Tensor:
+        features = self.project(codes).unflatten(1, (-1, 2, 2))
+        images: Tensor = self.upsample(features.contiguous(memory_format=torch.channels_last))
+        return images.float()
+
+
+def _doubling(channels: int, filters: int) -> nn.ConvTranspose2d:
+    return nn.ConvTranspose2d(channels, filters, 5, stride=2, padding=2, output_padding=1)
+
+
+class Discriminator(nn.Module):
+    """Images (N, 3, 64, 64) in [-1, 1] -> logits (N,), positive for real."""
+
+    def __init__(self, width: float = 1.0, norm: Normalisation = nn.BatchNorm2d) -> None:
+        super().__init__()
+        channels, *filters = (scaled(filters, width) for filters in (32, 64, 128, 128))
+        layers: list[nn.Module] = [
+            nn.Conv2d(3, channels, 5, stride=2, padding=2),
+            nn.LeakyReLU(SLOPE),
+        ]
+        for count in filters:
+            layers += [
+                nn.Conv2d(channels, count, 5, stride=2, padding=2),
+                norm(count),
+                nn.LeakyReLU(SLOPE),
+            ]
+            channels = count
+        # The last block apart from the others, whose features measure reconstructions.
+        last = len(layers) - 3
+        self.features = nn.Sequential(*layers[:last])
+        self.judge = nn.Sequential(*layers[last:], nn.Flatten(), nn.Linear(channels * 4 * 4, 1))
+
+    def forward(
+        self, images: Tensor, with_features: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Args: with_features: return (logits, features), these (N, F)."""
+        features = self.features(images)
+        logits: Tensor = self.judge(features).squeeze(1)
+        return (logits, features.flatten(1)) if with_features else logits
+
+
+def feature_distance(reconstructed: Tensor, real: Tensor) -> Tensor:
+    """-log p(features of the real image | code) per image, up to a constant, in nats.
+
+    The features are Gaussian around those of the reconstruction, with unit variance.
+
+    Args: both (N, F).   Returns: (N,), >= 0.
+    Source: Larsen et al. 2015, equations 7 and 8.
+    """
+    return 0.5 * (reconstructed.float() - real.float()).square().sum(dim=1)
+
+
+class VAEGAN(Model):
+    """Discriminator against encoder and decoder."""
+
+    def __init__(self, config: RunConfig) -> None:
+        options = config.model
+        assert isinstance(options, VAEGANConfig)
+        self.options, self.schedule = options, Schedule.parse(options.schedule)
+        encoder = Encoder(options.latent_size, config.width)
+        decoder = Decoder(options.latent_size, config.width)
+        norm = adversarial.normalisation(options, nn.BatchNorm2d)
+        discriminator = Discriminator(config.width, norm)
+        weights = torch.Generator().manual_seed(config.seed)
+        for network in (encoder, decoder, discriminator):
+            initialise_uniform(network, weights)
+        if options.spectral_norm:
+            adversarial.normalise_spectrum(discriminator, weights)
+        networks = {"encoder": encoder, "decoder": decoder, "discriminator": discriminator}
+        super().__init__(config, networks, averaged=("encoder", "decoder"))
+        betas = (options.beta1, 0.999)
+        lr_decoder, lr_vae = options.learning_rates
+        self.optimizers = {
+            "discriminator": torch.optim.Adam(discriminator.parameters(), options.lr_d, betas),
+            "decoder": torch.optim.Adam(decoder.parameters(), lr_decoder, betas),
+        }
+        if options.objective == "larsen":
+            self.optimizers["encoder"] = torch.optim.Adam(encoder.parameters(), lr_vae, betas)
+            self.losses = {"loss/encoder": "encoder", "loss/decoder": "decoder"}
+        else:
+            both = [*encoder.parameters(), *decoder.parameters()]
+            self.optimizers["vae"] = torch.optim.SGD(both, lr_vae)
+            self.losses = {"loss/vae": "encoder and decoder", "loss/generator": "decoder"}
+        self.losses = {"loss/discriminator": "discriminator", **self.losses}
+
+    def update(self, real: Tensor, step: Step) -> Metrics:
+        if self.options.objective == "larsen":
+            metrics = self._update_larsen(real, step)
+        else:
+            metrics = self._update_article(real, step)
+        self.update_averages(step)
+        return metrics
+
+    def _update_larsen(self, real: Tensor, step: Step) -> Metrics:
+        """Algorithm 1 of the paper; the discriminator steps first, as in the other families."""
+        turn = self.schedule.turn(step.number, step.total)
+        noise = self.noise(step, step.images, TRAINING_NOISE)
+        prior = self.noise(step, step.images, PRIOR_NOISE)
+        with torch.set_grad_enabled(turn.generator), self.autocast():
+            mean, log_var = self.parallel["encoder"](real)
+            codes = sampled(mean, log_var, noise)
+            # A leaf: decoder and encoder take different gradients from here on.
+            entered = codes.detach().requires_grad_(turn.generator)
+            decoded = self.parallel["decoder"](entered)
+            generated = self.parallel["decoder"](prior)
+        metrics: Metrics = {}
+        if turn.discriminator:
+            metrics |= self._step_discriminator(
+                {"real": real},
+                {"fake": generated.detach(), "reconstruction": decoded.detach()},
+                step,
+            )
+        if turn.generator:
+            kl = kl_divergence(mean, log_var).mean()
+            metrics |= self._step_autoencoder(real, codes, entered, decoded, generated, kl)
+        return metrics
+
+    def _step_autoencoder(
+        self,
+        real: Tensor,
+        codes: Tensor,
+        entered: Tensor,
+        decoded: Tensor,
+        generated: Tensor,
+        kl: Tensor,
+    ) -> Metrics:
+        """Encoder: KL + distance. Decoder: gamma * distance + adversarial losses.
+
+        Args: entered: the codes as the decoder took them, cut off from the encoder.
+        """
+        discriminator = self.networks["discriminator"]
+        with frozen(discriminator):
+            with self.autocast():
+                with torch.no_grad():
+                    _, real_features = discriminator(real, True)
+                decoded_logits, features = discriminator(decoded, True)
+                generated_logits = discriminator(generated)
+            distance = feature_distance(features, real_features).mean()
+            fooled_by_decoded = generator_term(self.options, decoded_logits)
+            fooled_by_generated = generator_term(self.options, generated_logits)
+            fooled = fooled_by_decoded + fooled_by_generated
+            # Gradients with respect to the decoder's images, one for each loss ...
+            [of_distance] = torch.autograd.grad(distance, decoded, retain_graph=True)
+            of_fooled = torch.autograd.grad(fooled, [decoded, generated])
+        # ... so that the adversarial ones never reach the encoder,
+        [of_codes] = torch.autograd.grad(decoded, entered, of_distance, retain_graph=True)
+        self.optimizers["encoder"].zero_grad(set_to_none=True)
+        torch.autograd.backward([codes, kl], [of_codes, torch.ones_like(kl)])
+        self.optimizers["encoder"].step()
+        # ... and both reach the decoder, weighted.
+        self.optimizers["decoder"].zero_grad(set_to_none=True)
+        of_decoded = self.options.gamma * of_distance + of_fooled[0]
+        torch.autograd.backward([decoded, generated], [of_decoded, of_fooled[1]])
+        self.optimizers["decoder"].step()
+        return {
+            "loss/encoder": (kl + distance).detach(),
+            "loss/kl": kl.detach(),
+            "loss/feature_distance": distance.detach(),
+            "loss/decoder": (self.options.gamma * distance + fooled).detach(),
+            "loss/generator_reconstruction": fooled_by_decoded.detach(),
+            "loss/generator_fake": fooled_by_generated.detach(),
+        }
+
+    def _update_article(self, real: Tensor, step: Step) -> Metrics:
+        turn = self.schedule.turn(step.number, step.total)
+        noise = self.noise(step, step.images, TRAINING_NOISE)
+        prior = self.noise(step, step.images, PRIOR_NOISE)
+        metrics: Metrics = {}
+        with self.autocast():
+            mean, log_var = self.parallel["encoder"](real)
+        if turn.discriminator or turn.generator:
+            with torch.set_grad_enabled(turn.generator), self.autocast():
+                decoded = self.parallel["decoder"](mean.detach())
+                generated = self.parallel["decoder"](prior)
+        if turn.discriminator:
+            shown = {"real": real}
+            if 2 * step.number < step.total:
+                shown["reconstruction"] = decoded.detach()
+            metrics |= self._step_discriminator(shown, {"fake": generated.detach()}, step)
+        if turn.generator:
+            discriminator = self.networks["discriminator"]
+            with frozen(discriminator):
+                with self.autocast():
+                    logits = discriminator(decoded), discriminator(generated)
+                fooled = [generator_term(self.options, each) for each in logits]
+                loss = (fooled[0] + fooled[1]) / 2
+                self.minimise("decoder", loss)
+            metrics |= {
+                "loss/generator": loss.detach(),
+                "loss/generator_reconstruction": fooled[0].detach(),
+                "loss/generator_fake": fooled[1].detach(),
+            }
+        with self.autocast():
+            decoded = self.parallel["decoder"](sampled(mean, log_var, noise))
+        mse = F.mse_loss(decoded, real)
+        kl = kl_divergence(mean, log_var).mean()
+        loss = 2 * mse + kl
+        self.minimise("vae", loss)
+        return metrics | {
+            "loss/vae": loss.detach(),
+            "loss/mse": mse.detach(),
+            "loss/kl": kl.detach(),
+        }
+
+    def _step_discriminator(
+        self, real: dict[str, Tensor], fake: dict[str, Tensor], step: Step
+    ) -> Metrics:
+        if self.options.half_batches:
+            # Every other image, so that the choice does not depend on the number of workers.
+            real = {kind: images[::2] for kind, images in real.items()}
+            fake = {kind: images[::2] for kind, images in fake.items()}
+        return adversarial.step_discriminator(self, self.options, real, fake, step)
+
+    def validate(self, real: Tensor, batch: int) -> Metrics:
+        encoder, decoder = self.drawn("encoder"), self.drawn("decoder")
+        discriminator = self.networks["discriminator"]
+        prior = self.fixed_noise(len(real), VALIDATION, batch)
+        with evaluating([encoder, decoder, discriminator]), self.autocast():
+            mean, log_var = encoder(real)
+            decoded, generated = decoder(mean), decoder(prior)
+            metrics = adversarial.validation_losses(
+                self.options,
+                {"real": discriminator(real)},
+                {"fake": discriminator(generated), "reconstruction": discriminator(decoded)},
+            )
+        metrics["validation/mse"] = F.mse_loss(decoded, real)
+        metrics["validation/kl"] = kl_divergence(mean, log_var).mean()
+        return metrics
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_var = self.evaluate("encoder", images)
+        return mean, log_var
+
+    def decode(self, codes: Tensor) -> Tensor:
+        images: Tensor = self.evaluate("decoder", codes)
+        return images
+
+    def pictures(self, count: int, real: Tensor) -> dict[str, Picture]:
+        shown = {"samples": samples(self, count), "interpolation": interpolations(self)}
+        if len(real):
+            shown["reconstructions"] = reconstructions(self, real)
+            shown["codes"] = code_maps(self, real)
+        return shown

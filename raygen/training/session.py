@@ -1,0 +1,156 @@
+"""One worker's part of a run, from the newest checkpoint on. Starts no Ray of its own."""
+
+import contextlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from raygen.config import RunConfig
+from raygen.data.prefetch import Prefetcher
+from raygen.data.shards import Manifest
+from raygen.data.sources import TRAIN, VALIDATION
+from raygen.data.stream import HeldOut, ImageStream
+from raygen.errors import RunError
+from raygen.models import build_model
+from raygen.models.base import Model
+from raygen.storage import Folder
+from raygen.training import checkpoint
+from raygen.training.checkpoint import Position
+from raygen.training.finite import NotFinite
+from raygen.training.logging import RunLog
+from raygen.training.loop import Control, Outcome, train
+from raygen.training.run import RunFolder
+from raygen.training.validation import Validation
+from raygen.training.workers import Workers
+
+MOST_RESTORES = 3
+
+
+@dataclass(frozen=True)
+class Session:
+    """All that a worker needs to know of a run."""
+
+    config: RunConfig
+    run: RunFolder
+    data: Folder
+    manifest: Manifest
+    num_workers: int
+    use_gpu: bool
+    verbose: bool = False
+
+    @property
+    def total_steps(self) -> int:
+        return self.config.total_steps(self.manifest.rows(TRAIN))
+
+
+def run_session(session: Session, workers: Workers, control: Control) -> Outcome:
+    """Train one run on this worker, together with the others, until its end or until it stops.
+
+    Args: control: told and asked by the first worker alone.
+    Raises: RunError if a loss is not finite and may not, or not any more, be recovered from;
+        UserError for mistakes that show only now.
+    """
+    run, restores = session.run, 0
+    while True:
+        # The first worker decides where to go on, so that all agree even while files come and go.
+        latest = checkpoint.latest_step(run.checkpoints) if workers.is_first else None
+        [step] = workers.agree([latest or 0])
+        saved = checkpoint.at_step(run.checkpoints, step) if step else None
+        if saved:
+            restores = max(restores, checkpoint.read_position(saved).restores)
+        try:
+            return _train_from(session, workers, control, saved, restores)
+        except NotFinite as problem:
+            latest = checkpoint.latest_step(run.checkpoints) if workers.is_first else None
+            [step] = workers.agree([latest or 0])
+            good = checkpoint.at_step(run.checkpoints, step).uri if step else "none"
+            said = f"{problem}; the last good checkpoint is {good}"
+            if session.config.on_nan == "stop":
+                raise RunError(
+                    f"{said}. Go on from it with halved learning rates (--on-nan restore), or "
+                    "start another run with lower ones"
+                ) from problem
+            if restores == MOST_RESTORES:
+                raise RunError(
+                    f"{said}. The learning rates have been halved {restores} times already; start "
+                    "another run with other options"
+                ) from problem
+            restores += 1
+            if workers.is_first:
+                control.notice(
+                    f"{problem}; going on from step {step:,} with learning rates halved "
+                    f"({restores} of at most {MOST_RESTORES} times)"
+                )
+
+
+def _train_from(
+    session: Session, workers: Workers, control: Control, saved: Folder | None, restores: int
+) -> Outcome:
+    """Train from a checkpoint, or from the beginning.
+
+    Args: restores: how often the learning rates are halved in all.
+    """
+    config, run, manifest = session.config, session.run, session.manifest
+    first_step = checkpoint.read_position(saved).global_step if saved else 0
+    stream = ImageStream(session.data, manifest, TRAIN, config.step_images, config.seed)
+    batches = stream.batches(first_step, session.total_steps, workers.rank, workers.world_size)
+    # Reading begins here, while the networks are built.
+    with contextlib.ExitStack() as stack:
+        feed = stack.enter_context(Prefetcher(batches, pin_memory=workers.device.type == "cuda"))
+        model = build_model(config)
+        model.to(workers.device)
+        start = checkpoint.load(saved, model) if saved else Position()
+        _halve_learning_rates(model, restores - start.restores)
+        start = replace(start, restores=restores)
+        model.bf16 = use_bf16(config.precision, workers.device)
+        if config.compile:
+            model.compile()
+        if dist.is_initialized():
+            model.distribute(config.sync_bn)
+        held_out = HeldOut.of(session.data, manifest, VALIDATION, config.validation_count)
+        validation = Validation(held_out, config.validate_images or manifest.rows(TRAIN))
+        about = {"config": config.to_json(), "dataset": manifest.fingerprint}
+        log = None
+        if workers.is_first:
+            control.started(start.global_step)
+            log = stack.enter_context(RunLog(run, start.images_seen))
+            log.text("config", _as_table(config.to_json()))
+        return train(
+            model,
+            feed,
+            validation,
+            config,
+            run,
+            workers,
+            start,
+            session.total_steps,
+            about,
+            log,
+            control,
+        )
+
+
+def _halve_learning_rates(model: Model, times: int) -> None:
+    for optimizer in model.optimizers.values():
+        for group in optimizer.param_groups:
+            group["lr"] *= 0.5**times
+
+
+def use_bf16(precision: str, device: torch.device) -> bool:
+    """Whether to compute in bfloat16; `auto` asks the hardware."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # Without these instructions a CPU emulates bfloat16, many times slower. Older torch cannot
+    # tell.
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("bf16"))
+
+
+def _as_table(values: dict[str, Any]) -> str:
+    """Options as a Markdown table, which TensorBoard renders."""
+    rows = [f"| {name} | {value} |" for name, value in values.items()]
+    return "\n".join(["| option | value |", "|---|---|", *rows])

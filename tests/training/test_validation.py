@@ -1,0 +1,74 @@
+"""Measuring on held-out images: the same numbers for any number of workers."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import CPU, build, run_processes, small_config, write_dataset
+
+from raygen.data import stream
+from raygen.data.sources import VALIDATION
+from raygen.data.stream import HeldOut
+from raygen.evaluation.metrics import sliced_wasserstein
+from raygen.models import build_model
+from raygen.models.base import QUALITY
+from raygen.models.vaegan import VAEGAN
+from raygen.storage import Folder
+from raygen.training.validation import Validation
+from raygen.training.workers import Workers
+
+
+def images_of(path: Path, count: int = 7) -> Validation:
+    manifest, _ = write_dataset(path, (4,), (count,), size=64)
+    return Validation(HeldOut.of(Folder.at(path), manifest, VALIDATION, 100), 1)
+
+
+def test_losses_are_means_over_all_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "HELD_OUT_BATCH", 3)
+    validation, model = images_of(tmp_path), build(VAEGAN, small_config("vaegan-anime"))
+    told: list[tuple[int, int]] = []
+    metrics = validation.measure(model, Workers(), lambda done, total: told.append((done, total)))
+    real = validation.first(7, CPU)
+    parts = [(real[:3], 0), (real[3:6], 1), (real[6:], 2)]
+    for name in ("validation/mse", "validation/discriminator", "validation/generator"):
+        values = [float(model.validate(part, k)[name]) * len(part) for part, k in parts]
+        assert metrics[name] == pytest.approx(sum(values) / 7, rel=1e-5)
+    fake = model.decode(model.fixed_noise(7, QUALITY))
+    assert metrics["quality/swd"] == pytest.approx(sliced_wasserstein(real, fake))
+    assert told[-1] == (7, 7)
+
+
+def test_without_validation_images_nothing_is_measured(tmp_path: Path) -> None:
+    manifest, _ = write_dataset(tmp_path, (4,), size=64)
+    images = HeldOut.of(Folder.at(tmp_path), manifest, VALIDATION, 100)
+    model = build(VAEGAN, small_config("vaegan-anime"))
+    assert Validation(images, 1).measure(model, Workers()) == {}
+    pictures = model.pictures(4, Validation(images, 1).first(16, CPU))
+    assert set(pictures) == {"samples", "interpolation"}
+
+
+def on_worker(rank: int, folder: str, world_size: int) -> None:
+    stream.HELD_OUT_BATCH = 4
+    model = build_model(small_config("vaegan-anime"))
+    model.to(CPU)
+    validation = images_of(Path(folder) / f"data{rank}")
+    metrics = validation.measure(model, Workers(rank, world_size))
+    Path(folder, f"{rank}.json").write_text(json.dumps(metrics))
+
+
+@pytest.mark.slow
+def test_workers_share_the_images_and_agree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "HELD_OUT_BATCH", 4)
+    alone = images_of(tmp_path / "data").measure(
+        build(VAEGAN, small_config("vaegan-anime")), Workers()
+    )
+    # Two batches of images, so the third worker has none.
+    run_processes(3, on_worker, str(tmp_path), 3)
+    first = json.loads((tmp_path / "0.json").read_text())
+    assert first == pytest.approx(alone, rel=1e-4)
+    second = json.loads((tmp_path / "1.json").read_text())
+    assert second == {name: first[name] for name in first if name != "quality/swd"}
+    assert torch.isfinite(torch.tensor(list(first.values()))).all()
