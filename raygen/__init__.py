@@ -1,6 +1,10 @@
 """raygen: train, tune and compare classic deep generative image models on Ray."""
 
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from raygen.trained import TrainedModel
 
 # `uv run` would otherwise make Ray start every worker through `uv run` in a second environment
 # that it installs from a copy of the working directory. Ray reads this while it is imported, so
@@ -8,3 +12,19 @@ import os
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
 __version__ = "0.1.0"
+
+
+def load(run: str, checkpoint: str | int = "last", device: str = "cpu") -> "TrainedModel":
+    """A trained model, to sample from, reconstruct, encode and decode with. Ray is not needed.
+
+    Args:
+        run: folder or URI of a run, such as runs/dcgan-celeba.
+        checkpoint: last, best (by the validation images), or the number of a step.
+        device: where to compute, as torch names it.
+    Raises: UserError if there is no such run or checkpoint; CheckpointError if its files are
+        missing, damaged, or do not belong to the run.
+    """
+    # Not above: torch takes seconds to import, which `import raygen` should not.
+    from raygen.trained import load as load_trained
+
+    return load_trained(run, checkpoint, device)

@@ -1,0 +1,26 @@
+"""Write a trained model for other software.
+
+python jobs/export.py runs/vae-celeba --format onnx
+"""
+
+import sys
+from collections.abc import Sequence
+
+import raygen
+from raygen.cli import parse_options, run_job
+from raygen.export import export
+from raygen.job_options import ExportOptions
+from raygen.storage import Folder
+
+
+def main(argv: Sequence[str]) -> None:
+    options = parse_options(ExportOptions, argv, "Write a trained model for other software.")
+    trained = raygen.load(options.run, options.checkpoint)
+    run = Folder.at(options.run)
+    folder = Folder.at(options.out) if options.out else run.join("export")
+    names = export(trained, options.format, folder)
+    print(f"{trained.config.preset}, step {trained.step:,}: {', '.join(names)} in {folder.uri}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(main))

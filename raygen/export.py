@@ -1,0 +1,120 @@
+"""A trained model for other software: weights as safetensors, networks as ONNX or torch.export."""
+
+import copy
+import io
+import json
+import logging
+import os
+import tempfile
+import warnings
+from typing import Any
+
+import torch
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from raygen.errors import UserError
+from raygen.storage import Folder
+from raygen.trained import TrainedModel
+
+DESCRIPTION = "model.json"
+BATCH = torch.export.Dim("batch", min=1)
+
+
+def export(trained: TrainedModel, target: str, folder: Folder) -> list[str]:
+    """Write the networks that make and read images, and `model.json`, which describes them.
+
+    Each network is written as pictures are drawn with it: with the moving average of its weights,
+    and batch norm's running statistics.
+
+    Args: target: safetensors, onnx, or torch-export.
+    Returns: the names of the files.
+    Raises: UserError if a package that the format needs is not installed.
+    """
+    if target == "onnx":
+        _require_onnx()
+    files = {}
+    for name, network in _networks(trained).items():
+        inputs = _example(trained, name)
+        if target == "safetensors":
+            tensors = {k: v.cpu().contiguous() for k, v in network.state_dict().items()}
+            about = {"network": name, "model": json.dumps(_describe(trained))}
+            files[f"{name}.safetensors"] = save_tensors(tensors, metadata=about)
+        elif target == "onnx":
+            files[f"{name}.onnx"] = _as_onnx(network, name, inputs)
+        else:
+            program = torch.export.export(network, (inputs,), dynamic_shapes=({0: BATCH},))
+            file = io.BytesIO()
+            torch.export.save(program, file)
+            files[f"{name}.pt2"] = file.getvalue()
+    for file_name, data in files.items():
+        folder.write_bytes(file_name, data)
+    folder.write_json(DESCRIPTION, _describe(trained))
+    return [*files, DESCRIPTION]
+
+
+def _networks(trained: TrainedModel) -> dict[str, nn.Module]:
+    """The generator or decoder, and the encoder where there is one, on the CPU."""
+    names = [n for n in ("encoder", "decoder", "generator") if n in trained.model.trained]
+    # Copies in the ordinary memory layout, which is the only one that some formats know.
+    copies = {name: copy.deepcopy(trained.model.drawn(name)).cpu().eval() for name in names}
+    return {n: c.to(memory_format=torch.contiguous_format) for n, c in copies.items()}
+
+
+def _example(trained: TrainedModel, network: str) -> Tensor:
+    if network == "encoder":
+        return torch.zeros(2, 3, *trained.image_size)
+    return torch.zeros(2, trained.latent_size)
+
+
+def _describe(trained: TrainedModel) -> dict[str, Any]:
+    height, width = trained.image_size
+    return {
+        "preset": trained.config.preset,
+        "width": trained.config.width,
+        "step": trained.step,
+        "codes": {"shape": ["batch", trained.latent_size], "distribution": "N(0, I)"},
+        "images": {"shape": ["batch", 3, height, width], "range": [-1, 1], "channels": "RGB"},
+        "networks": {
+            name: {
+                "inputs": ["images"] if name == "encoder" else ["codes"],
+                "outputs": _outputs(name),
+            }
+            for name in _networks(trained)
+        },
+    }
+
+
+def _outputs(network: str) -> list[str]:
+    return ["mean", "log_var"] if network == "encoder" else ["images"]
+
+
+def _require_onnx() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"--format onnx: needs the package {error.name}; install raygen[onnx]"
+        ) from error
+
+
+def _as_onnx(network: nn.Module, name: str, inputs: Tensor) -> bytes:
+    with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
+        # About what the exporter does inside.
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        path = os.path.join(place, "network.onnx")
+        torch.onnx.export(
+            network,
+            (inputs,),
+            path,
+            dynamo=True,
+            verbose=False,
+            external_data=False,
+            input_names=["images" if name == "encoder" else "codes"],
+            output_names=_outputs(name),
+            dynamic_shapes=({0: BATCH},),
+        )
+        with open(path, "rb") as file:
+            return file.read()

@@ -1,0 +1,191 @@
+"""A trained model in use: sampling, reconstructing, encoding, decoding. Needs torch, not Ray."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raygen.config import PRESETS, RunConfig
+from raygen.data.prefetch import scale_images
+from raygen.data.shards import Manifest
+from raygen.data.sources import TRAIN
+from raygen.data.stream import ShardReader
+from raygen.errors import UserError
+from raygen.models import build_model
+from raygen.models.base import USER_SAMPLES, Model
+from raygen.models.layers import latent_codes
+from raygen.storage import Folder
+from raygen.training import checkpoint
+from raygen.training.run import CONFIG, RunFolder
+
+AT_ONCE = 64
+"""Images that go through a network together."""
+
+
+class TrainedModel:
+    """The networks of one checkpoint, with which nothing is trained any more.
+
+    Images are (N, 3, H, W) float32 in [-1, 1], codes (N, latent_size) float32; results lie on the
+    CPU. Networks are used as pictures are drawn in training: with the moving average of their
+    weights, where there is one, and batch norm's running statistics.
+
+    Attributes:
+        model: the family's model, with its networks.
+        step: training steps that the checkpoint had taken.
+    """
+
+    def __init__(self, model: Model, step: int) -> None:
+        self.model = model
+        self.step = step
+
+    @property
+    def config(self) -> RunConfig:
+        return self.model.config
+
+    @property
+    def latent_size(self) -> int:
+        return self.model.latent_size
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images."""
+        image = PRESETS[self.config.preset].image
+        return image.height, image.width
+
+    def codes(self, count: int, seed: int = 0) -> Tensor:
+        """The codes that `sample` decodes: N(0, I), a function of the seed alone."""
+        return latent_codes(count, self.latent_size, (USER_SAMPLES, seed))
+
+    def sample(self, count: int, seed: int = 0) -> Tensor:
+        """New images; a larger count with the same seed begins with the same images."""
+        return self.decode(self.codes(count, seed))
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        """Images of codes."""
+        parts = [self.model.decode(part).float().cpu() for part in codes.split(AT_ONCE)]
+        return torch.cat(parts) if parts else torch.empty(0, 3, *self.image_size)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """The means of the images' codes.
+
+        Raises: UserError for models without an encoder, and images of another size.
+        """
+        self.require_encoder("encode")
+        if images.ndim != 4 or images.shape[1:] != (3, *self.image_size):
+            height, width = self.image_size
+            raise UserError(
+                f"images of shape {tuple(images.shape)}: {self.config.preset} encodes "
+                f"(N, 3, {height}, {width})"
+            )
+        parts = [self.model.encode(part)[0].float().cpu() for part in images.split(AT_ONCE)]
+        return torch.cat(parts) if parts else torch.empty(0, self.latent_size)
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Images encoded to the means of their codes, and decoded again. Raises: as `encode`."""
+        return self.decode(self.encode(images))
+
+    def require_encoder(self, wish: str) -> None:
+        """Raises: UserError if the model has no encoder. Args: wish: what needs one."""
+        if not self.model.has_encoder:
+            able = [name for name, p in PRESETS.items() if not p.family.startswith("dcgan:")]
+            raise UserError(
+                f"{wish}: needs an encoder, which {self.config.preset} lacks; use a run of "
+                f"{' or '.join(able)}"
+            )
+
+    def attribute_vector(
+        self,
+        data: Folder,
+        attribute: str,
+        most: int = 2_000,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """How codes with an attribute differ from codes without: (latent_size,).
+
+        The mean of the codes of training images that have it minus that of those that lack it.
+
+        Args:
+            data: a prepared dataset.
+            most: use at most so many images, the first ones, half of them with the attribute.
+            progress: called with images done and images in total.
+        Raises: UserError if the dataset lacks the attribute, or if all images or none have it, or
+            if the images are of another size, or the model has no encoder.
+        """
+        self.require_encoder("--attribute")
+        manifest = Manifest.load(data)
+        self.config.check_images(manifest.height, manifest.width)
+        reader = ShardReader(data, manifest, TRAIN)
+        values = reader.attribute(attribute)
+        groups = [np.flatnonzero(values == value)[: max(1, most // 2)] for value in (1, -1)]
+        if min(map(len, groups)) == 0:
+            which = "no image has" if len(groups[0]) == 0 else "no image lacks"
+            raise UserError(f"--attribute {attribute}: {which} it in {data.uri}; name another")
+        total, done = sum(map(len, groups)), 0
+        means = []
+        for rows in groups:
+            codes = []
+            for first in range(0, len(rows), AT_ONCE):
+                pixels = reader.images(rows[first : first + AT_ONCE])
+                codes.append(self.encode(as_images(pixels)))
+                done += len(pixels)
+                if progress:
+                    progress(done, total)
+            means.append(torch.cat(codes).mean(dim=0))
+        return means[0] - means[1]
+
+    def vary(self, images: Tensor, vector: Tensor, strengths: Tensor) -> Tensor:
+        """Reconstructions with multiples of a vector added to their codes.
+
+        Args: images: (N, 3, H, W); vector: (latent_size,); strengths: (S,).
+        Returns: (N * S, 3, H, W), all strengths of the first image first.
+        """
+        codes = self.encode(images)
+        moved = codes[:, None] + strengths[None, :, None] * vector
+        return self.decode(moved.flatten(0, 1))
+
+
+def as_images(pixels: np.ndarray) -> Tensor:
+    """(N, H, W, 3) uint8 -> (N, 3, H, W) float32 in [-1, 1]."""
+    return scale_images(torch.from_numpy(np.array(pixels)), torch.device("cpu"))
+
+
+def load(run: str, which: str | int = "last", device: str = "cpu") -> TrainedModel:
+    """Load a checkpoint of a run; see `raygen.load`."""
+    folder = RunFolder(Folder.at(run))
+    if not folder.folder.exists(CONFIG):
+        raise UserError(f"{run}: holds no {CONFIG}; name the folder of a run, such as runs/NAME")
+    config = RunConfig.from_json(folder.folder.read_json(CONFIG), folder.folder.join(CONFIG).uri)
+    step = find_checkpoint(folder, which)
+    model = build_model(config)
+    checkpoint.load_networks(checkpoint.at_step(folder.checkpoints, step), model)
+    model.to(torch.device(device))
+    return TrainedModel(model, step)
+
+
+def find_checkpoint(run: RunFolder, which: str | int) -> int:
+    """The step of the last or best checkpoint of a run, or of the one of a given step.
+
+    Raises: UserError if there is none.
+    """
+    saved = [int(name.removeprefix("step-")) for name in checkpoint.complete(run.checkpoints)]
+    if not saved:
+        raise UserError(f"{run.folder.uri}: has no checkpoint yet; train it for longer")
+    if which == "last":
+        return saved[-1]
+    if which == "best":
+        best = checkpoint.best_step(run.checkpoints)
+        if best is None:
+            raise UserError(
+                f"--checkpoint best: {run.folder.uri} has not been measured on validation images "
+                "yet; use last"
+            )
+        return best
+    if str(which).isdecimal() and int(which) in saved:
+        return int(which)
+    have = ", ".join(map(str, saved))
+    raise UserError(
+        f"--checkpoint {which}: must be last, best, or a step whose checkpoint is kept: {have}"
+    )
