@@ -18,6 +18,7 @@ def main(argv: Sequence[str]) -> None:
     trained = raygen.load(options.run, options.checkpoint)
     run = Folder.at(options.run)
     folder = Folder.at(options.out) if options.out else run.join("export")
+    folder.check_writable()
     names = export(trained, options.format, folder)
     print(f"{trained.config.preset}, step {trained.step:,}: {', '.join(names)} in {folder.uri}")
 

@@ -6,7 +6,6 @@ python jobs/sample.py runs/vae-celeba --attribute Smiling --strength -2:2:5
 """
 
 import io
-import posixpath
 import re
 import sys
 from collections.abc import Sequence
@@ -40,22 +39,24 @@ def main(argv: Sequence[str]) -> None:
     strengths = parse_strength(options.strength)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     trained = raygen.load(options.run, options.checkpoint, device)
-    name, columns, codes = "samples", 0, torch.empty(0)
+    target, name = open_target(options)
+    columns, codes = 0, torch.empty(0)
     if options.reconstruct:
-        name, columns = "reconstructions", 2
+        columns = 2
         trained.require_encoder("--reconstruct")
         images = torch.cat([read_image(path, trained, options.fit) for path in options.reconstruct])
         images = images[: options.count or None]
         codes = trained.encode(images)
         pictures = torch.stack([images, trained.decode(codes)], dim=1).flatten(0, 1)
     elif options.attribute:
-        name, columns = options.attribute, len(strengths)
+        columns = len(strengths)
         pictures = vary(trained, options, strengths)
     else:
         codes = trained.codes(options.count or SAMPLES, options.seed)
         pictures = trained.decode(codes)
-    where = write(options, name, pictures, columns, codes)
-    print(f"{trained.config.preset}, step {trained.step:,}: {len(pictures)} images in {where}")
+    write(target, options.format, name, pictures, columns, codes)
+    about = f"{trained.config.preset}, step {trained.step:,}"
+    print(f"{about}: {len(pictures)} images in {target.uri}")
 
 
 def parse_strength(text: str) -> Tensor:
@@ -72,10 +73,10 @@ def read_image(path: str, trained: TrainedModel, fit: bool) -> Tensor:
 
     Raises: UserError if it cannot be read, or has another size and is not to be fitted.
     """
-    folder = Folder.at(posixpath.dirname(path) or ".")
+    file = Folder.at(path)
     height, width = trained.image_size
     try:
-        with Image.open(io.BytesIO(folder.read_bytes(posixpath.basename(path)))) as image:
+        with Image.open(io.BytesIO(file.parent.read_bytes(file.name))) as image:
             if image.size != (width, height) and not fit:
                 raise UserError(
                     f"--reconstruct {path}: is {image.height}x{image.width} pixels, but "
@@ -120,24 +121,33 @@ def find_data(options: SampleOptions, trained: TrainedModel) -> Folder:
     return drawn_folder(Folder.at(options.run).parent, image, trained.config.drawn_count)
 
 
-def write(options: SampleOptions, name: str, pictures: Tensor, columns: int, codes: Tensor) -> str:
-    """Write pictures in the chosen format. Returns: where."""
+def open_target(options: SampleOptions) -> tuple[Folder, str]:
+    """What to write: the file or, for single images, the folder; and what the pictures are called.
+
+    Raises: UserError if it cannot be written.
+    """
+    name = options.attribute or ("reconstructions" if options.reconstruct else "samples")
     suffix = {"grid": ".png", "npz": ".npz", "png": ""}[options.format]
-    out = options.out or name + suffix
-    if options.format == "png":
-        folder = Folder.at(out)
+    target = Folder.at(options.out or name + suffix)
+    (target if options.format == "png" else target.parent).check_writable()
+    return target, name
+
+
+def write(
+    target: Folder, kind: str, name: str, pictures: Tensor, columns: int, codes: Tensor
+) -> None:
+    """Write pictures in a format."""
+    if kind == "png":
         for number, pixels in enumerate(to_uint8(pictures)):
-            folder.write_bytes(f"{name}-{number:05d}.png", encode_png(pixels))
-        return folder.uri
-    folder = Folder.at(posixpath.dirname(out) or ".")
-    if options.format == "grid":
+            target.write_bytes(f"{name}-{number:05d}.png", encode_png(pixels))
+        return
+    if kind == "grid":
         data = encode_png(grid(pictures, columns))
     else:
         file = io.BytesIO()
         np.savez_compressed(file, images=to_uint8(pictures), codes=codes.numpy())
         data = file.getvalue()
-    folder.write_bytes(posixpath.basename(out), data)
-    return out
+    target.parent.write_bytes(target.name, data)
 
 
 if __name__ == "__main__":

@@ -105,6 +105,10 @@ def losses(metrics: dict[str, float]) -> str:
     return "".join(known)
 
 
+SAME_SIGNAL_SECONDS = 0.3
+"""Signals this close to each other are taken for one."""
+
+
 class Signals:
     """Ctrl-C, and SIGTERM as from `ray job stop`: quits at once, or asks to save first.
 
@@ -115,6 +119,7 @@ class Signals:
         self.stop = threading.Event()
         self._line = line
         self._saves = self._ignores = False
+        self._heard_at = float("-inf")
         self._before: dict[int, Any] = {}
 
     def save(self) -> None:
@@ -126,7 +131,11 @@ class Signals:
         self._ignores = True
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._ignores:
+        now = time.monotonic()
+        # timeout(1) signals its child and then the child's whole group.
+        repeated = now - self._heard_at < SAME_SIGNAL_SECONDS
+        self._heard_at = now
+        if self._ignores or repeated:
             return
         if not self._saves or self.stop.is_set():
             raise KeyboardInterrupt

@@ -59,16 +59,26 @@ class Folder:
         return isinstance(self.filesystem, fs.LocalFileSystem)
 
     def join(self, *names: str) -> "Folder":
-        # A URI may end in options, such as ?region=eu-central-1.
-        place, mark, options = self.uri.partition("?" if "://" in self.uri else "\0")
-        uri = posixpath.join(place, *names) + mark + options
+        place, options = self._uri_parts()
+        uri = posixpath.join(place, *names) + options
         return Folder(uri, self.filesystem, posixpath.join(self.path, *names))
 
     @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return posixpath.basename(self.path.rstrip("/"))
+
+    @property
     def parent(self) -> "Folder":
-        place, mark, options = self.uri.partition("?" if "://" in self.uri else "\0")
-        uri = posixpath.dirname(place.rstrip("/")) + mark + options
+        """The folder that holds this one, or this file."""
+        place, options = self._uri_parts()
+        uri = posixpath.dirname(place.rstrip("/")) + options
         return Folder(uri or ".", self.filesystem, posixpath.dirname(self.path.rstrip("/")))
+
+    def _uri_parts(self) -> tuple[str, str]:
+        """The URI's place, and its options, such as ?region=eu-central-1."""
+        place, mark, options = self.uri.partition("?" if "://" in self.uri else "\0")
+        return place, mark + options
 
     def path_of(self, name: str) -> str:
         """The path of an entry, for calls to `filesystem`."""

@@ -154,6 +154,8 @@ def as_images(pixels: np.ndarray) -> Tensor:
 
 def load(run: str, which: str | int = "last", device: str = "cpu") -> TrainedModel:
     """Load a checkpoint of a run; see `raygen.load`."""
+    if not run:
+        raise UserError("RUN: is required; name the folder or URI of a run, such as runs/NAME")
     folder = RunFolder(Folder.at(run))
     if not folder.folder.exists(CONFIG):
         raise UserError(f"{run}: holds no {CONFIG}; name the folder of a run, such as runs/NAME")

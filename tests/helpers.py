@@ -28,6 +28,9 @@ from raygen.data.sources import TRAIN, VALIDATION
 from raygen.models import build_model
 from raygen.models.base import Model, Step
 from raygen.storage import Folder
+from raygen.training import checkpoint
+from raygen.training.checkpoint import Position
+from raygen.training.run import CONFIG, RunFolder
 
 # Tests' networks are so small that more threads only wait for each other: for minutes, where the
 # machine is busy.
@@ -293,3 +296,18 @@ def check_two_workers_equal_one(
             difference = (first[name] - value).norm()
             assert difference <= 1e-3 * moved + 1e-7, (name, difference, moved)
     return compared
+
+
+def save_run(path: Path, preset: str, steps: int = 2, **options: Any) -> Model:
+    """A run's folder with a checkpoint of a model that has taken a few steps."""
+    config = small_config(preset, ema_images=1000, **options)
+    model = build_any(config)
+    image = PRESETS[preset].image
+    for k in range(steps):
+        real = scaled_images(config.step_images, image.height, image.width, seed=k)
+        model.update(real, step_of(k, config.step_images))
+    run = RunFolder(Folder.at(path))
+    run.folder.write_json(CONFIG, config.to_json())
+    about = {"config": config.to_json()}
+    checkpoint.save(run.checkpoints, model, Position(steps), about, 3, score=float(steps))
+    return model

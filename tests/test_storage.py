@@ -66,6 +66,17 @@ def test_places_show_as_they_were_written(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert Folder.at("what?").join("y").uri == "what?/y"
 
 
+def test_a_files_folder_and_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for uri, parent in (("data/x", "data"), ("x", "."), ("/a/b/", "/a")):
+        assert Folder.at(uri).parent.uri == parent
+        assert Folder.at(uri).parent.path == os.path.abspath(parent)
+    assert [Folder.at(uri).name for uri in ("data/x.png", "x", "/a/b/")] == ["x.png", "x", "b"]
+    file = Folder.at("s3://bucket/runs/x.png?region=us-east-1")
+    assert (file.name, file.parent.path) == ("x.png", "bucket/runs")
+    assert file.parent.uri == "s3://bucket/runs?region=us-east-1"
+
+
 def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="ftp://host/x: no filesystem"):
         Folder.at("ftp://host/x")

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from raygen.config import AnimeOptions
 from raygen.data import drawn_faces
 from raygen.data.drawn_faces import write_celeba_layout
 from raygen.data.shards import fit_image
 from raygen.data.sources import TRAIN, VALIDATION, AnimeFaces, CelebA, DrawnFaces
 from raygen.errors import UserError
+from raygen.job_options import AnimeOptions
 
 COUNT = 11
 

@@ -28,6 +28,13 @@ def test_workers_share_the_codes_of_one(world_size: int) -> None:
     assert torch.equal(torch.cat(parts), whole)
 
 
+@pytest.mark.parametrize("size", [1, 5, 8, 100])
+def test_more_codes_begin_with_the_same_codes(size: int) -> None:
+    whole = latent_codes(70, size, (4,))
+    for count in (1, 2, 15, 17, 64):
+        assert torch.equal(latent_codes(count, size, (4,)), whole[:count])
+
+
 def test_codes_are_normal_and_follow_their_seed() -> None:
     codes = latent_codes(1000, 100, (0, 1))
     assert codes.mean().abs() < 0.01

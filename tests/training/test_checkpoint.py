@@ -137,7 +137,8 @@ def test_what_does_not_fit_or_is_damaged_is_refused(tmp_path: Path) -> None:
         (path / "state.json").write_text(json.dumps(state | {"about": about}))
         with pytest.raises(CheckpointError, match="was made with .* belongs to another run"):
             checkpoint.load(folder, build())
-    for damaged in ({k: v for k, v in state.items() if k != "files"}, [1], {"position": {}}):
+    wrong: list[Any] = [{k: v for k, v in state.items() if k != "files"}, [1], {"position": {}}]
+    for damaged in wrong:
         (path / "state.json").write_text(json.dumps(damaged))
         with pytest.raises(CheckpointError, match=r"state\.json: damaged|checkpoint format None"):
             checkpoint.load(folder, build())

@@ -1,0 +1,158 @@
+"""jobs/sample.py and jobs/export.py: what they write, and mistakes told in one line."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from helpers import load_job, run_script, save_run
+from PIL import Image
+
+import raygen
+from raygen.data.shards import MANIFEST, Manifest, ShardFile, write_shard
+from raygen.data.sources import TRAIN, VALIDATION
+from raygen.evaluation.pictures import to_uint8
+from raygen.storage import Folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "vaegan"
+    save_run(path, "vaegan-anime", latent_size=8, schedule="1:1")
+    return path
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A dataset of random images with one attribute."""
+    folder = Folder.at(tmp_path / "data")
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 64 * 64 * 3), np.uint8)
+    columns: dict[str, Any] = {
+        "image": pa.array([row.tobytes() for row in pixels], pa.binary(64 * 64 * 3)),
+        "id": [str(k) for k in range(12)],
+        "Smiling": pa.array([1, -1, 0] * 4, pa.int8()),
+    }
+    table = pa.table(columns)
+    splits: dict[str, tuple[ShardFile, ...]] = {
+        split: (write_shard(folder, f"{split}-00000.parquet", table, 64 * 64 * 3),)
+        for split in (TRAIN, VALIDATION)
+    }
+    manifest = Manifest(64, 64, ("Smiling",), splits, {}, 0, ())
+    folder.write_json(MANIFEST, manifest.to_json())
+    return tmp_path / "data"
+
+
+def sample(*arguments: str | Path) -> int:
+    return run_script("sample", *arguments)
+
+
+def test_samples_become_a_grid_single_files_or_arrays(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = (run, "-n", "6", "--seed", "7")
+    expected = to_uint8(raygen.load(str(run)).sample(6, seed=7))
+    assert sample(*options, "--out", tmp_path / "grid.png") == 0
+    assert f"vaegan-anime, step 2: 6 images in {tmp_path}/grid.png" in capsys.readouterr().out
+    pixels = np.asarray(Image.open(tmp_path / "grid.png"))
+    assert pixels.shape == (2 * 66 + 2, 3 * 66 + 2, 3)
+    assert np.array_equal(pixels[2:66, 68:132], expected[1])
+    assert sample(*options, "--format", "png", "--out", tmp_path / "files") == 0
+    files = sorted((tmp_path / "files").iterdir())
+    assert [file.name for file in files] == [f"samples-{k:05d}.png" for k in range(6)]
+    assert np.array_equal(np.asarray(Image.open(files[4])), expected[4])
+    assert sample(*options, "--format", "npz", "--out", tmp_path / "a.npz") == 0
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as arrays:
+        assert np.array_equal(arrays["images"], expected)
+        assert np.array_equal(arrays["codes"], raygen.load(str(run)).codes(6, 7).numpy())
+
+
+def test_images_are_shown_beside_their_reconstructions(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "one.png")
+    Image.fromarray(pixels[:40]).save(tmp_path / "small.png")
+    out = tmp_path / "out.png"
+    assert sample(run, "--reconstruct", tmp_path / "one.png", "--out", out) == 0
+    shown = np.asarray(Image.open(out))
+    assert shown.shape == (68, 134, 3)
+    assert np.array_equal(shown[2:66, 2:66], pixels)
+    trained = raygen.load(str(run))
+    images = load_job("sample").read_image(str(tmp_path / "one.png"), trained, fit=False)
+    assert np.array_equal(shown[2:66, 68:132], to_uint8(trained.reconstruct(images))[0])
+    both = ("--reconstruct", tmp_path / "small.png", tmp_path / "one.png")
+    assert sample(run, *both, "--out", out) == 2
+    line = capsys.readouterr().err
+    assert "small.png: is 40x64 pixels, but vaegan-anime needs 64x64; resize it, or add" in line
+    assert sample(run, *both, "--fit", "--out", out) == 0
+    assert np.asarray(Image.open(out)).shape == (134, 134, 3)
+
+
+def test_an_attribute_is_turned_down_and_up(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "strip.png"
+    options = ("--attribute", "Smiling", "--data", data, "--out", out)
+    assert sample(run, *options, "--strength", "-2:2:5", "-n", "3") == 0
+    assert "15 images" in capsys.readouterr().out
+    pixels = np.asarray(Image.open(out))
+    assert pixels.shape == (3 * 66 + 2, 5 * 66 + 2, 3)
+    # In the middle, nothing is added.
+    trained = raygen.load(str(run))
+    job = load_job("sample")
+    held_out = job.HeldOut.of(Folder.at(data), Manifest.load(Folder.at(data)), VALIDATION, 1)
+    plain = to_uint8(trained.reconstruct(job.as_images(held_out.images(0, 1))))[0]
+    assert np.array_equal(pixels[2:66, 2 + 2 * 66 : 66 + 2 * 66], plain)
+    assert sample(run, *options, "--strength", "0:1.5:1") == 0
+
+
+def test_mistakes_are_told_in_one_line(
+    run: Path,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_run(tmp_path / "dcgan", "dcgan-celeba")
+    (tmp_path / "text.png").write_text("not a picture")
+    attribute = (run, "--data", data, "--attribute")
+    for arguments, message in (
+        ((), "RUN: is required"),
+        (("nowhere",), "nowhere: holds no config.json"),
+        ((run, "--checkpoint", "7"), "--checkpoint 7: must be last, best, or a step"),
+        ((run, "-n", "-3"), "--count -3: must be 0 or more"),
+        ((run, "--format", "gif"), "invalid choice 'gif'"),
+        ((run, "--reconstruct", "gone.png"), "--reconstruct gone.png: no such file"),
+        ((run, "--reconstruct", "text.png"), "text.png: cannot be read as an image"),
+        ((*attribute, "Hat"), "--attribute Hat: the dataset"),
+        ((*attribute, "Smiling", "--strength", "1:2"), "--strength 1:2: must be first:last:count"),
+        ((*attribute, "Smiling", "--strength", "a:2:3"), "--strength a:2:3: must be"),
+        ((*attribute, "Smiling", "--strength", "1:2:0"), "--strength 1:2:0: must be"),
+        ((*attribute, "Smiling", "--reconstruct", "x.png"), "choose one of them"),
+        (("dcgan", "--reconstruct", "text.png"), "needs an encoder, which dcgan-celeba lacks"),
+        (("dcgan", "--attribute", "Smiling"), "needs an encoder, which dcgan-celeba lacks"),
+        ((run, "--attribute", "Smiling"), "holds no manifest.json"),
+        ((run, "--out", "text.png/grid.png"), "text.png"),
+    ):
+        capsys.readouterr()
+        assert sample(*arguments) == 2, message
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ")
+        assert message in line
+    assert not (tmp_path / "samples.png").exists()
+
+
+def test_a_model_is_exported_into_its_run(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_script("export", run) == 0
+    output = capsys.readouterr().out
+    assert f"encoder.safetensors, decoder.safetensors, model.json in {run}/export" in output
+    assert (run / "export/decoder.safetensors").exists()
+    assert run_script("export", run, "--out", tmp_path / "there", "--checkpoint", "best") == 0
+    assert (tmp_path / "there/model.json").exists()
+    assert run_script("export", run, "--format", "pickle") == 2
+    assert run_script("export") == 2
+    assert "RUN: is required" in capsys.readouterr().err
