@@ -150,6 +150,12 @@ class VAEGAN(Model):
             self.losses = {"loss/vae": "encoder and decoder", "loss/generator": "decoder"}
         self.losses = {"loss/discriminator": "discriminator", **self.losses}
 
+    def compile(self) -> None:
+        # Encoder and decoder take their gradients from one graph in two passes, for which it has to
+        # keep its buffers.
+        torch._functorch.config.donated_buffer = False
+        super().compile()
+
     def update(self, real: Tensor, step: Step) -> Metrics:
         if self.options.objective == "larsen":
             metrics = self._update_larsen(real, step)

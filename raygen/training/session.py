@@ -1,6 +1,8 @@
 """One worker's part of a run, from the newest checkpoint on. Starts no Ray of its own."""
 
 import contextlib
+import os
+import shutil
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +14,7 @@ from raygen.data.prefetch import Prefetcher
 from raygen.data.shards import Manifest
 from raygen.data.sources import TRAIN, VALIDATION
 from raygen.data.stream import HeldOut, ImageStream
-from raygen.errors import RunError
+from raygen.errors import RunError, UserError
 from raygen.models import build_model
 from raygen.models.base import Model
 from raygen.storage import Folder
@@ -106,6 +108,7 @@ def _train_from(
         start = replace(start, restores=restores)
         model.bf16 = use_bf16(config.precision, workers.device)
         if config.compile:
+            check_compiler(workers.device)
             model.compile()
         if dist.is_initialized():
             model.distribute(config.sync_bn)
@@ -136,6 +139,15 @@ def _halve_learning_rates(model: Model, times: int) -> None:
     for optimizer in model.optimizers.values():
         for group in optimizer.param_groups:
             group["lr"] *= 0.5**times
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raises: UserError if networks cannot be compiled for a device here."""
+    compilers = ("g++", "clang++", "c++", os.environ.get("CXX", "g++"))
+    if device.type == "cpu" and not any(map(shutil.which, compilers)):
+        raise UserError(
+            "--compile: needs a C++ compiler (g++) on this machine; install one, or leave it out"
+        )
 
 
 def use_bf16(precision: str, device: torch.device) -> bool:

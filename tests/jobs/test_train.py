@@ -49,8 +49,10 @@ def test_a_run_trains_and_leaves_everything_in_its_folder_and_goes_on(
     assert 0 <= summary["data_wait_fraction"] <= 1
     assert json.loads((run / "config.json").read_text())["batch_size"] == 16
     pictures = sorted(file.name for file in (run / "samples").iterdir())
-    assert pictures == ["samples-000000000.png", "samples-000000064.png"]
-    assert Image.open(run / "samples" / pictures[0]).size == (8 * 34 + 2, 8 * 34 + 2)
+    assert pictures == [
+        f"{name}-{images:09d}.png" for name in ("interpolation", "samples") for images in (0, 64)
+    ]
+    assert Image.open(run / "samples" / pictures[2]).size == (8 * 34 + 2, 8 * 34 + 2)
 
     events = EventAccumulator(str(run))
     events.Reload()
@@ -61,6 +63,9 @@ def test_a_run_trains_and_leaves_everything_in_its_folder_and_goes_on(
         "accuracy/discriminator",
         "throughput/images_per_second",
         "throughput/data_wait_fraction",
+        "validation/discriminator",
+        "validation/generator",
+        "quality/swd",
     ):
         steps = [event.step for event in events.Scalars(tag)]
         assert steps[-1] == 64
@@ -86,6 +91,54 @@ def test_a_run_trains_and_leaves_everything_in_its_folder_and_goes_on(
     assert train("--steps", "2", "--restart", *options) == 0
     saved = [entry.name for entry in (run / "checkpoints").iterdir()]
     assert saved == ["step-00000002"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("preset", "options", "shown"),
+    [
+        ("vae-celeba", ("--latent-size", "8", "--sample-count", "2"), "MSE"),
+        ("dcgan-anime", ("--schedule", "two-phase"), "D loss"),
+        ("vaegan-anime", ("--objective", "article"), "KL"),
+    ],
+)
+def test_every_system_trains_and_is_sampled(
+    ray_session: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    preset: str,
+    options: tuple[str, ...],
+    shown: str,
+) -> None:
+    storage = tmp_path / "runs"
+    small = ("--width", "0.03", "--batch-size", "4", "--drawn-count", "24", "--num-workers", "2")
+    assert train(preset, "--steps", "2", "--storage", storage, *small, *options) == 0
+    assert f" - {shown} " in capsys.readouterr().out
+    pictures = {file.name.split("-")[0] for file in (storage / preset / "samples").iterdir()}
+    with_encoder = {"reconstructions", "codes"} if preset.startswith("vae") else set()
+    assert pictures == {"samples", "interpolation"} | with_encoder
+    summary = json.loads((storage / preset / "summary.json").read_text())
+    assert {"quality/swd"} < {name for name in summary["metrics"] if "loss/" not in name}
+    out = tmp_path / "strip.png"
+    if with_encoder:
+        strip = ("--attribute", "Smiling", "--out", out, "-n", "2")
+        assert run_script("sample", storage / preset, *strip) == 0
+    else:
+        assert run_script("sample", storage / preset, "-n", "4", "--out", out) == 0
+    assert out.exists()
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_ends_the_job(
+    ray_session: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--storage", tmp_path / "runs", "--steps", "50", "--on-nan", "restore", *SMALL)
+    assert train("--lr-g", "1e30", *options) == 1
+    captured = capsys.readouterr()
+    assert captured.out.count("learning rates halved") == 3
+    assert "a worker failed" not in captured.out
+    assert re.search(r"error: .* was not finite at step \d+; the last good", captured.err)
+    assert "halved 3 times already" in captured.err
 
 
 class Job:
@@ -172,6 +225,8 @@ def test_mistakes_are_told_in_one_line_before_ray_starts(
     write_dataset(tmp_path / "tiny", (5,), (2,))
     line = fails(capsys, "--data", tmp_path / "tiny", *there)
     assert "holds 4x4 images, but dcgan-celeba is made for 32x32" in line
+    line = fails(capsys, "dcgan-anime", "--schedule", "0:1", *there)
+    assert "--schedule 0:1: must be two-phase, or discriminator steps" in line
     assert "--steps -1: must be 0 or more" in fails(capsys, "--steps", "-1", *there)
     assert "--stepz" in fails(capsys, "--stepz", "3", *there)
     assert "--steps many: must be a whole number" in fails(capsys, "--steps", "many", *there)

@@ -13,14 +13,14 @@ from helpers import random_images, tiny_config, write_dataset
 from raygen.config import RunConfig
 from raygen.data.shards import Manifest
 from raygen.data.stream import Batch, ImageStream
-from raygen.errors import RunError
+from raygen.errors import RunError, UserError
 from raygen.models.base import Metrics, Step
 from raygen.models.dcgan import DCGAN
 from raygen.storage import Folder
 from raygen.training import checkpoint
 from raygen.training.loop import Control
 from raygen.training.run import RunFolder
-from raygen.training.session import Session, run_session, use_bf16
+from raygen.training.session import Session, check_compiler, run_session, use_bf16
 from raygen.training.workers import Workers
 
 
@@ -143,6 +143,14 @@ def test_a_learning_rate_that_is_far_too_high_is_found_out(session: Session) -> 
     config = RunConfig.from_json(options, "test")
     with pytest.raises(RunError, match="not finite at step"):
         run_session(replace(session, config=config), Workers(), Control())
+
+
+def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(UserError, match="--compile: needs a C"):
+        check_compiler(torch.device("cpu"))
+    check_compiler(torch.device("cuda"))
 
 
 def test_precision_can_be_chosen() -> None:
