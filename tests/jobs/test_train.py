@@ -219,7 +219,7 @@ def test_mistakes_are_told_in_one_line_before_ray_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     there = ("--storage", tmp_path / "runs")
-    assert "preset 'dcgan': unknown; choose one of dcgan-celeba" in fails(capsys, "dcgan", *there)
+    assert "preset 'dcgan': unknown; choose one of vae-celeba" in fails(capsys, "dcgan", *there)
     line = fails(capsys, "--data", tmp_path / "nowhere", *there)
     assert f"--data {tmp_path}/nowhere: holds no manifest.json" in line
     write_dataset(tmp_path / "tiny", (5,), (2,))

@@ -11,6 +11,7 @@ from raygen.config import PRESETS
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
 def test_a_compiled_model_takes_the_same_steps(caplog: pytest.LogCaptureFixture) -> None:
     # The gradient penalty differentiates twice, and `larsen` takes gradients of one graph in two
