@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from raygen.config import PRESETS, RunConfig
 from raygen.model_options import DCGANConfig
-from raygen.models import adversarial
+from raygen.models import adversarial, pictures
 from raygen.models.adversarial import SLOPE, Normalisation
 from raygen.models.base import PRIOR_NOISE, TRAINING_NOISE, VALIDATION, Metrics, Model, Step
 from raygen.models.layers import (
@@ -25,7 +25,7 @@ from raygen.models.layers import (
     initialise_uniform,
     scaled,
 )
-from raygen.models.pictures import Picture, interpolations, samples
+from raygen.models.pictures import Picture
 from raygen.schedule import Schedule
 
 WEIGHT_STD = 0.02
@@ -221,4 +221,4 @@ class DCGAN(Model):
         return images
 
     def pictures(self, count: int, real: Tensor) -> dict[str, Picture]:
-        return {"samples": samples(self, count), "interpolation": interpolations(self)}
+        return pictures.usual(self, count, real)

@@ -92,6 +92,18 @@ def code_maps(model: "Model", images: Tensor) -> Picture:
     return Picture(torch.stack(cells, dim=1).flatten(0, 1), len(cells))
 
 
+def usual(model: "Model", count: int, real: Tensor) -> dict[str, Picture]:
+    """What most families show: samples and interpolations, and what an encoder makes of images.
+
+    Args: as `Model.pictures`.
+    """
+    shown = {"samples": samples(model, count), "interpolation": interpolations(model)}
+    if model.has_encoder and len(real):
+        shown["reconstructions"] = reconstructions(model, real)
+        shown["codes"] = code_maps(model, real)
+    return shown
+
+
 def map_shape(size: int) -> tuple[int, int]:
     """Height and width of a code's map: the most square one, higher than wide."""
     width = max(n for n in range(1, math.isqrt(size) + 1) if size % n == 0)

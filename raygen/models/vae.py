@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from raygen.config import PRESETS, RunConfig
 from raygen.model_options import VAEConfig
+from raygen.models import pictures
 from raygen.models.base import TRAINING_NOISE, VALIDATION, Metrics, Model, Step
 from raygen.models.layers import evaluating, initialise_uniform, kl_divergence, sampled, scaled
-from raygen.models.pictures import Picture, code_maps, interpolations, reconstructions, samples
+from raygen.models.pictures import Picture
 
 FILTERS = (32, 64, 128, 256)
 
@@ -141,8 +142,4 @@ class VAE(Model):
         return images
 
     def pictures(self, count: int, real: Tensor) -> dict[str, Picture]:
-        shown = {"samples": samples(self, count), "interpolation": interpolations(self)}
-        if len(real):
-            shown["reconstructions"] = reconstructions(self, real)
-            shown["codes"] = code_maps(self, real)
-        return shown
+        return pictures.usual(self, count, real)

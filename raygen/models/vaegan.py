@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from raygen.config import RunConfig
 from raygen.model_options import VAEGANConfig
-from raygen.models import adversarial
+from raygen.models import adversarial, pictures
 from raygen.models.adversarial import SLOPE, Normalisation, generator_term
 from raygen.models.base import PRIOR_NOISE, TRAINING_NOISE, VALIDATION, Metrics, Model, Step
 from raygen.models.layers import (
@@ -25,7 +25,7 @@ from raygen.models.layers import (
     sampled,
     scaled,
 )
-from raygen.models.pictures import Picture, code_maps, interpolations, reconstructions, samples
+from raygen.models.pictures import Picture
 from raygen.schedule import Schedule
 
 
@@ -309,8 +309,4 @@ class VAEGAN(Model):
         return images
 
     def pictures(self, count: int, real: Tensor) -> dict[str, Picture]:
-        shown = {"samples": samples(self, count), "interpolation": interpolations(self)}
-        if len(real):
-            shown["reconstructions"] = reconstructions(self, real)
-            shown["codes"] = code_maps(self, real)
-        return shown
+        return pictures.usual(self, count, real)
