@@ -66,10 +66,8 @@ class Monitor:
     def stop(self) -> None:
         self._stop = True
 
-    def group_started(self) -> None:
-        self._report.groups += 1
-
-    def started(self, step: int) -> None:
+    def started(self, step: int, new_group: bool) -> None:
+        self._report.groups += int(new_group)
         self._report.resumed_at = step
         self._report.progress = None
 
@@ -93,9 +91,12 @@ class MonitorControl(Control):
     def __init__(self, monitor: Any) -> None:
         self._monitor = monitor
         self._answer: Any = None
+        self._has_started = False
 
     def started(self, step: int) -> None:
-        ray.get(self._monitor.started.remote(step))
+        # A group that goes back to a checkpoint by itself starts more than once.
+        ray.get(self._monitor.started.remote(step, not self._has_started))
+        self._has_started = True
 
     def notice(self, text: str) -> None:
         ray.get(self._monitor.notice.remote(text))
@@ -246,8 +247,6 @@ def _worker(settings: dict[str, Any]) -> None:
         device = get_device()
         workers = Workers(context.get_world_rank(), context.get_world_size(), device)
         _use_cores(context.get_local_world_size(), device)
-        if workers.is_first:
-            ray.get(monitor.group_started.remote())
         outcome = run_session(session, workers, MonitorControl(monitor))
         if workers.is_first:
             ray.get(monitor.ended.remote(outcome))
