@@ -41,8 +41,8 @@ def slerp(first: Tensor, last: Tensor, shares: Tensor) -> Tensor:
     cosine = F.cosine_similarity(first, last, dim=0).clamp(-1, 1)
     angle = torch.acos(cosine)
     shares = shares.unsqueeze(1)
-    if math.sin(angle) < 1e-4:
-        # On one line with 0 there is no arc to follow.
+    if math.sin(angle) < 1e-3:
+        # On one line with 0 there is no arc to follow; in float32 the angle is no more exact.
         return (1 - shares) * first + shares * last
     return (torch.sin((1 - shares) * angle) * first + torch.sin(shares * angle) * last) / torch.sin(
         angle

@@ -279,7 +279,8 @@ class VAEGAN(Model):
         self, real: dict[str, Tensor], fake: dict[str, Tensor], step: Step
     ) -> Metrics:
         if self.options.half_batches:
-            # Every other image, so that the choice does not depend on the number of workers.
+            # Every other image, so that the choice does not depend on the number of workers (as
+            # long as each has an even share).
             real = {kind: images[::2] for kind, images in real.items()}
             fake = {kind: images[::2] for kind, images in fake.items()}
         return adversarial.step_discriminator(self, self.options, real, fake, step)

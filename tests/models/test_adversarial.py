@@ -159,11 +159,12 @@ def test_a_constant_added_to_all_logits_does_not_pay_under_wasserstein(
 @pytest.mark.parametrize(("loss", "threshold"), [("hinge", 0), ("least-squares", 0.5)])
 def test_accuracy_counts_logits_on_the_right_side(loss: str, threshold: float) -> None:
     chosen = options(loss)
-    near = torch.tensor([-0.2, -0.1, 0.1, 0.2, 0.3]) + threshold
-    measured = accuracy(chosen, [near], [near])
+    real = torch.tensor([-0.2, -0.1, 0.1, 0.2, 0.3]) + threshold
+    fake = torch.tensor([-0.3, -0.2, -0.1, 0.1]) + threshold
+    measured = accuracy(chosen, [real], [fake])
     assert measured.keys() == {"accuracy/discriminator"}
-    # Of the real ones three are above the threshold, of the generated ones two below.
-    assert measured["accuracy/discriminator"].item() == pytest.approx((0.6 + 0.4) / 2)
+    # Three of five are above the threshold, three of four below.
+    assert measured["accuracy/discriminator"].item() == pytest.approx((0.6 + 0.75) / 2)
     # Kinds weigh the same, however many images they have.
     few, many = torch.tensor([5.0]), torch.tensor([5.0, 5.0, 5.0, -5.0])
     right = accuracy(chosen, [few], [many, -few])["accuracy/discriminator"]
@@ -172,9 +173,8 @@ def test_accuracy_counts_logits_on_the_right_side(loss: str, threshold: float) -
 
 def test_accuracy_has_the_sigmoids_threshold_and_none_under_wasserstein() -> None:
     logits = torch.tensor([0.1, 0.2, 0.4, -0.3])
-    right = accuracy(options("non-saturating"), [logits], [logits])["accuracy/discriminator"]
-    assert right.item() == pytest.approx((0.75 + 0.25) / 2)
-    assert accuracy(options("non-saturating"), [logits], [])["accuracy/discriminator"] == 0.75
+    both = accuracy(options("non-saturating"), [logits], [logits - 0.3])["accuracy/discriminator"]
+    assert both.item() == pytest.approx((0.75 + 0.75) / 2)
     assert accuracy(options("wasserstein-gp"), [logits], [logits]) == {}
 
 

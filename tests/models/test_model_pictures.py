@@ -219,3 +219,10 @@ def test_pictures_codes_follow_the_runs_seed() -> None:
     for draw in (lambda m: samples(m, 4), interpolations):
         assert torch.equal(draw(first).images, draw(same).images)
         assert not torch.equal(draw(first).images, draw(other).images)
+
+
+def test_opposite_codes_of_any_length_are_joined_by_a_line() -> None:
+    for seed in range(200):
+        first = code(8, seed)
+        path = slerp(first, -3 * first, SHARES)
+        assert path.norm(dim=1).max() <= 3.001 * first.norm()
