@@ -18,6 +18,7 @@ from torch import Tensor
 import raygen
 from raygen.cli import parse_options, run_job
 from raygen.config import DRAWN, PRESETS, ImageFormat
+from raygen.data.prefetch import as_images
 from raygen.data.shards import Manifest, fit_image
 from raygen.data.sources import VALIDATION, drawn_folder
 from raygen.data.stream import HeldOut
@@ -26,7 +27,7 @@ from raygen.evaluation.pictures import encode_png, grid, to_uint8
 from raygen.job_options import SampleOptions
 from raygen.progress import ProgressLine, describe
 from raygen.storage import Folder
-from raygen.trained import TrainedModel, as_images
+from raygen.trained import TrainedModel
 
 SAMPLES, ROWS = 64, 8
 """How many images without -n: samples, and rows of a strip."""

@@ -25,7 +25,7 @@ EXIT_INTERRUPTED = 130
 
 Options = TypeVar("Options")
 Chosen = TypeVar("Chosen", bound=PrepareOptions)
-Plain = TypeVar("Plain", bound=TrainedOptions)
+Plain = TypeVar("Plain", bound=PrepareOptions | TrainedOptions)
 
 
 class Interrupted(Exception):
@@ -94,13 +94,15 @@ def parse(
         raise UserError(_one_line(errors.getvalue())) from None
 
 
-def parse_options(kind: type[Plain], argv: Sequence[str], description: str) -> Plain:
+def parse_options(
+    kind: type[Plain], argv: Sequence[str], description: str, program: str | None = None
+) -> Plain:
     """Options of a job: the defaults, replaced by --config's, by the command line's.
 
     Raises: UserError.
     """
     default = updated(kind(), _config_values(argv), "--config")
-    return parse(kind, argv, description, default)
+    return parse(kind, argv, description, default, program)
 
 
 def parse_choice(
@@ -113,9 +115,8 @@ def parse_choice(
     program = os.path.basename(sys.argv[0])
     if argv and argv[0] in kinds:
         kind = kinds[argv[0]]
-        default = updated(kind(), _config_values(argv), "--config")
         about = f"{description} {inspect.getdoc(kind) or ''}"
-        return parse(kind, argv[1:], about, default, f"{program} {argv[0]}")
+        return parse_options(kind, argv[1:], about, f"{program} {argv[0]}")
     if {"-h", "--help"} & set(argv):
         print(f"usage: {program} {{{','.join(kinds)}}} [OPTIONS]\n\n{description}\n")
         for name, kind in kinds.items():

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from raygen.config import PRESETS, RunConfig
-from raygen.data.prefetch import scale_images
+from raygen.data.prefetch import as_images
 from raygen.data.shards import Manifest
 from raygen.data.sources import TRAIN
 from raygen.data.stream import ShardReader
 from raygen.errors import UserError
 from raygen.models import build_model
-from raygen.models.base import USER_SAMPLES, Model
-from raygen.models.layers import latent_codes
+from raygen.models.base import Model
+from raygen.models.layers import USER_SAMPLES, latent_codes
 from raygen.storage import Folder
 from raygen.training import checkpoint
 from raygen.training.run import CONFIG, RunFolder
@@ -147,11 +147,6 @@ class TrainedModel:
         return self.decode(moved.flatten(0, 1))
 
 
-def as_images(pixels: np.ndarray) -> Tensor:
-    """(N, H, W, 3) uint8 -> (N, 3, H, W) float32 in [-1, 1]."""
-    return scale_images(torch.from_numpy(np.array(pixels)), torch.device("cpu"))
-
-
 def load(run: str, which: str | int = "last", device: str = "cpu") -> TrainedModel:
     """Load a checkpoint of a run; see `raygen.load`."""
     if not run:
@@ -172,7 +167,7 @@ def find_checkpoint(run: RunFolder, which: str | int) -> int:
 
     Raises: UserError if there is none.
     """
-    saved = [int(name.removeprefix("step-")) for name in checkpoint.complete(run.checkpoints)]
+    saved = [checkpoint.step_of(name) for name in checkpoint.complete(run.checkpoints)]
     if not saved:
         raise UserError(f"{run.folder.uri}: has no checkpoint yet; train it for longer")
     if which == "last":

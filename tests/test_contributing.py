@@ -12,9 +12,9 @@ from helpers import build_any, random_images, run_processes, write_dataset
 import raygen
 from raygen import config
 from raygen.config import PRESETS
+from raygen.data.prefetch import as_images
 from raygen.data.stream import Batch, ImageStream
 from raygen.storage import Folder
-from raygen.trained import as_images
 from raygen.training.loop import Control
 from raygen.training.run import RunFolder
 from raygen.training.session import Session, run_session

@@ -18,13 +18,14 @@ from torch import Tensor
 import raygen
 from raygen.config import PRESETS, ImageFormat, Preset, RunConfig
 from raygen.data.drawn_faces import Face, attributes_of, paint, sample_face
+from raygen.data.prefetch import as_images
 from raygen.data.shards import MANIFEST, Manifest, fit_image, write_shard
 from raygen.data.sources import TRAIN, VALIDATION
 from raygen.errors import CheckpointError, UserError
 from raygen.model_options import VAEConfig
 from raygen.models.base import Model
 from raygen.storage import Folder
-from raygen.trained import TrainedModel, as_images, find_checkpoint
+from raygen.trained import TrainedModel, find_checkpoint
 from raygen.training import checkpoint
 from raygen.training.checkpoint import Position
 from raygen.training.run import CONFIG, RunFolder

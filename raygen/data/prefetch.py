@@ -9,6 +9,8 @@ import torch
 
 from raygen.data.stream import Batch
 
+CPU = torch.device("cpu")
+
 
 class Prefetcher:
     """Iterates over batches of images, reading ahead from the moment it is made.
@@ -62,6 +64,12 @@ class Prefetcher:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def as_images(pixels: np.ndarray, device: torch.device = CPU) -> torch.Tensor:
+    """(N, H, W, 3) uint8 -> (N, 3, H, W) float32 in [-1, 1] on the device, channels last."""
+    # A copy, because pixels read from a shard may not be written to, which torch warns about.
+    return scale_images(torch.from_numpy(np.array(pixels)), device)
 
 
 def scale_images(images: torch.Tensor, device: torch.device) -> torch.Tensor:

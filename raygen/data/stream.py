@@ -413,7 +413,7 @@ class HeldOut:
         """
         for number in range(rank, -(-self.count // HELD_OUT_BATCH), world_size):
             first = number * HELD_OUT_BATCH
-            yield number, self.images(first, min(first + HELD_OUT_BATCH, self.count))
+            yield number, self.images(first, first + HELD_OUT_BATCH)
 
     def images(self, first: int, stop: int) -> np.ndarray:
         """(N, H, W, 3) uint8: images [first, stop), fewer if there are fewer."""

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from raygen.model_options import AdversarialConfig
-from raygen.models.base import PENALTY, Metrics, Model, Step
-from raygen.models.layers import latent_codes
+from raygen.models.base import Metrics, Model, Step
+from raygen.models.layers import PENALTY, latent_codes
 
 Normalisation = Callable[[int], nn.Module]
 """Makes the layer that normalises so many channels."""

@@ -94,16 +94,21 @@ class Model(ABC):
             batch: number of this batch, which decides the noise.
         """
 
-    @abstractmethod
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes (N, latent_size) -> images (N, C, H, W) in [-1, 1], drawn to be looked at."""
+        """Codes (N, latent_size) -> images (N, C, H, W) in [-1, 1], drawn to be looked at.
+
+        By the network `decoder`; families that call it otherwise say so.
+        """
+        images: Tensor = self.evaluate("decoder", codes)
+        return images
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images (N, C, H, W) in [-1, 1] -> mean and log_var of their codes, (N, latent_size).
 
-        Raises: NotImplementedError in families without an encoder.
+        By the network `encoder`, which not every family has (`has_encoder`).
         """
-        raise NotImplementedError(f"{self.config.preset} has no encoder")
+        mean, log_var = self.evaluate("encoder", images)
+        return mean, log_var
 
     @abstractmethod
     def pictures(self, count: int, real: Tensor) -> dict[str, Picture]:
@@ -170,7 +175,7 @@ class Model(ABC):
     def noise(self, step: Step, count: int, purpose: int) -> Tensor:
         """This worker's share of a step's `count` standard normal codes.
 
-        Args: purpose: one of the numbers below, which keeps the uses within a step apart.
+        Args: purpose: one of the numbers in layers.py, which keeps the uses within a step apart.
         Returns: (count / world_size, latent_size) float32 on the model's device.
         """
         seed = (purpose, self.config.seed, step.number)
@@ -196,18 +201,6 @@ class Model(ABC):
         for average in self.averages:
             average.update(step.images, step.images_seen + step.images)
 
-
-# What random numbers are drawn for, so that the seeds of different uses never meet; pictures.py
-# has two more.
-TRAINING_NOISE, PRIOR_NOISE, PENALTY, VALIDATION, USER_SAMPLES, QUALITY, DROPOUT = (
-    1,
-    3,
-    4,
-    5,
-    7,
-    8,
-    9,
-)
 
 # The option's name changed in torch 2.15, which warns about the old one.
 _KEEP_BUFFERS: dict[str, Any] = (

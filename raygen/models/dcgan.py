@@ -16,8 +16,11 @@ from raygen.config import PRESETS, RunConfig
 from raygen.model_options import DCGANConfig
 from raygen.models import adversarial, pictures
 from raygen.models.adversarial import SLOPE, Normalisation
-from raygen.models.base import PRIOR_NOISE, TRAINING_NOISE, VALIDATION, Metrics, Model, Step
+from raygen.models.base import Metrics, Model, Step
 from raygen.models.layers import (
+    PRIOR_NOISE,
+    TRAINING_NOISE,
+    VALIDATION,
     UpsampleConv2d,
     evaluating,
     frozen,

@@ -9,6 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# What random numbers are drawn for: the first part of a seed, so that those of different uses
+# never meet. Another number for a use would change every run.
+TRAINING_NOISE = 1
+SAMPLES = 2
+PRIOR_NOISE = 3
+PENALTY = 4
+VALIDATION = 5
+INTERPOLATION = 6
+USER_SAMPLES = 7
+QUALITY = 8
+DROPOUT = 9
+
 
 def scaled(channels: int, width: float) -> int:
     """A layer's number of channels under a width multiplier, at least 1."""

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from raygen.models.layers import INTERPOLATION, SAMPLES
+
 if TYPE_CHECKING:
     from raygen.models.base import Model
 
-SAMPLES, INTERPOLATION_ENDS = 2, 6
-"""What the codes of pictures are drawn for; see the other uses of noise in base.py."""
 INTERPOLATIONS = 5
 INTERPOLATION_STEPS = 8
 RECONSTRUCTIONS = 16
@@ -56,7 +56,7 @@ def samples(model: "Model", count: int) -> Picture:
 
 def interpolations(model: "Model") -> Picture:
     """Rows of images, each along the arc between two codes of the prior."""
-    ends = model.fixed_noise(2 * INTERPOLATIONS, INTERPOLATION_ENDS)
+    ends = model.fixed_noise(2 * INTERPOLATIONS, INTERPOLATION)
     shares = torch.linspace(0, 1, INTERPOLATION_STEPS, device=ends.device)
     rows = [slerp(first, last, shares) for first, last in ends.view(INTERPOLATIONS, 2, -1)]
     return Picture(model.decode(torch.cat(rows)), INTERPOLATION_STEPS)

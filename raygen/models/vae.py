@@ -10,8 +10,16 @@ from torch import Tensor, nn
 from raygen.config import PRESETS, RunConfig
 from raygen.model_options import VAEConfig
 from raygen.models import pictures
-from raygen.models.base import TRAINING_NOISE, VALIDATION, Metrics, Model, Step
-from raygen.models.layers import evaluating, initialise_uniform, kl_divergence, sampled, scaled
+from raygen.models.base import Metrics, Model, Step
+from raygen.models.layers import (
+    TRAINING_NOISE,
+    VALIDATION,
+    evaluating,
+    initialise_uniform,
+    kl_divergence,
+    sampled,
+    scaled,
+)
 from raygen.models.pictures import Picture
 
 FILTERS = (32, 64, 128, 256)
@@ -132,14 +140,6 @@ class VAE(Model):
         with evaluating([encoder, decoder]):
             losses = self._losses(encoder, decoder, real, noise)
         return {f"validation/{name}": loss for name, loss in losses.items()}
-
-    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_var = self.evaluate("encoder", images)
-        return mean, log_var
-
-    def decode(self, codes: Tensor) -> Tensor:
-        images: Tensor = self.evaluate("decoder", codes)
-        return images
 
     def pictures(self, count: int, real: Tensor) -> dict[str, Picture]:
         return pictures.usual(self, count, real)

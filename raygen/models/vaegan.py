@@ -16,8 +16,11 @@ from raygen.config import RunConfig
 from raygen.model_options import VAEGANConfig
 from raygen.models import adversarial, pictures
 from raygen.models.adversarial import SLOPE, Normalisation, generator_term
-from raygen.models.base import PRIOR_NOISE, TRAINING_NOISE, VALIDATION, Metrics, Model, Step
+from raygen.models.base import Metrics, Model, Step
 from raygen.models.layers import (
+    PRIOR_NOISE,
+    TRAINING_NOISE,
+    VALIDATION,
     evaluating,
     frozen,
     initialise_uniform,
@@ -300,14 +303,6 @@ class VAEGAN(Model):
         metrics["validation/mse"] = F.mse_loss(decoded, real)
         metrics["validation/kl"] = kl_divergence(mean, log_var).mean()
         return metrics
-
-    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_var = self.evaluate("encoder", images)
-        return mean, log_var
-
-    def decode(self, codes: Tensor) -> Tensor:
-        images: Tensor = self.evaluate("decoder", codes)
-        return images
 
     def pictures(self, count: int, real: Tensor) -> dict[str, Picture]:
         return pictures.usual(self, count, real)

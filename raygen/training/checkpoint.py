@@ -82,7 +82,7 @@ def save(
     target.write_json(STATE, state)
     best = best_step(folder)
     for old in complete(folder)[:-keep]:
-        if _step_of(old) != best:
+        if step_of(old) != best:
             folder.join(old).delete()
     return target
 
@@ -95,7 +95,7 @@ def at_step(folder: Folder, step: int) -> Folder:
 def latest_step(folder: Folder) -> int | None:
     """The step of the newest complete checkpoint."""
     names = complete(folder)
-    return _step_of(names[-1]) if names else None
+    return step_of(names[-1]) if names else None
 
 
 def best_step(folder: Folder) -> int | None:
@@ -110,11 +110,12 @@ def best_score(folder: Folder) -> float | None:
 
 
 def _scores(folder: Folder) -> dict[int, float]:
-    states = {_step_of(name): read_state(folder.join(name)) for name in complete(folder)}
+    states = {step_of(name): read_state(folder.join(name)) for name in complete(folder)}
     return {step: s["score"] for step, s in states.items() if s.get("score") is not None}
 
 
-def _step_of(name: str) -> int:
+def step_of(name: str) -> int:
+    """The step of the checkpoint of this name."""
     return int(name.removeprefix("step-"))
 
 
@@ -147,9 +148,13 @@ def read_state(checkpoint: Folder) -> dict[str, Any]:
 
 
 def read_position(checkpoint: Folder) -> Position:
-    """Raises: CheckpointError."""
+    """Where the run was. Raises: CheckpointError."""
+    return _position_of(read_state(checkpoint), checkpoint)
+
+
+def _position_of(state: dict[str, Any], checkpoint: Folder) -> Position:
     try:
-        return Position(**read_state(checkpoint)["position"])
+        return Position(**state["position"])
     except TypeError as error:
         raise CheckpointError(
             f"{checkpoint.join(STATE).uri}: damaged ({error}); {_ADVICE}"
@@ -163,7 +168,7 @@ def load(checkpoint: Folder, model: Model) -> Position:
     """
     state = load_networks(checkpoint, model)
     _unpack_optimizers(model.optimizers, _read(checkpoint, OPTIMIZERS, state), state["optimizers"])
-    return read_position(checkpoint)
+    return _position_of(state, checkpoint)
 
 
 def load_networks(checkpoint: Folder, model: Model) -> dict[str, Any]:

@@ -16,7 +16,8 @@ import torch
 from raygen.config import RunConfig
 from raygen.data.prefetch import scale_images
 from raygen.evaluation.pictures import grid
-from raygen.models.base import DROPOUT, Metrics, Model, Step
+from raygen.models.base import Metrics, Model, Step
+from raygen.models.layers import DROPOUT
 from raygen.models.pictures import RECONSTRUCTIONS
 from raygen.training import checkpoint
 from raygen.training.checkpoint import Position
@@ -116,13 +117,15 @@ def train(
         rate = session.images_per_second
         return Progress(images_seen, total_images, rate, logged | measured, doing)
 
+    def position() -> Position:
+        spent = start.seconds + time.monotonic() - session_began
+        return replace(start, global_step=step, images_seen=images_seen, seconds=spent)
+
     def save(score: float | None) -> None:
         workers.average_buffers(model.networks.values())
         check_weights(model.networks, step)
         if workers.is_first:
-            spent = start.seconds + time.monotonic() - session_began
-            position = replace(start, global_step=step, images_seen=images_seen, seconds=spent)
-            checkpoint.save(run.checkpoints, model, position, about, config.keep, score)
+            checkpoint.save(run.checkpoints, model, position(), about, config.keep, score)
 
     def draw() -> None:
         workers.average_buffers(model.networks.values())
@@ -205,10 +208,9 @@ def train(
             watch.check(workers)
             save(score)
     _finish(workers.device)
-    spent = start.seconds + time.monotonic() - session_began
     return Outcome(
         finished=step >= total_steps,
-        position=replace(start, global_step=step, images_seen=images_seen, seconds=spent),
+        position=position(),
         first_step_at=first_step_at,
         images_per_second=session.images_per_second,
         data_wait_fraction=session.wait_fraction,

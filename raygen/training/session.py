@@ -54,21 +54,16 @@ def run_session(session: Session, workers: Workers, control: Control) -> Outcome
     Raises: RunError if a loss is not finite and may not, or not any more, be recovered from;
         UserError for mistakes that show only now.
     """
-    run, restores = session.run, 0
+    restores = 0
+    saved = _newest_checkpoint(session, workers)
     while True:
-        # The first worker decides where to go on, so that all agree even while files come and go.
-        latest = checkpoint.latest_step(run.checkpoints) if workers.is_first else None
-        [step] = workers.agree([latest or 0])
-        saved = checkpoint.at_step(run.checkpoints, step) if step else None
-        if saved:
-            restores = max(restores, checkpoint.read_position(saved).restores)
+        start = checkpoint.read_position(saved) if saved else Position()
+        restores = max(restores, start.restores)
         try:
-            return _train_from(session, workers, control, saved, restores)
+            return _train_from(session, workers, control, saved, start, restores)
         except NotFinite as problem:
-            latest = checkpoint.latest_step(run.checkpoints) if workers.is_first else None
-            [step] = workers.agree([latest or 0])
-            good = checkpoint.at_step(run.checkpoints, step).uri if step else "none"
-            said = f"{problem}; the last good checkpoint is {good}"
+            saved = _newest_checkpoint(session, workers)
+            said = f"{problem}; the last good checkpoint is {saved.uri if saved else 'none'}"
             if session.config.on_nan == "stop":
                 raise RunError(
                     f"{said}. Go on from it with halved learning rates (--on-nan restore), or "
@@ -81,29 +76,48 @@ def run_session(session: Session, workers: Workers, control: Control) -> Outcome
                 ) from problem
             restores += 1
             if workers.is_first:
+                step = checkpoint.step_of(saved.name) if saved else 0
                 control.notice(
                     f"{problem}; going on from step {step:,} with learning rates halved "
                     f"({restores} of at most {MOST_RESTORES} times)"
                 )
 
 
+def _newest_checkpoint(session: Session, workers: Workers) -> Folder | None:
+    """Where to go on, if anything is saved yet.
+
+    The first worker decides, so that all agree even while files come and go.
+    """
+    folder = session.run.checkpoints
+    latest = checkpoint.latest_step(folder) if workers.is_first else None
+    [step] = workers.agree([latest or 0])
+    return checkpoint.at_step(folder, step) if step else None
+
+
 def _train_from(
-    session: Session, workers: Workers, control: Control, saved: Folder | None, restores: int
+    session: Session,
+    workers: Workers,
+    control: Control,
+    saved: Folder | None,
+    start: Position,
+    restores: int,
 ) -> Outcome:
     """Train from a checkpoint, or from the beginning.
 
-    Args: restores: how often the learning rates are halved in all.
+    Args: start: where that is; restores: how often the learning rates are halved in all.
     """
     config, run, manifest = session.config, session.run, session.manifest
-    first_step = checkpoint.read_position(saved).global_step if saved else 0
     stream = ImageStream(session.data, manifest, TRAIN, config.step_images, config.seed)
-    batches = stream.batches(first_step, session.total_steps, workers.rank, workers.world_size)
+    batches = stream.batches(
+        start.global_step, session.total_steps, workers.rank, workers.world_size
+    )
     # Reading begins here, while the networks are built.
     with contextlib.ExitStack() as stack:
         feed = stack.enter_context(Prefetcher(batches, pin_memory=workers.device.type == "cuda"))
         model = build_model(config)
         model.to(workers.device)
-        start = checkpoint.load(saved, model) if saved else Position()
+        if saved:
+            checkpoint.load(saved, model)
         _halve_learning_rates(model, restores - start.restores)
         start = replace(start, restores=restores)
         model.bf16 = use_bf16(config.precision, workers.device)

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import torch
 
-from raygen.data.prefetch import scale_images
+from raygen.data.prefetch import CPU, as_images
 from raygen.data.stream import HeldOut
 from raygen.evaluation.metrics import sliced_wasserstein
-from raygen.models.base import QUALITY, Model
+from raygen.models.base import Model
+from raygen.models.layers import QUALITY
 from raygen.training.workers import Workers
 
 QUALITY_COUNT = 512
@@ -31,7 +32,7 @@ class Validation:
 
     def first(self, count: int, device: torch.device) -> torch.Tensor:
         """The first images, (N, C, H, W) in [-1, 1] on the device."""
-        return scale_images(torch.from_numpy(self.images.images(0, count).copy()), device)
+        return as_images(self.images.images(0, count), device)
 
     def measure(
         self, model: Model, workers: Workers, progress: Progress | None = None
@@ -47,7 +48,7 @@ class Validation:
         sums: dict[str, torch.Tensor] = {}
         done = 0
         for number, pixels in self.images.batches(workers.rank, workers.world_size):
-            real = scale_images(torch.from_numpy(pixels), model.device)
+            real = as_images(pixels, model.device)
             for name, value in model.validate(real, number).items():
                 sums[name] = sums.get(name, torch.zeros(())) + value.float().cpu() * len(real)
             # The others are about as far.
@@ -67,4 +68,4 @@ class Validation:
         count = min(self.images.count, QUALITY_COUNT)
         codes = model.fixed_noise(count, QUALITY)
         fake = torch.cat([model.decode(part).cpu() for part in codes.split(DECODED_AT_ONCE)])
-        return sliced_wasserstein(self.first(count, torch.device("cpu")), fake)
+        return sliced_wasserstein(self.first(count, CPU), fake)

@@ -31,9 +31,8 @@ from raygen.models.adversarial import (
     real_term,
     validation_losses,
 )
-from raygen.models.base import PENALTY
 from raygen.models.dcgan import DCGAN
-from raygen.models.layers import latent_codes
+from raygen.models.layers import PENALTY, latent_codes
 from raygen.options import updated
 
 LOSSES = ("non-saturating", "hinge", "least-squares", "wasserstein-gp")

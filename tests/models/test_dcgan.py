@@ -25,7 +25,7 @@ from raygen.config import PRESETS
 from raygen.errors import UserError
 from raygen.model_options import DCGANConfig
 from raygen.models.adversarial import binary_loss
-from raygen.models.base import VALIDATION, Metrics
+from raygen.models.base import Metrics
 from raygen.models.dcgan import (
     DCGAN,
     Discriminator32,
@@ -33,7 +33,7 @@ from raygen.models.dcgan import (
     Generator32,
     Generator64,
 )
-from raygen.models.layers import UpsampleConv2d, latent_codes
+from raygen.models.layers import VALIDATION, UpsampleConv2d, latent_codes
 from raygen.options import updated
 from raygen.schedule import Schedule
 

@@ -27,7 +27,7 @@ from torch.distributions import kl_divergence as exact_divergence
 from raygen.config import PRESETS, RunConfig
 from raygen.errors import UserError
 from raygen.model_options import VAEConfig
-from raygen.models.base import VALIDATION
+from raygen.models.layers import VALIDATION
 from raygen.models.vae import VAE, Decoder, Encoder, halved
 from raygen.options import updated
 

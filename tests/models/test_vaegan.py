@@ -27,8 +27,7 @@ from torch.distributions import kl_divergence as exact_divergence
 from raygen.config import PRESETS, RunConfig
 from raygen.errors import UserError
 from raygen.model_options import VAEGANConfig
-from raygen.models.base import PRIOR_NOISE, TRAINING_NOISE, VALIDATION
-from raygen.models.layers import latent_codes
+from raygen.models.layers import PRIOR_NOISE, TRAINING_NOISE, VALIDATION, latent_codes
 from raygen.models.vaegan import VAEGAN, Decoder, Discriminator, Encoder, feature_distance
 from raygen.options import updated
 

@@ -12,7 +12,7 @@ from raygen.data.sources import VALIDATION
 from raygen.data.stream import HeldOut
 from raygen.evaluation.metrics import sliced_wasserstein
 from raygen.models import build_model
-from raygen.models.base import QUALITY
+from raygen.models.layers import QUALITY
 from raygen.models.vaegan import VAEGAN
 from raygen.storage import Folder
 from raygen.training.validation import Validation
