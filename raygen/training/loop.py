@@ -176,13 +176,15 @@ def train(
 
         if last or _passed(config.log_images, before, images_seen):
             watch.check(workers)
-            logged |= means.take(workers)
+            # Without the losses of networks that have not stepped since the last time.
+            fresh = means.take(workers)
             if since_log.images:
-                logged["throughput/images_per_second"] = since_log.images_per_second
-                logged["throughput/data_wait_fraction"] = since_log.wait_fraction
+                fresh["throughput/images_per_second"] = since_log.images_per_second
+                fresh["throughput/data_wait_fraction"] = since_log.wait_fraction
             since_log = Stopwatch()
+            logged |= fresh
             if log:
-                log.scalars(logged, images_seen)
+                log.scalars(fresh, images_seen)
         if step >= next_control:
             watch.check(workers)
             wishes = workers.is_first and control.exchange(progress())

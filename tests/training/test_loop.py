@@ -124,6 +124,16 @@ def test_logged_values_are_means_over_the_steps_since_the_last(tmp_path: Path) -
     assert together.metrics["loss/generator"] == pytest.approx(mean, rel=1e-5)
 
 
+def test_the_losses_of_a_network_that_rests_are_not_logged_again(tmp_path: Path) -> None:
+    _, outcome = go(tmp_path, tiny_config(log_images=8, schedule="1:2"), 5)
+    events = EventAccumulator(str(tmp_path / "run"))
+    events.Reload()
+    assert [e.step for e in events.Scalars("loss/generator")] == [8, 16, 24, 32, 40]
+    assert [e.step for e in events.Scalars("loss/discriminator")] == [16, 32]
+    # Whoever watches still sees the last one.
+    assert "loss/discriminator" in outcome.metrics
+
+
 def test_a_stopped_run_goes_on_as_if_nothing_had_happened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
