@@ -19,9 +19,9 @@ import raygen
 from raygen.cli import parse_options, run_job
 from raygen.config import DRAWN, PRESETS, ImageFormat
 from raygen.data.prefetch import as_images
+from raygen.data.reader import HeldOut
 from raygen.data.shards import Manifest, fit_image
 from raygen.data.sources import VALIDATION, drawn_folder
-from raygen.data.stream import HeldOut
 from raygen.errors import UserError
 from raygen.evaluation.pictures import encode_png, grid, to_uint8
 from raygen.job_options import SampleOptions

@@ -36,6 +36,8 @@ DRAWN_EPOCHS = 4.0
 
 OnNan = Literal["stop", "restore"]
 Precision = Literal["auto", "fp32", "bf16"]
+Reader = Literal["direct", "ray-data"]
+RAY_DATA: Reader = "ray-data"
 
 
 def size_name(height: int, width: int) -> str:
@@ -119,6 +121,9 @@ class RunConfig:
     halved learning rates, at most 3 times."""
     sync_bn: bool = False
     """Batch statistics over all workers' images (SyncBatchNorm); GPUs only."""
+    reader: Reader = "direct"
+    """Who reads images ahead of the training, in the same order: each worker's own threads
+    (direct), or Ray Data's tasks on any node of the cluster (ray-data), which is slower."""
     log_images: int = 1_000
     """Log scalars every so many images."""
     sample_images: int = 4_000
@@ -145,6 +150,7 @@ class RunConfig:
         require_at_least(self, 1, "validation_count", "checkpoint_images", "keep", "batch_size")
         require_choice(self, "precision", Precision)
         require_choice(self, "on_nan", OnNan)
+        require_choice(self, "reader", Reader)
         require_drawn_count(self.drawn_count)
         epochs = self.epochs
         require(epochs >= 0 and math.isfinite(epochs), "--epochs", epochs, "be 0 or more")
@@ -239,6 +245,7 @@ RESUMABLE_CHANGES = frozenset(
         "num_workers",
         "compile",
         "on_nan",
+        "reader",
         "log_images",
         "sample_images",
         "sample_count",

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from raygen.config import PRESETS, RunConfig
 from raygen.data.prefetch import as_images
+from raygen.data.reader import ShardReader
 from raygen.data.shards import Manifest
 from raygen.data.sources import TRAIN
-from raygen.data.stream import ShardReader
 from raygen.errors import UserError
 from raygen.models import build_model
 from raygen.models.base import Model

@@ -8,8 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 USES_RAY = {
     "raygen/cluster.py",
+    "raygen/data/ray_reader.py",
     "raygen/data/shards.py",
-    "raygen/data/stream.py",
     "raygen/training/ray_worker.py",
 }
 

@@ -29,8 +29,7 @@ class Prefetcher:
     def _run(self, batches: Iterator[Batch]) -> None:
         try:
             for batch in batches:
-                # A copy of its own, so that the large chunk it is cut from can be freed.
-                images = torch.from_numpy(np.array(batch.images))
+                images = torch.from_numpy(batch.images)
                 if not self._put(images.pin_memory() if self._pin_memory else images):
                     return
             self._put(None)

@@ -80,6 +80,10 @@ class Manifest:
     def size(self) -> str:
         return size_name(self.height, self.width)
 
+    def shape(self, count: int) -> tuple[int, int, int, int]:
+        """Of an array of so many images."""
+        return count, self.height, self.width, CHANNELS
+
     def rows(self, split: str) -> int:
         return sum(file.rows for file in self.splits[split])
 

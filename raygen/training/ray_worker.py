@@ -23,8 +23,8 @@ from ray.train import FailureConfig, ScalingConfig
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer, get_device
 
-from raygen.config import RunConfig
-from raygen.data.stream import TASK_CPUS, TASKS_IN_FLIGHT
+from raygen.config import RAY_DATA, Reader, RunConfig
+from raygen.data.ray_reader import TASK_CPUS, TASKS_IN_FLIGHT
 from raygen.errors import RunError, UserError
 from raygen.training.loop import Control, Outcome, Progress
 from raygen.training.session import Session, run_session
@@ -160,7 +160,9 @@ def fit(session: Session, watch: Callable[[Report], None], stop: threading.Event
         scaling_config=ScalingConfig(
             num_workers=session.num_workers,
             use_gpu=session.use_gpu,
-            resources_per_worker={"CPU": _cpus_per_worker(session.num_workers)}
+            resources_per_worker={
+                "CPU": _cpus_per_worker(session.num_workers, session.config.reader)
+            }
             | ({"GPU": 1} if session.use_gpu else {}),
         ),
         run_config=RayRunConfig(
@@ -224,15 +226,15 @@ def _failed(session: Session, reason: str) -> RunError:
     return RunError(f"training failed: {reason}\nthe run {kept}; the same command goes on with it")
 
 
-def _cpus_per_worker(num_workers: int) -> float:
+def _cpus_per_worker(workers: int, reader: Reader) -> float:
     """Each worker's reserved CPUs, such that the data stream's tasks have room beside them.
 
     Ray Data waits for ever, without a word, for CPUs that the workers have reserved. More than
     one each would only keep workers off nodes with many GPUs and few CPUs.
     """
     cpus = ray.cluster_resources().get("CPU", 1)
-    reading = min(cpus / 2, TASK_CPUS * TASKS_IN_FLIGHT * num_workers)
-    return min(1.0, int((cpus - reading) / num_workers * 100) / 100)
+    tasks = workers * TASKS_IN_FLIGHT if reader == RAY_DATA else 0
+    return min(1.0, int((cpus - min(cpus / 2, TASK_CPUS * tasks)) / workers * 100) / 100)
 
 
 def _worker(settings: dict[str, Any]) -> None:

@@ -11,9 +11,10 @@ import torch.distributed as dist
 
 from raygen.config import RunConfig
 from raygen.data.prefetch import Prefetcher
+from raygen.data.reader import HeldOut
 from raygen.data.shards import Manifest
 from raygen.data.sources import TRAIN, VALIDATION
-from raygen.data.stream import HeldOut, ImageStream
+from raygen.data.stream import ImageStream
 from raygen.errors import RunError, UserError
 from raygen.models import build_model
 from raygen.models.base import Model
@@ -107,7 +108,9 @@ def _train_from(
     Args: start: where that is; restores: how often the learning rates are halved in all.
     """
     config, run, manifest = session.config, session.run, session.manifest
-    stream = ImageStream(session.data, manifest, TRAIN, config.step_images, config.seed)
+    stream = ImageStream(
+        session.data, manifest, TRAIN, config.step_images, config.seed, config.reader
+    )
     batches = stream.batches(
         start.global_step, session.total_steps, workers.rank, workers.world_size
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from raygen.data.prefetch import CPU, as_images
-from raygen.data.stream import HeldOut
+from raygen.data.reader import HeldOut
 from raygen.evaluation.metrics import sliced_wasserstein
 from raygen.models.base import Model
 from raygen.models.layers import QUALITY

@@ -17,9 +17,9 @@ from PIL import Image
 from raygen.config import ImageFormat
 from raygen.data import shards
 from raygen.data.drawn_faces import write_celeba_layout
+from raygen.data.reader import ShardReader
 from raygen.data.shards import Manifest, fit_image, plan_parts, prepare
 from raygen.data.sources import TRAIN, VALIDATION, CelebA, DrawnFaces
-from raygen.data.stream import ShardReader
 from raygen.errors import ShardError, UserError
 from raygen.storage import Folder
 

@@ -9,8 +9,8 @@ from helpers import random_images, run_script
 from PIL import Image
 
 from raygen.data.drawn_faces import write_celeba_layout
+from raygen.data.reader import ShardReader
 from raygen.data.shards import Manifest
-from raygen.data.stream import ShardReader
 from raygen.storage import Folder
 
 

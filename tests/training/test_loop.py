@@ -12,8 +12,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from raygen.config import RunConfig
+from raygen.data.reader import HeldOut
 from raygen.data.sources import VALIDATION
-from raygen.data.stream import HeldOut
 from raygen.models import build_model
 from raygen.models.base import Model
 from raygen.storage import Folder

@@ -7,9 +7,9 @@ import pytest
 import torch
 from helpers import CPU, build, run_processes, small_config, write_dataset
 
-from raygen.data import stream
+from raygen.data import reader
+from raygen.data.reader import HeldOut
 from raygen.data.sources import VALIDATION
-from raygen.data.stream import HeldOut
 from raygen.evaluation.metrics import sliced_wasserstein
 from raygen.models import build_model
 from raygen.models.layers import QUALITY
@@ -25,7 +25,7 @@ def images_of(path: Path, count: int = 7) -> Validation:
 
 
 def test_losses_are_means_over_all_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "HELD_OUT_BATCH", 3)
+    monkeypatch.setattr(reader, "HELD_OUT_BATCH", 3)
     validation, model = images_of(tmp_path), build(VAEGAN, small_config("vaegan-anime"))
     told: list[tuple[int, int]] = []
     metrics = validation.measure(model, Workers(), lambda done, total: told.append((done, total)))
@@ -49,7 +49,7 @@ def test_without_validation_images_nothing_is_measured(tmp_path: Path) -> None:
 
 
 def on_worker(rank: int, folder: str, world_size: int) -> None:
-    stream.HELD_OUT_BATCH = 4
+    reader.HELD_OUT_BATCH = 4
     model = build_model(small_config("vaegan-anime"))
     model.to(CPU)
     validation = images_of(Path(folder) / f"data{rank}")
@@ -61,7 +61,7 @@ def on_worker(rank: int, folder: str, world_size: int) -> None:
 def test_workers_share_the_images_and_agree(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "HELD_OUT_BATCH", 4)
+    monkeypatch.setattr(reader, "HELD_OUT_BATCH", 4)
     alone = images_of(tmp_path / "data").measure(
         build(VAEGAN, small_config("vaegan-anime")), Workers()
     )

@@ -1,0 +1,100 @@
+"""A run that is killed and started again sees the images that an uninterrupted one would."""
+
+import os
+import random
+import re
+import signal
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import run_processes, tiny_config, write_dataset
+from torch.multiprocessing.spawn import ProcessExitedException
+
+from raygen.data import plan
+from raygen.data.shards import Manifest
+from raygen.data.sources import TRAIN
+from raygen.models.base import Metrics, Step
+from raygen.models.dcgan import DCGAN
+from raygen.storage import Folder
+from raygen.training.loop import Control
+from raygen.training.run import RunFolder
+from raygen.training.session import Session, run_session
+from raygen.training.workers import Workers
+
+IMAGES = (13, 7, 11, 6)
+BATCH = 8
+STEPS = 18
+"""Nearly four epochs of 37 images."""
+CHECKPOINT_STEPS = 4
+
+
+def learn(rank: int, place: str, attempt: int, kill_at: int) -> None:
+    """A run's session on this worker of two.
+
+    It writes down, step by step, which images the networks were given; the second worker is
+    killed in a step.
+    """
+    plan.CHUNK_BYTES = 3 * BATCH * 32 * 32 * 3
+    folder = Folder.at(place).join("data")
+    pixels = np.load(Path(place, "pixels.npy")).reshape(sum(IMAGES), -1)
+    row_of = {image.tobytes(): row for row, image in enumerate(pixels)}
+    update = DCGAN.update
+
+    def watched(self: DCGAN, real: torch.Tensor, step: Step) -> Metrics:
+        given = ((real + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+        rows = [row_of[image.tobytes()] for image in given.contiguous().numpy()]
+        with Path(place, f"seen-{attempt}-{rank}").open("a") as file:
+            file.write(f"{step.number} {rows}\n")
+        if (rank, step.number) == (1, kill_at):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return update(self, real, step)
+
+    DCGAN.update = watched  # type: ignore[method-assign]
+    config = tiny_config(
+        steps=STEPS, batch_size=BATCH, checkpoint_images=CHECKPOINT_STEPS * BATCH, log_images=BATCH
+    )
+    run = RunFolder.at(place, "run")
+    session = Session(config, run, folder, Manifest.load(folder), 2, False)
+    assert run_session(session, Workers(rank, 2), Control()).finished
+
+
+def seen(place: Path, attempt: int) -> dict[int, list[int]]:
+    """The rows that both workers together were given: step -> rows."""
+    steps: dict[int, list[int]] = {}
+    for rank in range(2):
+        for line in (place / f"seen-{attempt}-{rank}").read_text().splitlines():
+            step, *rows = map(int, re.findall(r"\d+", line))
+            steps.setdefault(step, []).extend(rows)
+    return steps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chance", [1, 2])
+def test_each_image_is_seen_as_often_as_without_a_kill(tmp_path: Path, chance: int) -> None:
+    places = [tmp_path / "whole", tmp_path / "killed"]
+    for place in places:
+        _, pixels = write_dataset(place / "data", IMAGES, (4,), size=32)
+        np.save(place / "pixels.npy", pixels[TRAIN])
+    run_processes(2, learn, str(places[0]), 0, -1)
+    whole = seen(places[0], 0)
+    assert sorted(whole) == list(range(STEPS))
+
+    kill_at = random.Random(chance).randrange(CHECKPOINT_STEPS + 1, STEPS)
+    with pytest.raises(ProcessExitedException, match="SIGKILL"):
+        run_processes(2, learn, str(places[1]), 0, kill_at)
+    run_processes(2, learn, str(places[1]), 1, -1)
+    before, after = seen(places[1], 0), seen(places[1], 1)
+    resumed = min(after)
+    # What was learnt after the last checkpoint is gone, and so are the images of those steps.
+    assert kill_at - CHECKPOINT_STEPS <= resumed <= kill_at
+    history = {step: rows for step, rows in before.items() if step < resumed} | after
+    assert history == whole
+    counts = Counter(row for rows in history.values() for row in rows)
+    epochs, more = divmod(STEPS * BATCH, sum(IMAGES))
+    assert sum(counts.values()) == STEPS * BATCH
+    assert set(counts) == set(range(sum(IMAGES)))
+    assert set(counts.values()) <= {epochs, epochs + 1}
+    assert sum(count == epochs + 1 for count in counts.values()) == more
