@@ -1,95 +1,186 @@
 """Turn images as they are distributed into a dataset that jobs/train.py reads.
 
 python jobs/prepare.py celeba --images img_align_celeba.zip --attributes list_attr_celeba.csv \
-    --size 32 --out data/celeba-32
+    --size 218x178 --size 32 --out data/celeba
 python jobs/prepare.py anime --images anime-sprites.zip --size 64 --out data/anime-64
+python jobs/prepare.py folder --images photos/ --labels --size 64 --out data/photos
+python jobs/prepare.py show data/anime-64 --verify
 """
 
 import sys
+import time
+from collections import Counter
 from collections.abc import Sequence
 
 from raygen import cluster
-from raygen.cli import command_line, parse_choice, run_job
+from raygen.cli import Interrupted, command_line, parse_choice, run_job
 from raygen.config import PRESETS
-from raygen.data.shards import MANIFEST, Manifest, find_prepared, prepare
-from raygen.data.sources import AnimeFaces, CelebA, DrawnFaces, Source
-from raygen.errors import UserError
-from raygen.job_options import AnimeOptions, CelebAOptions, DrawnOptions, PrepareOptions
+from raygen.data.download import download_celeba
+from raygen.data.huggingface import huggingface
+from raygen.data.inspect import contact_sheet, table, verify
+from raygen.data.prepare import Target, delete_dataset, find_prepared, prepare
+from raygen.data.shards import MANIFEST, Manifest
+from raygen.data.sources import DrawnFaces, Source, celeba, folder
+from raygen.errors import RunError, UserError
+from raygen.evaluation.pictures import encode_png
+from raygen.job_options import (
+    AnimeOptions,
+    CelebAOptions,
+    DrawnOptions,
+    FilesOptions,
+    FolderOptions,
+    HuggingFaceOptions,
+    PrepareOptions,
+    ShowOptions,
+)
 from raygen.progress import ProgressLine, describe
 from raygen.storage import Folder
 
-KINDS: dict[str, type[PrepareOptions]] = {
+KINDS: dict[str, type[PrepareOptions | ShowOptions]] = {
     "celeba": CelebAOptions,
     "anime": AnimeOptions,
+    "folder": FolderOptions,
+    "huggingface": HuggingFaceOptions,
     "drawn": DrawnOptions,
+    "show": ShowOptions,
 }
-SHOWN_REJECTIONS = 3
+SHOWN_REASONS = 3
 
 
 def main(argv: Sequence[str]) -> None:
     options = parse_choice(KINDS, argv, "Prepare images for training.")
+    if isinstance(options, ShowOptions):
+        show(options)
+        return
     if not options.out:
         raise UserError("--out: is required; name the folder or URI for the dataset")
-    image = options.image
-    source = open_source(options)
-    folder = Folder.at(options.out)
-    present = None if options.restart else find_prepared(source, folder, image)
-    if present:
-        print("these images are already prepared; --restart does it again")
-        report(folder, present)
-        return
+    place, images = Folder.at(options.out), options.images_wanted
+    several = len(images) > 1
+    targets = [Target(place.join(image.size) if several else place, image) for image in images]
     line = ProgressLine()
-    line.show("starting Ray")
-    with cluster.connected(options.verbose):
-        try:
-            manifest = prepare(
-                source,
-                folder,
-                image,
-                options.num_workers,
-                lambda done, total, rate: line.show(f"preparing: {describe(done, total, rate)}"),
-                options.restart,
-            )
-        finally:
+    try:
+        line.show("listing the images")
+        source = open_source(options)
+        if options.restart:
+            for target in targets:
+                delete_dataset(target.folder)
+        if all(find_prepared(source, target) for target in targets):
             line.close()
-    report(folder, manifest)
+            print("these images are already prepared; --restart does it again")
+        else:
+            line.show("starting Ray")
+            with cluster.connected(options.verbose):
+                prepare(
+                    source,
+                    targets,
+                    options.num_workers,
+                    lambda done, total, rate: line.show(
+                        f"preparing: {describe(done, total, rate)}"
+                    ),
+                    options.allowed(len(source.ids)),
+                )
+    except KeyboardInterrupt:
+        line.close()
+        raise Interrupted("interrupted: the same command goes on with what is missing") from None
+    finally:
+        line.close()
+    for target in targets:
+        report(target.folder, Manifest.load(target.folder))
 
 
 def open_source(options: PrepareOptions) -> Source:
     """Raises: UserError."""
     if isinstance(options, DrawnOptions):
-        return DrawnFaces(options.drawn_count, options.seed)
-    if isinstance(options, AnimeOptions):
-        if not options.images:
-            raise UserError("--images: is required; name the zip or the folder of the images")
-        return AnimeFaces.open(options.images)
-    assert isinstance(options, CelebAOptions)
-    for name, value, example in (
-        ("--images", options.images, "img_align_celeba.zip"),
-        ("--attributes", options.attributes, "list_attr_celeba.csv"),
-    ):
-        if not value:
-            raise UserError(f"{name}: is required; name CelebA's {example}")
-    return CelebA.open(options.images, options.attributes)
+        return DrawnFaces(options.count, options.seed)
+    if isinstance(options, CelebAOptions):
+        if options.download:
+            if options.images or options.attributes or options.partition:
+                raise UserError("--download: brings images and tables with it; leave theirs out")
+            return celeba(*download_celeba(options.download))
+        require_path("--images", options.images, "name CelebA's img_align_celeba.zip")
+        require_path("--attributes", options.attributes, "name CelebA's list_attr_celeba.csv")
+        return celeba(options.images, options.attributes, options.partition)
+    assert isinstance(options, FilesOptions)
+    train_share = 1 - options.validation_share
+    if isinstance(options, HuggingFaceOptions):
+        require_path("--images", options.images, "name the folder that save_to_disk wrote")
+        return huggingface(options.images, train_share)
+    require_path("--images", options.images, "name the folder, zip or tar of the images")
+    if isinstance(options, FolderOptions):
+        return folder(options.images, train_share, options.labels)
+    return folder(options.images, train_share, kind="anime")
 
 
-def report(folder: Folder, manifest: Manifest) -> None:
+def require_path(option: str, value: str, remedy: str) -> None:
+    """Raises: UserError if no path was given."""
+    if not value:
+        raise UserError(f"{option}: is required; {remedy}")
+
+
+def report(place: Folder, manifest: Manifest) -> None:
     """Say what the dataset holds, what was left out, and how to use it."""
     files = [file for split in manifest.splits.values() for file in split]
-    counts = " and ".join(f"{manifest.rows(split):,} {split}" for split in manifest.splits)
+    counts = [f"{manifest.rows(split):,} {split}" for split in manifest.splits]
     size = sum(file.bytes for file in files) / 1e6
-    print(f"{counts} images of {manifest.size} in {len(files)} files, {size:,.1f} MB: {folder.uri}")
+    print(
+        f"{', '.join(counts[:-1])} and {counts[-1]} images of {manifest.size} in {len(files)} "
+        f"files, {size:,.1f} MB: {place.uri}"
+    )
     if manifest.rejected:
-        shown = [f"{entry['id']} ({entry['reason']})" for entry in manifest.rejected]
-        more = ", ..." if len(shown) > SHOWN_REJECTIONS else ""
-        print(f"rejected {len(shown):,}: {', '.join(shown[:SHOWN_REJECTIONS])}{more}")
-        print(f"all rejected images are listed in {folder.join(MANIFEST).uri}")
+        reasons = Counter(entry["reason"] for entry in manifest.rejected).most_common()
+        shown = []
+        for reason, count in reasons[:SHOWN_REASONS]:
+            first = next(e["id"] for e in manifest.rejected if e["reason"] == reason)
+            shown.append(f"{first} ({reason})" + (f" and {count - 1:,} more" if count > 1 else ""))
+        more = "; ..." if len(reasons) > SHOWN_REASONS else ""
+        print(f"rejected {len(manifest.rejected):,}: {'; '.join(shown)}{more}")
+        print(f"all rejected images are listed in {place.join(MANIFEST).uri}")
+    ignored = manifest.source.get("ignored", [])
+    if ignored:
+        more = f" and {len(ignored) - 1:,} more" if len(ignored) > 1 else ""
+        print(f"ignored, as they are no images: {ignored[0]}{more}")
     fitting = [name for name, preset in PRESETS.items() if preset.image.size == manifest.size]
     for name in fitting:
-        print(f"train on it: {command_line('jobs/train.py', name, '--data', folder.uri)}")
+        print(f"train on it: {command_line('jobs/train.py', name, '--data', place.uri)}")
     if not fitting:
         sizes = ", ".join(f"{name} {preset.image.size}" for name, preset in PRESETS.items())
         print(f"no preset trains on {manifest.size} images; they need: {sizes}")
+
+
+def show(options: ShowOptions) -> None:
+    """Raises: UserError if there is no dataset; RunError if it is damaged."""
+    if not options.data:
+        raise UserError("DIR: is required; name the folder or URI of a dataset")
+    place = Folder.at(options.data)
+    manifest = Manifest.load(place)
+    print(table(place, manifest))
+    if options.verify:
+        check(place, manifest)
+    if options.count:
+        out = Folder.at(options.out or f"{place.name}-images.png")
+        sheet = contact_sheet(place, manifest, options.count, options.seed)
+        out.parent.write_bytes(out.name, encode_png(sheet))
+        print(f"picture:     {out.uri}")
+
+
+def check(place: Folder, manifest: Manifest) -> None:
+    """Raises: RunError if files are not as the manifest says."""
+    line = ProgressLine()
+    started = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        rate = done / 1e6 / max(time.monotonic() - started, 1e-6)
+        line.show(f"verifying: {describe(done // 10**6, total // 10**6, rate, 'MB')}")
+
+    try:
+        problems = verify(place, manifest, progress)
+    finally:
+        line.close()
+    if problems:
+        more = f"\nand {len(problems) - 5:,} more" if len(problems) > 5 else ""
+        text = "\n".join(problems[:5])
+        raise RunError(f"{text}{more}\ncopy the dataset again, or prepare it again with --restart")
+    print("verified:    every file is as it was prepared")
 
 
 if __name__ == "__main__":

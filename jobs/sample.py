@@ -12,15 +12,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 import raygen
 from raygen.cli import parse_options, run_job
 from raygen.config import DRAWN, PRESETS, ImageFormat
+from raygen.data.images import BadImage, fit_image, open_image
 from raygen.data.prefetch import as_images
 from raygen.data.reader import HeldOut
-from raygen.data.shards import Manifest, fit_image
+from raygen.data.shards import Manifest
 from raygen.data.sources import VALIDATION, drawn_folder
 from raygen.errors import UserError
 from raygen.evaluation.pictures import encode_png, grid, to_uint8
@@ -77,18 +77,17 @@ def read_image(path: str, trained: TrainedModel, fit: bool) -> Tensor:
     file = Folder.at(path)
     height, width = trained.image_size
     try:
-        with Image.open(io.BytesIO(file.parent.read_bytes(file.name))) as image:
-            if image.size != (width, height) and not fit:
-                raise UserError(
-                    f"--reconstruct {path}: is {image.height}x{image.width} pixels, but "
-                    f"{trained.config.preset} needs {height}x{width}; resize it, or add --fit"
-                )
-            preset = PRESETS[trained.config.preset].image
-            target = preset if fit else ImageFormat(height, width)
-            pixels = fit_image(image, target)
+        image = open_image(file.parent.read_bytes(file.name))
+        if image.size != (width, height) and not fit:
+            raise UserError(
+                f"--reconstruct {path}: is {image.height}x{image.width} pixels, but "
+                f"{trained.config.preset} needs {height}x{width}; resize it, or add --fit"
+            )
+        preset = PRESETS[trained.config.preset].image
+        pixels = fit_image(image, preset if fit else ImageFormat(height, width))
     except FileNotFoundError:
         raise UserError(f"--reconstruct {path}: no such file") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, BadImage) as error:
         raise UserError(f"--reconstruct {path}: cannot be read as an image ({error})") from error
     return as_images(pixels[None])
 

@@ -14,7 +14,8 @@ from typing import Any
 from raygen import cluster
 from raygen.cli import Interrupted, command_line, parse_train, run_job
 from raygen.config import DRAWN, PRESETS
-from raygen.data.shards import Manifest, prepare
+from raygen.data.prepare import Target, prepare
+from raygen.data.shards import Manifest
 from raygen.data.sources import TRAIN, DrawnFaces, drawn_folder
 from raygen.progress import ProgressLine, describe, duration
 from raygen.storage import Folder
@@ -44,10 +45,9 @@ def main(argv: Sequence[str]) -> None:
     with Signals(line) as signals, cluster.connected(job.verbose):
         num_workers, use_gpu = plan_workers(config)
         if manifest is None:
-            manifest = prepare(
+            [manifest] = prepare(
                 DrawnFaces(config.drawn_count),
-                data,
-                image,
+                [Target(data, image)],
                 progress=lambda done, total, rate: line.show(
                     f"drawing faces: {describe(done, total, rate)}"
                 ),

@@ -16,7 +16,7 @@ import tyro
 
 from raygen.config import PRESETS, RunConfig
 from raygen.errors import RunError, UserError
-from raygen.job_options import JobOptions, PrepareOptions, TrainedOptions
+from raygen.job_options import JobOptions, PrepareOptions, ShowOptions, TrainedOptions
 from raygen.options import updated
 
 EXIT_FAILURE = 1
@@ -24,8 +24,8 @@ EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
 Options = TypeVar("Options")
-Chosen = TypeVar("Chosen", bound=PrepareOptions)
-Plain = TypeVar("Plain", bound=PrepareOptions | TrainedOptions)
+Chosen = TypeVar("Chosen", bound=PrepareOptions | ShowOptions)
+Plain = TypeVar("Plain", bound=PrepareOptions | ShowOptions | TrainedOptions)
 
 
 class Interrupted(Exception):
@@ -102,6 +102,9 @@ def parse_options(
     Raises: UserError.
     """
     default = updated(kind(), _config_values(argv), "--config")
+    # Where an option may be repeated, tyro adds to the default what is to replace it.
+    repeated = {"size"} & {word[2:].split("=")[0] for word in argv if word.startswith("--")}
+    default = updated(default, dict.fromkeys(repeated, ()), "--size")
     return parse(kind, argv, description, default, program)
 
 

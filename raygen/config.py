@@ -45,10 +45,10 @@ def size_name(height: int, width: int) -> str:
     return f"{height}x{width}"
 
 
-def require_drawn_count(count: int) -> None:
+def require_drawn_count(count: int, name: str = "--drawn-count") -> None:
     """Raises: UserError."""
     # So few that each split still has images.
-    require(count >= 20, "--drawn-count", count, "be at least 20")
+    require(count >= 20, name, count, "be at least 20")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The options of the jobs, apart from those that decide what a run is (config.py)."""
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -31,11 +32,15 @@ class PrepareOptions:
 
     out: str = ""
     """Folder or URI to write the dataset to. Required."""
-    size: str = "32"
-    """Size of the images in pixels: 32 for square ones, else height x width, as 218x178."""
+    size: tyro.conf.UseAppendAction[tuple[str, ...]] = ("32",)
+    """Size of the images in pixels: 32 for square ones, else height x width, as 218x178. Repeat
+    it for several datasets, each in a folder of its size in --out; images are decoded once."""
     crop: int = -1
     """Side in pixels of the centred square that is cut out first; 0: none; -1: 150 where --size
     is square, as the presets do with CelebA's aligned photographs, else none."""
+    max_rejected: str = "1%"
+    """How many images may be left out because they cannot be read, as a number or a share of all;
+    more fail the job. All are listed in the manifest."""
     num_workers: int = 4
     """Training workers to prepare for: there are at least four files for each."""
     restart: bool = False
@@ -47,11 +52,21 @@ class PrepareOptions:
 
     def __post_init__(self) -> None:
         require(self.num_workers >= 1, "--num-workers", self.num_workers, "be at least 1")
+        self.allowed(100)
+
+    def allowed(self, total: int) -> int:
+        """How many of `total` images may be left out. Raises: UserError."""
+        share = re.fullmatch(r"(\d+(?:\.\d+)?)%", self.max_rejected)
+        number = self.max_rejected.isdecimal() or (share and float(share[1]) <= 100)
+        require(bool(number), "--max-rejected", self.max_rejected, "be a number or 0% to 100%")
+        return int(float(share[1]) / 100 * total) if share else int(self.max_rejected)
 
     @property
-    def image(self) -> ImageFormat:
-        """Raises: UserError."""
-        return ImageFormat.parse(self.size, self.crop)
+    def images_wanted(self) -> list[ImageFormat]:
+        """One for each size. Raises: UserError."""
+        wanted = [ImageFormat.parse(size, self.crop) for size in self.size]
+        require(len(set(wanted)) == len(wanted) > 0, "--size", " ".join(self.size), "differ")
+        return wanted
 
 
 @dataclass(frozen=True)
@@ -59,36 +74,92 @@ class CelebAOptions(PrepareOptions):
     """CelebA as it is distributed."""
 
     images: str = ""
-    """img_align_celeba.zip, or the folder unpacked from it. Required."""
+    """img_align_celeba.zip, or the folder unpacked from it, or their URI. Required."""
     attributes: str = ""
-    """list_attr_celeba.csv. Required."""
+    """list_attr_celeba.csv or .txt. Required."""
+    partition: str = ""
+    """list_eval_partition.csv or .txt: which images train, validate and test. Default: the first
+    80 % in the order of their names train, the others validate."""
+    download: str = ""
+    """Folder to download CelebA to, with torchvision, in place of all three: 1.4 GB."""
 
 
 @dataclass(frozen=True)
-class AnimeOptions(PrepareOptions):
-    """Anime faces, or any other pictures without attributes."""
+class FilesOptions(PrepareOptions):
+    """Images that are shown as they are and come without a split."""
 
-    size: str = "64"
+    size: tyro.conf.UseAppendAction[tuple[str, ...]] = ("64",)
     crop: int = 0
-    """Side in pixels of the centred square that is cut out first; 0: none, because these images
-    are faces already; -1: 150 where --size is square, as for CelebA, else none."""
+    """Side in pixels of the centred square that is cut out first; 0: none; -1: 150 where --size
+    is square, as for CelebA, else none."""
     images: str = ""
-    """A zip or a folder of PNG, JPEG or WebP files. Required."""
+    """A folder, zip or tar of JPEG, PNG or WebP files, or its URI. Required."""
+    validation_share: float = 0.05
+    """Share of the images that is held out to validate on, chosen by their names' hashes."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        share = self.validation_share
+        require(0 < share < 1, "--validation-share", share, "be between 0 and 1")
+
+
+@dataclass(frozen=True)
+class AnimeOptions(FilesOptions):
+    """Anime faces."""
+
+
+@dataclass(frozen=True)
+class FolderOptions(FilesOptions):
+    """Any other images."""
+
+    labels: bool = False
+    """Make an attribute of each subfolder, true for the images in it."""
+
+
+@dataclass(frozen=True)
+class HuggingFaceOptions(FilesOptions):
+    """A dataset of Hugging Face's that is on a disk already."""
+
+    images: str = ""
+    """The folder that save_to_disk wrote, or its URI. Required. Where it has splits, they are
+    kept, and --validation-share is not used."""
 
 
 @dataclass(frozen=True)
 class DrawnOptions(PrepareOptions):
     """Faces that raygen draws itself."""
 
-    drawn_count: int = 20_000
+    count: Annotated[int, tyro.conf.arg(aliases=["-n", "--drawn-count"])] = 20_000
     """How many faces to draw, training and validation images together."""
     seed: int = 0
     """Decides the faces."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_drawn_count(self.drawn_count)
+        require_drawn_count(self.count, "--count")
         require(self.seed >= 0, "--seed", self.seed, "be 0 or more")
+
+
+@dataclass(frozen=True)
+class ShowOptions:
+    """A prepared dataset: its manifest as a table, and a picture of some of its images."""
+
+    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")] = ""
+    """Folder or URI of the dataset. Required."""
+    verify: bool = False
+    """Read every file and compare its checksum with the manifest's."""
+    count: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 24
+    """Random images in the picture; 0: no picture."""
+    seed: int = 0
+    """Decides which."""
+    out: str = ""
+    """File or URI of the picture. Default: the dataset's name with -images.png, in the current
+    folder."""
+    config: str = ""
+    """JSON file of options that replace the defaults."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 0, "count", "seed")
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,8 @@ def updated(options: Options, values: Mapping[str, Any], where: str) -> Options:
         kind = type(known[name])
         # JSON writes 3.0 as 3; True is an int to Python but no number to a user.
         accepted = (int, float) if kind is float else (kind,)
-        if type(value) not in accepted:
+        if kind is tuple and isinstance(value, list):
+            values = {**values, name: tuple(value)}
+        elif type(value) not in accepted:
             raise UserError(f"{where}: {name} is {value!r}, but must be of type {kind.__name__}")
     return replace(options, **values)

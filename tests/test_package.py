@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 USES_RAY = {
     "raygen/cluster.py",
     "raygen/data/ray_reader.py",
-    "raygen/data/shards.py",
+    "raygen/data/prepare.py",
     "raygen/training/ray_worker.py",
 }
 

@@ -18,8 +18,9 @@ from torch import Tensor
 import raygen
 from raygen.config import PRESETS, ImageFormat, Preset, RunConfig
 from raygen.data.drawn_faces import Face, attributes_of, paint, sample_face
+from raygen.data.images import fit_image
 from raygen.data.prefetch import as_images
-from raygen.data.shards import MANIFEST, Manifest, fit_image, write_shard
+from raygen.data.shards import MANIFEST, Manifest, write_shard
 from raygen.data.sources import TRAIN, VALIDATION
 from raygen.errors import CheckpointError, UserError
 from raygen.model_options import VAEConfig

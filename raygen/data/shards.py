@@ -1,4 +1,4 @@
-"""Datasets on disk: `prepare` turns a source into Parquet shards and a manifest.
+"""Datasets on disk: Parquet shards and their manifest.
 
 A dataset is a folder of `<split>-<number>.parquet` files and a `manifest.json`. Both are written
 atomically and the manifest last, so a file that exists is complete, and so is a dataset whose
@@ -11,36 +11,22 @@ as a NumPy array without a copy. Every page carries a CRC, which each read check
 
 import dataclasses
 import hashlib
-import io
 import json
-import math
-import re
-import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps
 
 from raygen.config import ImageFormat, size_name
-from raygen.data.sources import TRAIN, Source
-from raygen.errors import ShardError, UserError
+from raygen.errors import ShardError
 from raygen.storage import Folder
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 CHANNELS = 3
-SHARD_BYTES = 64 * 2**20
-"""Aim for files of this size: large enough for object stores, small enough to spread."""
 ROW_GROUP_BYTES = 2 * 2**20
 """The unit of one read, and so the grain in which the order of a dataset can be shuffled."""
-FILES_PER_WORKER = 4
-
-Progress = Callable[[int, int, float], None]
-"""Called with images done, images in total, and images per second."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +34,8 @@ class ShardFile:
     """One Parquet file.
 
     Attributes:
-        rows, bytes: its images and its size.
+        rows: its images.
+        bytes: its size.
         sha256: of the whole file, in hexadecimal.
         row_groups: rows of each of its row groups, in order.
     """
@@ -59,10 +46,23 @@ class ShardFile:
     sha256: str
     row_groups: tuple[int, ...]
 
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> "ShardFile":
+        """Raises: KeyError or TypeError if these are not the values of a shard."""
+        return ShardFile(**{**values, "row_groups": tuple(values["row_groups"])})
+
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `manifest.json` says of a dataset."""
+    """What `manifest.json` says of a dataset.
+
+    Attributes:
+        source: where the images came from.
+        crop: side in pixels of the centred square that was cut out of each first, or 0.
+        rejected: id, split and reason of each image that was left out.
+        decoded_for: the sizes that were prepared together: a JPEG is decoded once, no larger than
+            the largest of them needs.
+    """
 
     height: int
     width: int
@@ -71,10 +71,15 @@ class Manifest:
     source: dict[str, Any]
     crop: int
     rejected: tuple[dict[str, str], ...]
+    decoded_for: tuple[str, ...] = ()
 
     @property
     def image_bytes(self) -> int:
         return self.height * self.width * CHANNELS
+
+    @property
+    def image(self) -> ImageFormat:
+        return ImageFormat(self.height, self.width, self.crop)
 
     @property
     def size(self) -> str:
@@ -123,15 +128,13 @@ class Manifest:
                 width=values["width"],
                 attributes=tuple(values["attributes"]),
                 splits={
-                    split: tuple(
-                        ShardFile(**{**file, "row_groups": tuple(file["row_groups"])})
-                        for file in files
-                    )
+                    split: tuple(ShardFile.from_json(file) for file in files)
                     for split, files in values["splits"].items()
                 },
                 source=values["source"],
                 crop=values["crop"],
                 rejected=tuple(values["rejected"]),
+                decoded_for=tuple(values.get("decoded_for", ())),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ShardError(
@@ -149,58 +152,10 @@ class Manifest:
         return manifest
 
 
-def fit_image(image: Image.Image, target: ImageFormat) -> np.ndarray:
-    """An image as the model sees it: upright, RGB on white, cropped, resized with antialiasing.
-
-    Returns: (height, width, 3) uint8.
-    """
-    image = ImageOps.exif_transpose(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    image = image.convert("RGB")
-    if target.crop:
-        side = min(target.crop, *image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.crop((left, top, left + side, top + side))
-    if image.size != (target.width, target.height):
-        image = ImageOps.fit(image, (target.width, target.height), Image.Resampling.LANCZOS)
-    return np.asarray(image)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One shard to write: which positions of the source go into which file."""
-
-    name: str
-    split: str
-    start: int
-    stop: int
-
-
-def plan_parts(
-    splits: dict[str, range], image_bytes: int, expected_workers: int
-) -> tuple[_Part, ...]:
-    """Cut each split into files of about `SHARD_BYTES`, at least four per expected worker."""
-    parts = []
-    for split, positions in splits.items():
-        count = max(
-            math.ceil(len(positions) * image_bytes / SHARD_BYTES),
-            FILES_PER_WORKER * expected_workers,
-        )
-        count = min(count, len(positions))
-        bounds = [positions.start + len(positions) * i // count for i in range(count + 1)]
-        parts += [
-            _Part(f"{split}-{i:05d}.parquet", split, bounds[i], bounds[i + 1]) for i in range(count)
-        ]
-    return tuple(parts)
-
-
 def write_shard(folder: Folder, name: str, table: pa.Table, image_bytes: int) -> ShardFile:
     """Write one shard atomically. `table` holds the columns `image`, `id` and the attributes."""
     rows_per_group = max(1, ROW_GROUP_BYTES // image_bytes)
-    sink = io.BytesIO()
+    sink = pa.BufferOutputStream()
     pq.write_table(
         table,
         sink,
@@ -212,157 +167,11 @@ def write_shard(folder: Folder, name: str, table: pa.Table, image_bytes: int) ->
     )
     data = sink.getvalue()
     folder.write_bytes(name, data)
-    groups = pq.ParquetFile(pa.BufferReader(data)).metadata
+    groups = pq.read_metadata(pa.BufferReader(data))
     return ShardFile(
         name=name,
         rows=table.num_rows,
-        bytes=len(data),
+        bytes=data.size,
         sha256=hashlib.sha256(data).hexdigest(),
         row_groups=tuple(groups.row_group(i).num_rows for i in range(groups.num_row_groups)),
     )
-
-
-def _make_shard(
-    source: Source, ids: list[str], part: _Part, folder: Folder, target: ImageFormat
-) -> tuple[ShardFile | None, list[dict[str, str]]]:
-    """Load, fit and write the images of one part; what cannot be decoded is listed instead."""
-    images: list[bytes] = []
-    kept: list[str] = []
-    values: list[list[int]] = []
-    rejected: list[dict[str, str]] = []
-    for position in range(part.start, part.stop):
-        try:
-            image, attributes = source.load(position)
-            images.append(fit_image(image, target).tobytes())
-        # Pillow reports broken files with all of these; struct.error and zlib.error among them.
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            rejected.append({"id": ids[position], "split": part.split, "reason": reason})
-            continue
-        kept.append(ids[position])
-        values.append(attributes)
-    if not kept:
-        return None, rejected
-    image_bytes = target.height * target.width * CHANNELS
-    columns: dict[str, pa.Array] = {
-        "image": pa.array(images, pa.binary(image_bytes)),
-        "id": pa.array(kept, pa.string()),
-    }
-    for column, name in enumerate(source.attributes):
-        columns[name] = pa.array([row[column] for row in values], pa.int8())
-    return write_shard(folder, part.name, pa.table(columns), image_bytes), rejected
-
-
-def prepare(
-    source: Source,
-    folder: Folder,
-    target: ImageFormat,
-    expected_workers: int = 4,
-    progress: Progress | None = None,
-    restart: bool = False,
-) -> Manifest:
-    """Write a source as a dataset, in parallel over the Ray cluster.
-
-    A folder that already holds the same dataset is left as it is.
-
-    Args:
-        target: size and crop of the images.
-        expected_workers: of the training that will read it; there are at least 4 files for each.
-        restart: replace the dataset that the folder holds.
-    Returns: the manifest.
-    Raises: UserError if the folder holds another dataset, cannot be written, or if no image of
-        the training split could be decoded.
-    """
-    if restart:
-        _delete_dataset(folder)
-    present = find_prepared(source, folder, target)
-    if present:
-        return present
-    folder.check_writable()
-    ids = source.ids
-    image_bytes = target.height * target.width * CHANNELS
-    parts = plan_parts(source.splits(), image_bytes, expected_workers)
-
-    total, done, started = len(ids), 0, time.monotonic()
-    files: dict[int, ShardFile] = {}
-    rejected: dict[int, list[dict[str, str]]] = {}
-    for number, file, bad in _run_parts(source, ids, parts, folder, target):
-        rejected[number] = bad
-        if file:
-            files[number] = file
-        done += parts[number].stop - parts[number].start
-        if progress:
-            progress(done, total, done / (time.monotonic() - started))
-
-    splits = {
-        split: tuple(files[i] for i in sorted(files) if parts[i].split == split)
-        for split in source.splits()
-    }
-    if not splits[TRAIN]:
-        first = rejected[0][0] if rejected.get(0) else {"id": "?", "reason": "no images"}
-        raise UserError(
-            f"no image for training could be decoded; the first, {first['id']}: {first['reason']}"
-        )
-    manifest = Manifest(
-        height=target.height,
-        width=target.width,
-        attributes=source.attributes,
-        splits=splits,
-        source=source.description(),
-        crop=target.crop,
-        rejected=tuple(entry for i in sorted(rejected) for entry in rejected[i]),
-    )
-    folder.write_json(MANIFEST, manifest.to_json())
-    return manifest
-
-
-def find_prepared(source: Source, folder: Folder, target: ImageFormat) -> Manifest | None:
-    """The manifest of the folder's dataset if it is just this one; None if there is none.
-
-    Raises: UserError if the folder holds another dataset.
-    """
-    if not folder.exists(MANIFEST):
-        return None
-    present = Manifest.load(folder)
-    same_format = ImageFormat(present.height, present.width, present.crop) == target
-    if present.source == source.description() and same_format:
-        return present
-    raise UserError(
-        f"--out {folder.uri}: already holds another dataset ({present.size}, from "
-        f"{present.source}); choose another folder, or replace it with --restart"
-    )
-
-
-def _delete_dataset(folder: Folder) -> None:
-    """Delete the manifest, then the shards, and nothing else that the folder may hold."""
-    for name in sorted(folder.names(), key=lambda name: name != MANIFEST):
-        if name == MANIFEST or re.fullmatch(r"\w+-\d{5}\.parquet", name):
-            folder.delete_file(name)
-
-
-def _run_parts(
-    source: Source, ids: list[str], parts: tuple[_Part, ...], folder: Folder, target: ImageFormat
-) -> Iterator[tuple[int, ShardFile | None, list[dict[str, str]]]]:
-    """Make the shards as a Ray Data pipeline; yields each part's number and result when done."""
-    import ray
-
-    # Sent to each node once, not with each task: a list of 200,000 names and attributes is large.
-    shared = ray.put((source, ids, parts, folder, target))
-
-    def make(row: dict[str, Any]) -> dict[str, Any]:
-        source, ids, parts, folder, target = ray.get(shared)
-        number = int(row["id"])
-        file, rejected = _make_shard(source, ids, parts[number], folder, target)
-        return {
-            "number": number,
-            "file": json.dumps(dataclasses.asdict(file) if file else None),
-            "rejected": json.dumps(rejected),
-        }
-
-    results = ray.data.range(len(parts), override_num_blocks=len(parts)).map(make)
-    for row in results.iter_rows():
-        values = json.loads(row["file"])
-        file = (
-            ShardFile(**{**values, "row_groups": tuple(values["row_groups"])}) if values else None
-        )
-        yield int(row["number"]), file, json.loads(row["rejected"])

@@ -1,18 +1,13 @@
-"""Where pictures come from: CelebA as it is distributed, anime faces, the built-in drawn faces.
+"""Where pictures come from: CelebA as it is distributed, anime faces, any folder, drawn faces.
 
 A source lists images by id (their file names), says which split each belongs to, and loads one
 image at a time. It is sent to Ray tasks, so it holds paths and lists but no open files.
-Adding a dataset is adding one class with the members of `Source`.
+Adding a dataset is adding one function, or one class with the members of `Source`.
 """
 
-import csv
-import functools
 import hashlib
-import io
-import os
-import zipfile
+from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,16 +15,19 @@ from PIL import Image
 
 from raygen.config import ImageFormat
 from raygen.data import drawn_faces
+from raygen.data.files import Files, common_folder, display
+from raygen.data.images import SUFFIXES, open_image
+from raygen.data.tables import read_attributes, read_partition
 from raygen.errors import UserError
 from raygen.storage import Folder
 
-TRAIN, VALIDATION = "train", "validation"
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
 CELEBA_TRAIN_SHARE = 0.8
 """CelebA's customary split: the first 80 % of the files in name order train."""
-ANIME_TRAIN_SHARE = 0.95
-"""The anime faces have no customary split; the original work trained on all of them."""
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+TRAIN_SHARE = 0.95
+"""Other images have no customary split; the original work on anime faces trained on all of them."""
+MAX_LABELS = 256
+"""Each label is a column of every shard."""
 
 
 class Source(Protocol):
@@ -47,16 +45,20 @@ class Source(Protocol):
         """Positions in `ids` of each split; together they cover all of `ids`."""
 
     def load(self, position: int) -> tuple[Image.Image, list[int]]:
-        """The image at a position in `ids` and its attributes: 1 true, -1 false, 0 unknown.
+        """The image at a position in `ids`, perhaps not decoded yet, and its attributes.
 
-        Raises: OSError, ValueError, SyntaxError, zipfile.BadZipFile if it cannot be decoded.
+        An attribute is 1 (true), -1 (false) or 0 (unknown).
+        Raises: BadImage if there is no such image; OSError if the place of all images fails.
         """
 
     def description(self) -> dict[str, Any]:
-        """Where the images came from, for the manifest. Equal for equal images."""
+        """Where the images came from, for the manifest. Equal for equal images.
+
+        `ignored` lists what lies beside the images and is none, if there is anything.
+        """
 
 
-def _first_part_trains(count: int, share: float) -> dict[str, range]:
+def first_part_trains(count: int, share: float) -> dict[str, range]:
     # Of two images or more, each split gets one: an empty split cannot be cut into files.
     boundary = min(round(count * share), count - 1)
     return {TRAIN: range(boundary), VALIDATION: range(boundary, count)}
@@ -78,7 +80,7 @@ class DrawnFaces:
         return [f"{position + 1:06d}.jpg" for position in range(self.count)]
 
     def splits(self) -> dict[str, range]:
-        return _first_part_trains(self.count, CELEBA_TRAIN_SHARE)
+        return first_part_trains(self.count, CELEBA_TRAIN_SHARE)
 
     def load(self, position: int) -> tuple[Image.Image, list[int]]:
         image, attributes = drawn_faces.draw_face(self.seed, position)
@@ -101,185 +103,143 @@ def drawn_folder(storage: Folder, image: ImageFormat, count: int) -> Folder:
 
 
 @dataclass(frozen=True)
-class CelebA:
-    """CelebA's aligned images: a zip or a folder of files, and `list_attr_celeba.csv`."""
+class ImageFiles:
+    """Image files with or without attributes.
 
-    images: Path
-    attributes: tuple[str, ...]
+    Attributes:
+        kind: what the user called them.
+        order: (images,) int64: the number in `files` of each of `ids`.
+        values: (images, attributes) int8: 1, -1, or 0.
+        ranges: of each split.
+    """
+
+    kind: str
+    files: Files
     ids: list[str]
-    members: list[str]
+    order: np.ndarray
+    attributes: tuple[str, ...]
     values: np.ndarray
-    """(images, attributes) int8: 1, -1, or 0 where the table says so."""
-
-    @staticmethod
-    def open(images: str | Path, attributes: str | Path) -> "CelebA":
-        """List the images and match the attribute table to them.
-
-        Raises: UserError if a file is missing or unreadable, or table and images disagree.
-        """
-        # Absolute, because the tasks that load the images may run in another folder.
-        path = Path(images).expanduser().absolute()
-        members = _list_members(path, images)
-        names, table = _read_attributes(Path(attributes).expanduser())
-        ids = sorted(members)
-        without_row = [name for name in ids if name not in table]
-        without_image = [name for name in table if name not in members]
-        for problem, names_missing in (
-            ("no row for images", without_row),
-            ("no image for rows", without_image),
-        ):
-            if names_missing:
-                raise UserError(
-                    f"--attributes {attributes} and --images {images}: {problem} of "
-                    f"{len(names_missing)} names, the first is {names_missing[0]}; use the table "
-                    "that belongs to these images"
-                )
-        values = np.array([table[name] for name in ids], dtype=np.int8)
-        return CelebA(path, names, ids, [members[name] for name in ids], values)
+    ranges: dict[str, range]
 
     def splits(self) -> dict[str, range]:
-        return _first_part_trains(len(self.ids), CELEBA_TRAIN_SHARE)
+        return self.ranges
 
     def load(self, position: int) -> tuple[Image.Image, list[int]]:
-        image = _load_member(self.images, self.members[position])
+        image = open_image(self.files.read(int(self.order[position])))
         return image, self.values[position].tolist()
 
     def description(self) -> dict[str, Any]:
         table = hashlib.sha256(repr((self.attributes, self.ids)).encode() + self.values.tobytes())
         return {
-            "kind": "celeba",
-            "images": self.images.name,
+            "kind": self.kind,
+            "images": self.files.place.name,
             "count": len(self.ids),
+            "files_sha256": self.files.digest(),
             "table_sha256": table.hexdigest(),
+            "splits": {split: len(positions) for split, positions in self.ranges.items()},
+            "ignored": [display(path) for path in self.files.ignored],
         }
 
 
-@dataclass(frozen=True)
-class AnimeFaces:
-    """Anime faces, or any other pictures without attributes: a zip or a folder of files."""
+def celeba(images: str, attributes: str, partition: str = "") -> ImageFiles:
+    """CelebA's aligned images with its table of attributes, and perhaps its partition.
 
-    images: Path
-    ids: list[str]
-    members: list[str]
-
-    @staticmethod
-    def open(images: str | Path) -> "AnimeFaces":
-        """List the images.
-
-        Raises: UserError if they are missing or unreadable.
-        """
-        path = Path(images).expanduser().absolute()
-        members = _list_members(path, images)
-        # Such sets are often numbered theme by theme: in that order the last images would be of
-        # themes that training never sees, and every twentieth could always be the same pose.
-        # The names' hashes mix them, the same way on every machine and version of Python.
-        ids = sorted(members, key=lambda name: hashlib.sha256(name.encode()).digest())
-        return AnimeFaces(path, ids, [members[name] for name in ids])
-
-    @property
-    def attributes(self) -> tuple[str, ...]:
-        return ()
-
-    def splits(self) -> dict[str, range]:
-        return _first_part_trains(len(self.ids), ANIME_TRAIN_SHARE)
-
-    def load(self, position: int) -> tuple[Image.Image, list[int]]:
-        return _load_member(self.images, self.members[position]), []
-
-    def description(self) -> dict[str, Any]:
-        return {
-            "kind": "anime",
-            "images": self.images.name,
-            "count": len(self.ids),
-            "ids_sha256": hashlib.sha256(repr(self.ids).encode()).hexdigest(),
-        }
-
-
-def _load_member(images: Path, member: str) -> Image.Image:
-    """Decode one file of a folder or zip, named by its path inside it."""
-    if images.is_dir():
-        image = Image.open(images / member)
-    else:
-        image = Image.open(io.BytesIO(_zip_file(images).read(member)))
-    image.load()
-    return image
-
-
-def _zip_file(path: Path) -> zipfile.ZipFile:
-    """One open archive per process: reading its directory takes a second for 200,000 files."""
-    return _open_zip(path, os.getpid())
-
-
-@functools.lru_cache(maxsize=4)
-def _open_zip(path: Path, process: int) -> zipfile.ZipFile:
-    # A forked process would share the file's position with its parent, so it opens its own.
-    return zipfile.ZipFile(path)
-
-
-def _list_members(images: Path, written: str | Path) -> dict[str, str]:
-    """Image files in a folder or zip: file name -> path inside it.
-
-    Args: written: the path as the user wrote it, for messages.
+    Args: images: a zip, tar or folder, local or not; attributes, partition: .csv or .txt.
+    Raises: UserError if something is missing or unreadable, or tables and images disagree.
     """
-    try:
-        if images.is_dir():
-            paths = [str(path.relative_to(images)) for path in images.rglob("*") if path.is_file()]
-        else:
-            paths = [info.filename for info in _zip_file(images).infolist() if not info.is_dir()]
-    except FileNotFoundError:
+    files = Files.open(images, "--images")
+    ids = _unique(files, [path.rsplit("/", 1)[-1] for path in files.paths], images)
+    table = read_attributes(attributes)
+    table.match(sorted(ids), f"--images {images}")
+    order = np.argsort(np.array(ids, dtype=object), kind="stable")
+    ranges = first_part_trains(len(ids), CELEBA_TRAIN_SHARE)
+    if partition:
+        parts = read_partition(partition)
+        parts.match(sorted(ids), f"--images {images}")
+        number = np.array([parts.values[ids[k]][0] for k in order])
+        order = order[np.argsort(number, kind="stable")]
+        bounds = np.searchsorted(np.sort(number), range(4)).tolist()
+        ranges = {
+            split: range(bounds[k], bounds[k + 1])
+            for k, split in enumerate((TRAIN, VALIDATION, TEST))
+            if k < 2 or bounds[k] < bounds[k + 1]
+        }
+        require_splits(ranges, f"--partition {partition}")
+    ids = [ids[k] for k in order]
+    values = np.array([table.values[name] for name in ids], dtype=np.int8)
+    return ImageFiles("celeba", files, ids, order, table.columns, values, ranges)
+
+
+def folder(
+    images: str, train_share: float = TRAIN_SHARE, labels: bool = False, kind: str = "folder"
+) -> ImageFiles:
+    """Any image files, below a folder or in a zip or tar, local or not.
+
+    Args:
+        train_share: of the images are for training, the others for validation.
+        labels: make an attribute of each subfolder, true for the images in it.
+    Raises: UserError if they are missing or unreadable.
+    """
+    files = Files.open(images, "--images")
+    prefix = common_folder(files.paths)
+    names = _unique(files, [path.removeprefix(prefix) for path in files.paths], images)
+    order = shuffled(names)
+    ids = [names[k] for k in order]
+    attributes: tuple[str, ...] = ()
+    values = np.empty((len(ids), 0), np.int8)
+    if labels:
+        attributes, values = _labels(ids, images)
+    ranges = first_part_trains(len(ids), train_share)
+    return ImageFiles(kind, files, ids, order, attributes, values, ranges)
+
+
+def shuffled(ids: list[str]) -> np.ndarray:
+    """(ids,) int64: numbers of the ids in an order that depends on nothing but the ids.
+
+    Sets are often numbered theme by theme: in that order the last images would be of themes that
+    training never sees, and every twentieth could always be the same pose. The ids' hashes mix
+    them, the same way on every machine and version of Python.
+    """
+    hashes = [hashlib.sha256(name.encode()).digest() for name in ids]
+    return np.array(sorted(range(len(ids)), key=hashes.__getitem__), np.int64)
+
+
+def _unique(files: Files, ids: list[str], images: str) -> list[str]:
+    """Ids as they can be stored. Raises: UserError if two are the same, or too few."""
+    if len(ids) < 2:
+        also = f"; beside it: {', '.join(files.ignored[:3])}" if files.ignored else ""
         raise UserError(
-            f"--images {written}: no such file or folder; name a zip or a folder of images"
-        ) from None
-    except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"--images {written}: cannot be read as a zip ({error}); download it again"
-        ) from error
-    members: dict[str, str] = {}
-    for path in paths:
-        if path.lower().endswith(IMAGE_SUFFIXES) and not path.startswith("__MACOSX/"):
-            name = path.rsplit("/", 1)[-1]
-            if name in members:
-                raise UserError(
-                    f"--images {written}: two files are named {name} ({members[name]} and {path}); "
-                    "names must be unique"
-                )
-            members[name] = path
-    if len(members) < 2:
-        raise UserError(
-            f"--images {written}: holds {'one image' if members else 'no images'} "
-            f"({', '.join(IMAGE_SUFFIXES)}), but training and validation need one each at least; "
-            "name the zip of all images or the folder unpacked from it"
+            f"--images {images}: holds {'one image' if ids else 'no images'} "
+            f"({', '.join(SUFFIXES)}){also}; training and validation need one each at least: name "
+            "the zip of all images or the folder unpacked from it"
         )
-    return members
-
-
-def _read_attributes(path: Path) -> tuple[tuple[str, ...], dict[str, list[int]]]:
-    """CelebA's attribute table: the attributes' names, and image name -> values."""
-    table: dict[str, list[int]] = {}
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = csv.reader(file)
-            header = next(rows, [])
-            if len(header) < 2 or header[0] != "image_id":
-                raise UserError(
-                    f"--attributes {path}: line 1 must be `image_id,` and the attributes' names, "
-                    f"as in list_attr_celeba.csv; found {','.join(header)[:60]!r}"
-                )
-            for row in rows:
-                if not row:
-                    continue
-                where = f"--attributes {path}, line {rows.line_num}"
-                if len(row) != len(header):
-                    raise UserError(f"{where}: has {len(row)} fields, the header {len(header)}")
-                if row[0] in table:
-                    raise UserError(f"{where}: {row[0]} appears a second time")
-                if not set(row[1:]) <= {"-1", "0", "1"}:
-                    wrong = next(value for value in row[1:] if value not in ("-1", "0", "1"))
-                    raise UserError(f"{where}: value {wrong!r}, but must be -1, 0 or 1")
-                table[row[0]] = [int(value) for value in row[1:]]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
+    ids = [display(name) for name in ids]
+    [(name, times)] = Counter(ids).most_common(1)
+    if times > 1:
+        twice = [display(p) for p, n in zip(files.paths, ids, strict=True) if n == name][:2]
         raise UserError(
-            f"--attributes {path}: cannot be read ({reason}); name CelebA's list_attr_celeba.csv"
-        ) from error
-    return tuple(header[1:]), table
+            f"--images {images}: two files are named {name} ({' and '.join(twice)}); names must "
+            "be unique"
+        )
+    return ids
+
+
+def _labels(ids: list[str], images: str) -> tuple[tuple[str, ...], np.ndarray]:
+    loose = next((name for name in ids if "/" not in name), None)
+    labels = sorted({name.split("/")[0] for name in ids})
+    if loose or len(labels) < 2 or len(labels) > MAX_LABELS:
+        found = f"{loose} lies in none" if loose else f"there are {len(labels)}"
+        raise UserError(
+            f"--labels: takes 2 to {MAX_LABELS} subfolders of --images {images} as labels, but "
+            f"{found}; sort the images into subfolders, or leave --labels out"
+        )
+    column = {label: number for number, label in enumerate(labels)}
+    values = np.full((len(ids), len(labels)), -1, np.int8)
+    values[np.arange(len(ids)), [column[name.split("/")[0]] for name in ids]] = 1
+    return tuple(labels), values
+
+
+def require_splits(ranges: dict[str, range], where: str) -> None:
+    for split in (TRAIN, VALIDATION):
+        if not ranges.get(split):
+            raise UserError(f"{where}: has no image for {split}; training needs both")

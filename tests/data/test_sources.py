@@ -9,8 +9,8 @@ from PIL import Image
 
 from raygen.data import drawn_faces
 from raygen.data.drawn_faces import write_celeba_layout
-from raygen.data.shards import fit_image
-from raygen.data.sources import TRAIN, VALIDATION, AnimeFaces, CelebA, DrawnFaces
+from raygen.data.images import fit_image
+from raygen.data.sources import TEST, TRAIN, VALIDATION, DrawnFaces, ImageFiles, celeba, folder
 from raygen.errors import UserError
 from raygen.job_options import AnimeOptions
 
@@ -30,7 +30,7 @@ def test_celeba_is_read_from_its_zip_and_from_a_folder(
         archive.extractall(tmp_path)
     (tmp_path / "img_align_celeba" / "readme.txt").write_text("no image")
     for path in (images, tmp_path, tmp_path / "img_align_celeba"):
-        source = CelebA.open(path, table)
+        source = celeba(str(path), str(table))
         assert source.ids == [f"{k:06d}.jpg" for k in range(1, COUNT + 1)]
         assert source.attributes == drawn_faces.ATTRIBUTES
         assert source.splits() == {TRAIN: range(9), VALIDATION: range(9, COUNT)}
@@ -51,61 +51,100 @@ def test_drawn_faces_are_numbered_like_celeba() -> None:
     assert DrawnFaces(10).description() != source.description()
 
 
-def changed(table: Path, path: Path, old: str, new: str) -> Path:
-    text = table.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
-    return path
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("image_id,", "name,", "line 1 must be `image_id,`"),
-        ("000002.jpg,", "000099.jpg,", r"no row for images of 1 names.*000002\.jpg"),
-        ("000002.jpg,", "000001.jpg,", r"line 3: 000001\.jpg appears a second time"),
-        ("000002.jpg,", "000002.jpg,1,", r"line 3: has 23 fields, the header 22"),
-        ("000011.jpg,", "000011.jpg,1", r"line 12: value '1-1'|value '11'"),
-    ],
-)
-def test_a_wrong_attribute_table_is_refused_with_its_line(
-    layout: tuple[Path, Path], tmp_path: Path, old: str, new: str, message: str
-) -> None:
-    images, table = layout
-    with pytest.raises(UserError, match=message):
-        CelebA.open(images, changed(table, tmp_path / "table.csv", old, new))
-
-
-def test_rows_without_images_are_refused(layout: tuple[Path, Path], tmp_path: Path) -> None:
-    images, table = layout
-    row = table.read_text().splitlines()[-1].replace("000011", "000012")
-    extended = tmp_path / "table.csv"
-    extended.write_text(table.read_text() + row + "\n")
-    with pytest.raises(UserError, match=r"no image for rows of 1 names.*000012\.jpg"):
-        CelebA.open(images, extended)
-
-
 def test_paths_that_hold_no_images_are_refused(layout: tuple[Path, Path], tmp_path: Path) -> None:
-    images, table = layout
+    table = layout[1]
     with pytest.raises(UserError, match="--images .*nowhere: no such file or folder"):
-        CelebA.open(tmp_path / "nowhere", table)
-    with pytest.raises(UserError, match="--images .*: cannot be read as a zip"):
-        CelebA.open(table, table)
+        celeba(str(tmp_path / "nowhere"), str(table))
+    with pytest.raises(UserError, match="--images .*: cannot be read as a folder, zip or tar"):
+        celeba(str(table), str(table))
     with pytest.raises(UserError, match="--images .*: holds no images"):
-        CelebA.open(tmp_path, table)
-    with pytest.raises(UserError, match="--attributes .*nowhere: cannot be read"):
-        CelebA.open(images, tmp_path / "nowhere")
-    with pytest.raises(UserError, match="--attributes .*: cannot be read"):
-        CelebA.open(images, images)
+        celeba(str(tmp_path), str(table))
     (tmp_path / "1.jpg").write_bytes(b"")
-    with pytest.raises(UserError, match="--images .*: holds one image .* need one each"):
-        CelebA.open(tmp_path, table)
+    (tmp_path / "notes.md").write_bytes(b"")
+    with pytest.raises(UserError, match=r"--images .*: holds one image .*beside it: notes\.md"):
+        celeba(str(tmp_path), str(table))
     (tmp_path / "1.jpg").unlink()
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "1.jpg").write_bytes(b"")
-    with pytest.raises(UserError, match=r"two files are named 1\.jpg"):
-        CelebA.open(tmp_path, table)
+    with pytest.raises(UserError, match=r"two files are named 1\.jpg \(a/1\.jpg and b/1\.jpg\)"):
+        celeba(str(tmp_path), str(table))
+    # Where names are paths, these are two images.
+    assert sorted(folder(str(tmp_path)).ids) == ["a/1.jpg", "b/1.jpg"]
+
+
+def test_tables_and_images_must_agree(layout: tuple[Path, Path], tmp_path: Path) -> None:
+    images, table = layout
+    lines = table.read_text().splitlines()
+    wrong = tmp_path / "wrong.csv"
+    wrong.write_text("\n".join([*lines[:2], *lines[3:], lines[2].replace("000002", "000099")]))
+    with pytest.raises(
+        UserError,
+        match=r"--attributes .*wrong\.csv: line 12: 000099\.jpg is not among the images; "
+        r"no line for 000002\.jpg\. Use the table",
+    ):
+        celeba(str(images), str(wrong))
+    parts = tmp_path / "parts.txt"
+    parts.write_text("".join(f"{k:06d}.jpg 0\n" for k in range(1, 10)))
+    with pytest.raises(UserError, match=r"--partition .*: no line for 000010\.jpg; no line for"):
+        celeba(str(images), str(table), str(parts))
+
+
+@pytest.mark.parametrize("suffix", ["txt", "csv"])
+def test_a_partition_decides_the_splits(
+    layout: tuple[Path, Path], tmp_path: Path, suffix: str
+) -> None:
+    images, table = layout
+    parts = {f"{k:06d}.jpg": (0, 2, 1)[k % 3] for k in range(1, COUNT + 1)}
+    path = tmp_path / f"parts.{suffix}"
+    if suffix == "csv":
+        rows = ["image_id,partition", *(f"{name},{part}" for name, part in parts.items())]
+    else:
+        rows = [f"{name} {part}" for name, part in parts.items()]
+    path.write_text("\n".join(rows))
+    source = celeba(str(images), str(table), str(path))
+    splits = source.splits()
+    assert list(splits) == [TRAIN, VALIDATION, TEST]
+    for number, split in enumerate((TRAIN, VALIDATION, TEST)):
+        names = [source.ids[k] for k in splits[split]]
+        assert names == [name for name, part in parts.items() if part == number]
+    whole = celeba(str(images), str(table))
+    for position, name in enumerate(source.ids):
+        image, values = source.load(position)
+        same, expected = whole.load(whole.ids.index(name))
+        assert (image.tobytes(), values) == (same.tobytes(), expected)
+    assert whole.description() != source.description()
+    path.write_text(path.read_text().replace(",1", ",0").replace(" 1", " 0"))
+    with pytest.raises(UserError, match="--partition .*: has no image for validation"):
+        celeba(str(images), str(table), str(path))
+
+
+def anime(images: Path) -> ImageFiles:
+    return folder(str(images), kind="anime")
+
+
+def test_subfolders_can_be_labels(tmp_path: Path) -> None:
+    for label, count in (("cat", 3), ("dog", 2), ("größe 2", 1)):
+        write_pictures(tmp_path / "set" / label, count)
+    source = folder(str(tmp_path), labels=True)
+    assert source.attributes == ("cat", "dog", "größe 2")
+    for position, name in enumerate(source.ids):
+        expected = [1 if name.startswith(f"{label}/") else -1 for label in source.attributes]
+        assert source.load(position)[1] == expected
+    assert folder(str(tmp_path)).attributes == ()
+    with pytest.raises(UserError, match="--labels: takes 2 to 256 subfolders.*lies in none"):
+        folder(str(write_pictures(tmp_path / "one" / "only", 3)), labels=True)
+    Image.new("RGB", (4, 4)).save(tmp_path / "set" / "loose.png")
+    with pytest.raises(UserError, match=r"--labels: .*loose\.png lies in none"):
+        folder(str(tmp_path / "set"), labels=True)
+
+
+def test_the_share_of_validation_can_be_chosen(tmp_path: Path) -> None:
+    place = str(write_pictures(tmp_path / "set", 20))
+    assert {s: len(r) for s, r in folder(place).splits().items()} == {TRAIN: 19, VALIDATION: 1}
+    half = folder(place, 0.5)
+    assert {s: len(r) for s, r in half.splits().items()} == {TRAIN: 10, VALIDATION: 10}
+    assert half.description() != folder(place).description()
 
 
 def colour(number: int) -> tuple[int, int, int]:
@@ -131,11 +170,11 @@ def test_anime_faces_are_read_from_a_zip_and_from_a_folder(tmp_path: Path) -> No
     folder = tmp_path / "unpacked"
     pictures = write_pictures(folder / "data", 20)
     (pictures / "readme.txt").write_text("no image")
-    first = AnimeFaces.open(folder)
+    first = anime(folder)
     assert sorted(first.ids) == sorted(f"{number}.png" for number in range(1, 21))
     assert first.attributes == ()
     for path in (folder, pictures, zipped(folder, tmp_path / "anime.zip")):
-        source = AnimeFaces.open(path)
+        source = anime(path)
         assert source.ids == first.ids
         for position, name in enumerate(source.ids):
             image, values = source.load(position)
@@ -149,7 +188,7 @@ def test_one_in_twenty_anime_faces_is_held_out(tmp_path: Path, count: int, valid
     folder.mkdir()
     for number in range(count):
         (folder / f"{number}.png").write_bytes(b"")
-    splits = AnimeFaces.open(folder).splits()
+    splits = anime(folder).splits()
     assert splits == {
         TRAIN: range(count - validation),
         VALIDATION: range(count - validation, count),
@@ -162,7 +201,7 @@ def test_held_out_anime_faces_come_from_all_over_the_set(tmp_path: Path) -> None
     count = 2_000
     for number in range(count):
         (folder / f"{number}.png").write_bytes(b"")
-    source = AnimeFaces.open(folder)
+    source = anime(folder)
     numbers = [int(source.ids[p].removesuffix(".png")) for p in source.splits()[VALIDATION]]
     # 100 of 2,000: each tenth of the set gives 10 on average, with a deviation of 2.9.
     per_tenth = np.bincount([number * 10 // count for number in numbers], minlength=10)
@@ -174,12 +213,12 @@ def test_held_out_anime_faces_come_from_all_over_the_set(tmp_path: Path) -> None
 def test_descriptions_of_anime_faces_tell_sets_apart(tmp_path: Path) -> None:
     few = write_pictures(tmp_path / "few" / "data", 3)
     many = write_pictures(tmp_path / "many" / "data", 4)
-    description = AnimeFaces.open(few).description()
-    assert description == AnimeFaces.open(few).description()
+    description = anime(few).description()
+    assert description == anime(few).description()
     assert description.items() >= {"kind": "anime", "images": "data", "count": 3}.items()
-    assert AnimeFaces.open(many).description() != description
+    assert anime(many).description() != description
     (few / "3.png").rename(few / "4.png")
-    assert AnimeFaces.open(few).description() != description
+    assert anime(few).description() != description
 
 
 def test_any_kind_of_anime_face_comes_out_as_rgb_on_white(tmp_path: Path) -> None:
@@ -198,10 +237,10 @@ def test_any_kind_of_anime_face_comes_out_as_rgb_on_white(tmp_path: Path) -> Non
     Image.fromarray(np.dstack([shades, alpha])).save(tmp_path / "grey-alpha.png")
     Image.fromarray(np.where(left, shades, 255).astype(np.uint8)).save(tmp_path / "grey.png")
     Image.fromarray(shades).resize((90, 90)).save(tmp_path / "grey.jpeg")
-    source = AnimeFaces.open(tmp_path)
+    source = anime(tmp_path)
     assert len(source.ids) == 6
     for position, name in enumerate(source.ids):
-        pixels = fit_image(source.load(position)[0], AnimeOptions().image)
+        pixels = fit_image(source.load(position)[0], AnimeOptions().images_wanted[0])
         assert pixels.shape == (64, 64, 3)
         assert pixels.dtype == np.uint8
         expected = np.where(left[:, :, None], grey if "grey" in name else red, white)
@@ -212,9 +251,9 @@ def test_any_kind_of_anime_face_comes_out_as_rgb_on_white(tmp_path: Path) -> Non
 
 def test_paths_that_hold_no_anime_faces_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--images .*nowhere: no such file or folder"):
-        AnimeFaces.open(tmp_path / "nowhere")
+        anime(tmp_path / "nowhere")
     empty = tmp_path / "empty"
     empty.mkdir()
     for path in (empty, zipped(empty, tmp_path / "empty.zip")):
         with pytest.raises(UserError, match=f"--images {path}: holds no images"):
-            AnimeFaces.open(path)
+            anime(path)

@@ -1,16 +1,20 @@
 """jobs/prepare.py on small sets in the layouts in which CelebA and the anime faces come."""
 
 import json
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import random_images, run_script
+from helpers import damage, load_job, random_images, run_script
 from PIL import Image
 
 from raygen.data.drawn_faces import write_celeba_layout
 from raygen.data.reader import ShardReader
 from raygen.data.shards import Manifest
+from raygen.errors import RunError, UserError
+from raygen.job_options import PrepareOptions
 from raygen.storage import Folder
 
 
@@ -72,17 +76,113 @@ def test_anime_faces_become_a_dataset(
     assert "already prepared" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_several_sizes_of_any_folder_with_labels_and_a_picture_of_them(
+    ray_session: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place = tmp_path / "animals"
+    for label in ("cat", "dog"):
+        (place / label).mkdir(parents=True)
+        for number, pixels in enumerate(random_images(10, 40)):
+            Image.fromarray(pixels.numpy()).save(place / label / f"{number}.webp")
+    (place / "cat/broken.png").write_bytes(b"x")
+    (place / "licence.txt").write_text("free")
+    out = tmp_path / "out"
+    sizes = ("--size", "32", "--size", "20x16")
+    options = ("--labels", "--num-workers", "1", "--validation-share", "0.25")
+    arguments = ("folder", "--images", place, "--out", out, *sizes, *options)
+    assert run_script("prepare", *arguments) == 2
+    error = capsys.readouterr().err
+    assert "--max-rejected: 1 of 21 images cannot be read, 0 may be left out" in error
+    assert "cat/broken.png (not an image" in error
+    assert run_script("prepare", *arguments, "--max-rejected", "5%") == 0
+    output = capsys.readouterr().out
+    for size in ("32x32", "20x16"):
+        assert f" validation images of {size} in 8 files" in output
+        manifest = Manifest.load(Folder.at(out / size))
+        assert manifest.attributes == ("cat", "dog")
+        assert manifest.rows("train") + manifest.rows("validation") == 20
+    assert output.count("rejected 1: cat/broken.png (not an image") == 2
+    assert output.count("ignored, as they are no images: licence.txt") == 2
+
+    monkeypatch.chdir(tmp_path)
+    assert run_script("prepare", "show", out / "32x32", "--verify", "-n", "6") == 0
+    output = capsys.readouterr().out
+    assert "attributes   cat, dog" in output
+    assert "verified:    every file is as it was prepared" in output
+    assert "picture:     32x32-images.png" in output
+    assert Image.open(tmp_path / "32x32-images.png").size[0] > 2 * 128
+    damage(out / "32x32/train-00000.parquet")
+    assert run_script("prepare", "show", out / "32x32", "--verify", "-n", "0") == 1
+    assert "train-00000.parquet: its content is not what was" in capsys.readouterr().err
+
+
+def test_celeba_can_be_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(root: str, split: str, download: bool) -> None:
+        raise RuntimeError("too many users have viewed or downloaded this file")
+
+    def fetch(root: str, split: str, download: bool) -> None:
+        """What torchvision leaves behind."""
+        images, table = write_celeba_layout(Path(root) / "celeba", 6)
+        with zipfile.ZipFile(images) as archive:
+            archive.extractall(Path(root) / "celeba")
+        header, *rows = table.read_text().splitlines()
+        text = [str(len(rows)), *(line.replace(",", " ") for line in (header[9:], *rows))]
+        (table.parent / "list_attr_celeba.txt").write_text("\n".join(text))
+        parts = "".join(f"{k:06d}.jpg {k % 2}\n" for k in range(1, 7))
+        (table.parent / "list_eval_partition.txt").write_text(parts)
+
+    job = load_job("prepare")
+    options = job.CelebAOptions(download=str(tmp_path), out="x")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="needs the package gdown"):
+        job.open_source(options)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr("torchvision.datasets.CelebA", fail)
+    with pytest.raises(RunError, match="--download: failed .too many users.*try later"):
+        job.open_source(options)
+    monkeypatch.setattr("torchvision.datasets.CelebA", fetch)
+    source = job.open_source(options)
+    assert source.ids == [f"{k:06d}.jpg" for k in (2, 4, 6, 1, 3, 5)]
+    assert source.splits() == {"train": range(3), "validation": range(3, 6)}
+    for other in ({"images": "x"}, {"attributes": "x"}, {"partition": "x"}):
+        with pytest.raises(UserError, match="--download: brings images and tables with it"):
+            job.open_source(replace(options, **other))
+    with pytest.raises(UserError, match="--download s3://a: must be a local folder"):
+        job.open_source(replace(options, download="s3://a"))
+
+
+def test_the_share_that_may_be_rejected() -> None:
+    for text, expected in (("1%", 2), ("0%", 0), ("0.5%", 1), ("100%", 200), ("7", 7), ("0", 0)):
+        assert PrepareOptions(max_rejected=text).allowed(200) == expected
+
+
 def test_mistakes_are_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images, table = write_celeba_layout(tmp_path / "celeba", 2)
     good = ("celeba", "--images", images, "--attributes", table, "--out", tmp_path / "out")
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"sizes": 3}))
     for arguments, message in (
-        ((), "the first word must be one of celeba, anime, drawn"),
+        ((), "the first word must be one of celeba, anime, folder, huggingface, drawn, show"),
         (("mnist",), "mnist: unknown"),
         (("celeba",), "--out: is required"),
         (("celeba", "--out", tmp_path), "--images: is required"),
         (("anime", "--out", tmp_path), "--images: is required"),
+        (("huggingface", "--out", tmp_path), "--images: is required"),
+        (("show",), "DIR: is required"),
+        (("show", tmp_path / "nowhere"), "holds no manifest.json"),
+        (("show", tmp_path, "-n", "-1"), "--count -1: must be 0 or more"),
+        (("folder", "--validation-share", "1"), "--validation-share 1.0: must be between 0 and 1"),
+        (("drawn", "--count", "3"), "--count 3: must be at least 20"),
+        ((*good, "--size", "32", "--size", "32x32"), "--size 32 32x32: must differ"),
+        ((*good, "--max-rejected", "1.5"), "--max-rejected 1.5: must be a number or 0% to 100%"),
+        ((*good, "--max-rejected", "101%"), "--max-rejected 101%: must be a number or 0% to"),
+        ((*good, "--partition", tmp_path / "no.txt"), "no.txt: cannot be read"),
         (("anime", "--out", tmp_path, "--images", tmp_path / "nowhere"), "no such file or folder"),
         ((*good, "--size", "32y32"), "--size 32y32: must be pixels"),
         ((*good, "--size", "0"), "--size 0: must be pixels"),

@@ -1,0 +1,272 @@
+"""Files of a folder, zip or tar, on a disk or in an object store, read one by one, not unpacked."""
+
+import functools
+import hashlib
+import io
+import os
+import tarfile
+import uuid
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import fs
+
+from raygen.data.images import MAX_FILE_BYTES, SUFFIXES, BadImage
+from raygen.errors import UserError
+from raygen.storage import Folder
+
+Kind = Literal["folder", "zip", "tar"]
+COMPRESSED = {
+    b"\x1f\x8b": "gunzip",
+    b"BZh": "bunzip2",
+    b"\xfd7zXZ": "unxz",
+    b"\x28\xb5\x2f\xfd": "unzstd",
+}
+"""First bytes of what may be a compressed tar, and the program that undoes it."""
+BOMB_RATIO, BOMB_BYTES = 100, 10 * 2**20
+"""A file in a zip that is larger, and unpacks to more times its size, is made to fill memory."""
+UNREADABLE = "cannot be read"
+"""The reason given for a file that is there but does not open."""
+SMALLEST_ZIP = 98
+"""Bytes of a zip with one empty file."""
+READ_AHEAD = 64 * 2**10
+"""Bytes of an archive that are read at once: a small image, so that one request fetches it."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """The image files of a folder or archive, in the order of their paths.
+
+    Attributes:
+        place: the folder, or the archive.
+        paths: of the files in it, with / between folders.
+        sizes: (files,) int64, in bytes.
+        marks: (files,) int64: a zip's file's CRC-32; where a tar's file begins, or -1 for what has
+            no bytes of its own, such as a link; 0 in a folder.
+        ignored: paths of other files.
+        opened: tells this archive from another one at the same place, read earlier or later.
+    """
+
+    place: Folder
+    kind: Kind
+    paths: list[str]
+    sizes: np.ndarray
+    marks: np.ndarray
+    ignored: list[str]
+    opened: str
+
+    @staticmethod
+    def open(uri: str, option: str) -> "Files":
+        """List the files of a folder, zip or tar.
+
+        Args: uri: local or not; option: that it was given by, for messages.
+        Raises: UserError if there is nothing, or if it is unreadable or not to be trusted.
+        """
+        place = Folder.at(os.path.expanduser(uri) if "://" not in uri else uri)
+        said = f"{option} {uri}"
+        try:
+            kind = _kind(place, said)
+            found = sorted(_LISTS[kind](place, said))
+        except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+            raise UserError(f"{said}: is damaged ({error}); download it again") from error
+        except (OSError, pa.ArrowException) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"{said}: cannot be read ({reason}); check path and permissions"
+            ) from error
+        images = [entry for entry in found if _is_image(entry[0])]
+        kept = {entry[0] for entry in images}
+        return Files(
+            place,
+            kind,
+            [path for path, _, _ in images],
+            np.array([size for _, size, _ in images], np.int64),
+            np.array([mark for _, _, mark in images], np.int64),
+            [path for path, _, _ in found if path not in kept],
+            uuid.uuid4().hex,
+        )
+
+    def read(self, number: int) -> bytes:
+        """The content of a file. Raises: BadImage if it cannot be read; OSError if a disk fails."""
+        path, size = self.paths[number], int(self.sizes[number])
+        if size > MAX_FILE_BYTES:
+            raise BadImage(f"too large: a file of {size:,} bytes")
+        try:
+            if self.kind == "zip":
+                archive = _open_zip(self.place, self.opened, os.getpid())
+                with archive.open(path) as member:
+                    # Never more than the listing says: it may lie to fill memory.
+                    return member.read(size + 1)
+            if self.kind == "tar":
+                if self.marks[number] < 0:
+                    raise BadImage("a link or device, not a file")
+                file = _open_file(self.place, self.opened, os.getpid())
+                file.seek(int(self.marks[number]))
+                return file.read(size)
+            return self.place.read_bytes(path)
+        except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
+            raise BadImage(f"cannot be unpacked: {error}") from error
+        except (FileNotFoundError, PermissionError) as error:
+            raise BadImage(f"{UNREADABLE} ({error.strerror or error})") from error
+
+    def digest(self) -> str:
+        """Equal for the same listing: paths, sizes and what else is known of the contents."""
+        # A tar's offsets say nothing of the contents.
+        marks = self.marks.tobytes() if self.kind == "zip" else b""
+        text = "\0".join(self.paths).encode("utf-8", "surrogateescape")
+        return hashlib.sha256(text + self.sizes.tobytes() + marks).hexdigest()
+
+
+def display(path: str) -> str:
+    """A path as text that can be stored: bytes that are no UTF-8 are written as \\udc.."""
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
+def common_folder(paths: list[str]) -> str:
+    """The folders that all paths begin with, with a / at the end, or nothing."""
+    if not paths:
+        return ""
+    first, last = min(paths).split("/")[:-1], max(paths).split("/")[:-1]
+    common = [a for a, b in zip(first, last, strict=False)]
+    depth = next(
+        (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(common)
+    )
+    return "".join(f"{name}/" for name in first[:depth])
+
+
+def _is_image(path: str) -> bool:
+    name = path.rsplit("/", 1)[-1]
+    # macOS puts files of metadata beside images, under their names with ._ before them.
+    hidden = name.startswith("._") or path.startswith("__MACOSX/")
+    return name.lower().endswith(SUFFIXES) and not hidden
+
+
+def _kind(place: Folder, said: str) -> Kind:
+    info = place.filesystem.get_file_info(place.path)
+    if info.type == fs.FileType.NotFound:
+        raise UserError(f"{said}: no such file or folder; name a folder, zip or tar of images")
+    if info.type == fs.FileType.Directory:
+        return "folder"
+    with _raw(place) as file:
+        head = file.read(512)
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return "zip"
+    if head[257:262] == b"ustar":
+        return "tar"
+    for mark, program in COMPRESSED.items():
+        if head.startswith(mark):
+            raise UserError(
+                f"{said}: is compressed as a whole, so its images cannot be read one by one; "
+                f"decompress it first ({program}) and name the tar"
+            )
+    raise UserError(f"{said}: cannot be read as a folder, zip or tar; download it again")
+
+
+Entry = tuple[str, int, int]
+"""Path, size in bytes, and mark."""
+
+
+def _list_folder(place: Folder, said: str) -> Iterator[Entry]:
+    if not place.is_local:
+        selector = fs.FileSelector(place.path, recursive=True)
+        for info in place.filesystem.get_file_info(selector):
+            if info.type == fs.FileType.File:
+                yield info.path[len(place.path) :].lstrip("/"), info.size, 0
+        return
+    seen = set()
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for folder, folders, names in os.walk(place.path, onerror=fail, followlinks=True):
+        # A link may lead back to a folder above it.
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        for name in names:
+            path = os.path.join(folder, name)
+            size = os.path.getsize(path) if os.path.isfile(path) else 0
+            yield os.path.relpath(path, place.path), size, 0
+
+
+def _list_zip(place: Folder, said: str) -> Iterator[Entry]:
+    packed = place.filesystem.get_file_info(place.path).size
+    if packed < SMALLEST_ZIP:
+        # zipfile would look for its directory before its beginning, which pyarrow does not allow.
+        return
+    with zipfile.ZipFile(_buffered(place)) as archive:
+        infos = [info for info in archive.infolist() if not info.is_dir()]
+    total = sum(info.file_size for info in infos)
+    bombs = [
+        info.filename
+        for info in infos
+        if info.file_size > max(BOMB_BYTES, BOMB_RATIO * info.compress_size)
+    ]
+    if bombs or total > max(BOMB_BYTES, BOMB_RATIO * packed):
+        raise UserError(
+            f"{said}: unpacks to {total:,} bytes from {packed:,} "
+            f"({bombs[0] if bombs else 'its files share their bytes'}); it looks like a zip bomb "
+            "and is not read"
+        )
+    for info in infos:
+        _check_inside(info.filename, said)
+        if info.flag_bits & 1:
+            raise UserError(f"{said}: {info.filename} is encrypted; unpack it with its password")
+        yield info.filename, info.file_size, info.CRC
+
+
+def _list_tar(place: Folder, said: str) -> Iterator[Entry]:
+    with (
+        _buffered(place) as file,
+        tarfile.open(fileobj=file, mode="r:") as archive,
+    ):
+        for member in archive:
+            _check_inside(member.name, said)
+            if not member.isdir():
+                path = member.name.removeprefix("./")
+                plain = member.isreg() and not member.issparse()
+                yield path, member.size if plain else 0, member.offset_data if plain else -1
+            # tarfile would keep them all.
+            archive.members = []  # type: ignore[attr-defined]
+
+
+_LISTS = {"folder": _list_folder, "zip": _list_zip, "tar": _list_tar}
+
+
+def _check_inside(path: str, said: str) -> None:
+    """Raises: UserError if an archive's path leads out of it."""
+    windows = PureWindowsPath(path)
+    absolute = path.startswith("/") or windows.drive or windows.root
+    if absolute or ".." in (*PurePosixPath(path).parts, *windows.parts):
+        raise UserError(
+            f"{said}: names a file outside itself ({path}); such archives are made to overwrite "
+            "files, and it is not read"
+        )
+
+
+def _raw(place: Folder) -> pa.NativeFile:
+    return place.filesystem.open_input_file(place.path)
+
+
+def _buffered(place: Folder) -> io.BufferedReader:
+    return io.BufferedReader(_raw(place), READ_AHEAD)
+
+
+@functools.lru_cache(maxsize=4)
+def _open_file(place: Folder, opened: str, process: int) -> io.BufferedReader:
+    """One open archive per process, because a forked one would share its parent's position."""
+    return _buffered(place)
+
+
+@functools.lru_cache(maxsize=4)
+def _open_zip(place: Folder, opened: str, process: int) -> zipfile.ZipFile:
+    """As above; reading a zip's directory takes a second for 200,000 files."""
+    return zipfile.ZipFile(_buffered(place))

@@ -1,0 +1,239 @@
+"""Datasets that Hugging Face's `datasets` saved to a disk (`save_to_disk`) or keeps in its cache.
+
+They are files of Arrow tables, which pyarrow reads: the library itself is not needed.
+"""
+
+import functools
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from raygen.data.images import BadImage, open_image
+from raygen.data.sources import (
+    MAX_LABELS,
+    TEST,
+    TRAIN,
+    TRAIN_SHARE,
+    VALIDATION,
+    first_part_trains,
+    require_splits,
+    shuffled,
+)
+from raygen.errors import UserError
+from raygen.storage import Folder
+
+SPLITS = {
+    "train": TRAIN,
+    "validation": VALIDATION,
+    "valid": VALIDATION,
+    "val": VALIDATION,
+    "dev": VALIDATION,
+    "test": TEST,
+}
+
+
+@dataclass(frozen=True)
+class HuggingFace:
+    """Images of a saved dataset. Columns of truth values and of classes become attributes.
+
+    Attributes:
+        files: Arrow files, in the order of the rows.
+        starts: (files + 1,) int64: the first row of each, and the number of all rows.
+        column: that holds the images.
+        order: (images,) int64: the row of each of `ids`.
+        values: (images, attributes) int8: 1, -1, or 0 where there is no value.
+        ignored: other columns.
+    """
+
+    place: Folder
+    files: list[Folder]
+    starts: np.ndarray
+    column: str
+    ids: list[str]
+    order: np.ndarray
+    attributes: tuple[str, ...]
+    values: np.ndarray
+    ranges: dict[str, range]
+    ignored: list[str]
+
+    def splits(self) -> dict[str, range]:
+        return self.ranges
+
+    def load(self, position: int) -> tuple[Image.Image, list[int]]:
+        row = int(self.order[position])
+        file = int(np.searchsorted(self.starts, row, side="right")) - 1
+        table = _open_table(self.files[file], os.getpid())
+        cell = table.column(self.column)[row - int(self.starts[file])].as_py()
+        data = cell["bytes"] if isinstance(cell, dict) else cell
+        if data is None:
+            raise BadImage("the row holds no bytes; save the dataset with its images inside")
+        return open_image(data), self.values[position].tolist()
+
+    def description(self) -> dict[str, Any]:
+        digest = hashlib.sha256(repr((self.attributes, self.ids)).encode() + self.values.tobytes())
+        for file in self.files:
+            size = file.filesystem.get_file_info(file.path).size
+            digest.update(f"{file.name} {size}\n".encode())
+        return {
+            "kind": "huggingface",
+            "images": self.place.name,
+            "count": len(self.ids),
+            "files_sha256": digest.hexdigest(),
+            "splits": {split: len(positions) for split, positions in self.ranges.items()},
+            "ignored": self.ignored,
+        }
+
+
+def huggingface(images: str, train_share: float = TRAIN_SHARE) -> HuggingFace:
+    """A dataset, or a dictionary of splits, that `save_to_disk` wrote.
+
+    Args: images: its folder, local or not; train_share: where it has no split for validation.
+    Raises: UserError if there is none, or none with images.
+    """
+    said = f"--images {images}"
+    place = Folder.at(images)
+    splits = {
+        split: [(file, _read(file, said)) for file in files]
+        for split, files in _list(place, said).items()
+    }
+    files = [file for part in splits.values() for file, _ in part]
+    tables = [table for part in splits.values() for _, table in part]
+    if len({table.schema.remove_metadata() for table in tables}) > 1:
+        raise UserError(f"{said}: its files have different columns; save it again as one dataset")
+    column = _image_column(tables[0].schema, said)
+    counts = {split: sum(table.num_rows for _, table in part) for split, part in splits.items()}
+    rows = [f"{split}/{row:07d}" for split, count in counts.items() for row in range(count)]
+    if len(rows) < 2:
+        raise UserError(f"{said}: holds {len(rows)} images; training and validation need one each")
+    attributes, values, ignored = _attributes(pa.concat_tables(tables), column, said)
+    if len(splits) == 1:
+        order = shuffled(rows)
+        ranges = first_part_trains(len(rows), train_share)
+    else:
+        order = np.arange(len(rows))
+        bounds = np.cumsum([0, *counts.values()]).tolist()
+        ranges = {split: range(bounds[k], bounds[k + 1]) for k, split in enumerate(splits)}
+        require_splits(ranges, said)
+    return HuggingFace(
+        place=place,
+        files=files,
+        starts=np.cumsum([0, *(table.num_rows for table in tables)]),
+        column=column,
+        ids=[rows[row] for row in order],
+        order=order,
+        attributes=attributes,
+        values=values[order],
+        ranges=ranges,
+        ignored=ignored,
+    )
+
+
+def _list(place: Folder, said: str) -> dict[str, list[Folder]]:
+    """The Arrow files of each split. Raises: UserError."""
+    if place.exists("dataset_dict.json"):
+        names = place.read_json("dataset_dict.json")["splits"]
+        unknown = [name for name in names if name not in SPLITS]
+        if unknown:
+            raise UserError(
+                f"{said}: the split {unknown[0]!r} is not known ({', '.join(SPLITS)}); name the "
+                "folder of one split, or rename it"
+            )
+        found = {SPLITS[name]: _saved(place.join(name), said) for name in names}
+        if VALIDATION not in found and TEST in found:
+            found[VALIDATION] = found.pop(TEST)
+        return {split: found[split] for split in (TRAIN, VALIDATION, TEST) if split in found}
+    return {TRAIN: _saved(place, said)}
+
+
+def _saved(place: Folder, said: str) -> list[Folder]:
+    """The files of one dataset. Raises: UserError."""
+    if place.exists("state.json"):
+        names = [file["filename"] for file in place.read_json("state.json")["_data_files"]]
+    else:
+        # The cache has no list; cache-*.arrow are results of other work on the dataset.
+        names = [n for n in place.names() if n.endswith(".arrow") and not n.startswith("cache-")]
+    if not names:
+        raise UserError(
+            f"{said}: holds no dataset of Hugging Face's; name a folder that save_to_disk wrote "
+            "(with dataset_dict.json or state.json in it)"
+        )
+    if any("/" in name for name in names):
+        raise UserError(f"{said}: state.json names files in other folders; it is not read")
+    return [place.join(name) for name in names]
+
+
+def _read(file: Folder, said: str) -> pa.Table:
+    """Raises: UserError."""
+    try:
+        return _open_table(file, os.getpid())
+    except (OSError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{said}: {file.name} cannot be read ({reason}); save it again") from error
+
+
+@functools.lru_cache(maxsize=2)
+def _open_table(file: Folder, process: int) -> pa.Table:
+    """A file of Arrow's stream format: on a disk without reading it, else as a whole."""
+    if file.is_local:
+        source = pa.memory_map(file.path)
+    else:
+        source = file.filesystem.open_input_stream(file.path)
+    return pa.ipc.open_stream(source).read_all()
+
+
+def _features(schema: pa.Schema) -> dict[str, Any]:
+    """What the library says of each column, as far as it does."""
+    text = (schema.metadata or {}).get(b"huggingface", b"{}")
+    features = json.loads(text).get("info", {}).get("features") or {}
+    return {name: value for name, value in features.items() if isinstance(value, dict)}
+
+
+def _image_column(schema: pa.Schema, said: str) -> str:
+    """Raises: UserError."""
+    marked = [name for name, f in _features(schema).items() if f.get("_type") == "Image"]
+    columns = marked or [
+        f.name
+        for f in schema
+        if pa.types.is_struct(f.type) and f.type.get_field_index("bytes") >= 0
+    ]
+    if len(columns) != 1:
+        found = ", ".join(columns) or f"none among {', '.join(schema.names)}"
+        raise UserError(f"{said}: must have one column of images; found {found}")
+    return columns[0]
+
+
+def _attributes(
+    table: pa.Table, image: str, said: str
+) -> tuple[tuple[str, ...], np.ndarray, list[str]]:
+    """Names and values (rows, attributes) of the attributes, and the columns that are none."""
+    features = _features(table.schema)
+    columns: dict[str, np.ndarray] = {}
+    ignored = []
+    for field in table.schema:
+        if field.name == image:
+            continue
+        classes = features.get(field.name, {}).get("names")
+        cells = table.column(field.name)
+        if pa.types.is_boolean(field.type):
+            numbers = cells.cast(pa.int8()).fill_null(-1).to_numpy()
+            columns[field.name] = np.choose(numbers + 1, [0, -1, 1])
+        elif classes and pa.types.is_integer(field.type):
+            numbers = cells.fill_null(-1).to_numpy()
+            for number, name in enumerate(classes):
+                columns[str(name)] = np.where(numbers < 0, 0, np.where(numbers == number, 1, -1))
+        elif pa.types.is_integer(field.type) and set(cells.unique().to_pylist()) <= {-1, 0, 1}:
+            numbers = cells.to_numpy()
+            # Of 0 and 1, 0 says no; beside -1, it says that nobody knows.
+            columns[field.name] = numbers if (numbers < 0).any() else 2 * numbers - 1
+        else:
+            ignored.append(field.name)
+    if len(columns) > MAX_LABELS:
+        raise UserError(f"{said}: has {len(columns)} attributes and classes; at most {MAX_LABELS}")
+    values = np.stack([*columns.values()], axis=1) if columns else np.empty((table.num_rows, 0))
+    return tuple(columns), values.astype(np.int8), ignored

@@ -1,0 +1,146 @@
+"""Looking into a dataset: its manifest as a table, its checksums, and a sheet of its images."""
+
+import hashlib
+import math
+import textwrap
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from raygen.data.reader import ShardReader
+from raygen.data.shards import Manifest, ShardFile
+from raygen.storage import Folder
+
+READ_BYTES = 2**20
+THREADS = 8
+SHOWN_REASONS = 5
+SHOWN_NAMES = 3
+CELL = 144
+"""Pixels of a sheet's column, at least; smaller images are enlarged to it."""
+MARGIN, FONT_SIZE, LINE = 6, 11, 14
+MAX_LINES = 6
+
+
+def table(folder: Folder, manifest: Manifest) -> str:
+    """What a manifest says, for people."""
+    source = manifest.source
+    rows = [
+        ("dataset", folder.uri),
+        ("images", f"{manifest.size} (height x width) RGB, uint8"),
+        ("crop", f"{manifest.crop} pixels, centred" if manifest.crop else "none"),
+        (
+            "source",
+            ", ".join(f"{k} {source[k]}" for k in ("kind", "images", "seed") if k in source),
+        ),
+    ]
+    for split, files in manifest.splits.items():
+        size = sum(file.bytes for file in files) / 1e6
+        rows.append(
+            (split, f"{manifest.rows(split):,} images in {len(files)} files, {size:,.1f} MB")
+        )
+    rows.append(("attributes", ", ".join(manifest.attributes) or "none"))
+    reasons = Counter(entry["reason"] for entry in manifest.rejected).most_common()
+    rows.append(("rejected", f"{len(manifest.rejected):,}"))
+    for reason, count in reasons[:SHOWN_REASONS]:
+        names = [entry["id"] for entry in manifest.rejected if entry["reason"] == reason]
+        rows.append(("", f"{count:,} x {reason}: {_some(names)}"))
+    ignored = source.get("ignored", [])
+    rows.append(("ignored", f"{len(ignored):,}{': ' if ignored else ''}{_some(ignored)}"))
+    rows.append(("fingerprint", manifest.fingerprint))
+    return "\n".join(f"{name:12} {text}" for name, text in rows)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN_NAMES]) + (", ..." if len(names) > SHOWN_NAMES else "")
+
+
+def verify(
+    folder: Folder, manifest: Manifest, progress: Callable[[int, int], None] | None = None
+) -> list[str]:
+    """Compare each file's SHA-256 with the manifest's.
+
+    Args: progress: called with bytes read and bytes in total.
+    Returns: what is wrong, a line for each damaged or missing file.
+    """
+    files = [file for part in manifest.splits.values() for file in part]
+    total, done = sum(file.bytes for file in files), 0
+    problems = []
+    with ThreadPoolExecutor(THREADS) as pool:
+        checks = pool.map(lambda file: _problem(folder, file), files)
+        for file, problem in zip(files, checks, strict=True):
+            if problem:
+                problems.append(f"{folder.join(file.name).uri}: {problem}")
+            done += file.bytes
+            if progress:
+                progress(done, total)
+    return problems
+
+
+def _problem(folder: Folder, file: ShardFile) -> str:
+    """What is wrong with a file, or nothing."""
+    digest = hashlib.sha256()
+    try:
+        with folder.filesystem.open_input_stream(folder.path_of(file.name)) as stream:
+            while data := stream.read(READ_BYTES):
+                digest.update(data)
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read ({' '.join(str(error).split())})"
+    same = digest.hexdigest() == file.sha256
+    return "" if same else "its content is not what was prepared"
+
+
+def contact_sheet(folder: Folder, manifest: Manifest, count: int, seed: int) -> np.ndarray:
+    """Random images of all splits, each with its id and the attributes that are true of it.
+
+    Returns: (height, width, 3) uint8.
+    Raises: ShardError.
+    """
+    random = np.random.default_rng(seed)
+    total = sum(manifest.rows(split) for split in manifest.splits)
+    chosen = np.sort(random.choice(total, min(count, total), replace=False))
+    cells: list[tuple[np.ndarray, list[str]]] = []
+    first = 0
+    for split in manifest.splits:
+        stop = first + manifest.rows(split)
+        rows = chosen[(chosen >= first) & (chosen < stop)] - first
+        first = stop
+        if not len(rows):
+            continue
+        reader = ShardReader(folder, manifest, split)
+        ids = reader.ids()
+        true = {name: reader.attribute(name)[rows] == 1 for name in manifest.attributes}
+        for number, pixels in enumerate(reader.images(rows)):
+            names = [name for name in manifest.attributes if true[name][number]]
+            cells.append((pixels, [f"{ids[rows[number]]} ({split})", ", ".join(names)]))
+    order = random.permutation(len(cells))
+    return _sheet([cells[k] for k in order], manifest.height, manifest.width)
+
+
+def _sheet(cells: list[tuple[np.ndarray, list[str]]], height: int, width: int) -> np.ndarray:
+    enlarge = max(1, round(CELL / width))
+    shown = width * enlarge, height * enlarge
+    characters = shown[0] // (FONT_SIZE // 2)
+    texts = []
+    for _, (title, attributes) in cells:
+        lines = [*textwrap.wrap(title, characters)[:2], *textwrap.wrap(attributes, characters)]
+        texts.append(lines if len(lines) <= MAX_LINES else [*lines[: MAX_LINES - 1], "..."])
+    step_x = shown[0] + MARGIN
+    step_y = shown[1] + MARGIN + LINE * max((len(lines) for lines in texts), default=0)
+    # About as wide as high.
+    columns = max(1, min(len(cells), round(math.sqrt(len(cells) * step_y / step_x))))
+    rows = -(-len(cells) // columns)
+    sheet = Image.new("RGB", (columns * step_x + MARGIN, rows * step_y + MARGIN), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_SIZE)
+    for number, ((pixels, _), lines) in enumerate(zip(cells, texts, strict=True)):
+        x, y = MARGIN + number % columns * step_x, MARGIN + number // columns * step_y
+        image = Image.fromarray(pixels).resize(shown, Image.Resampling.NEAREST)
+        sheet.paste(image, (x, y))
+        draw.multiline_text(
+            (x, y + shown[1] + 1), "\n".join(lines), "black", font, spacing=LINE - FONT_SIZE
+        )
+    return np.asarray(sheet)

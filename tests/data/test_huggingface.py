@@ -1,0 +1,162 @@
+"""Datasets as Hugging Face's `datasets` saves them, written here with pyarrow alone."""
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from raygen.data.huggingface import HuggingFace, huggingface
+from raygen.data.images import BadImage
+from raygen.data.sources import TEST, TRAIN, VALIDATION
+from raygen.errors import UserError
+
+FEATURES = {
+    "image": {"_type": "Image"},
+    "smiling": {"_type": "Value", "dtype": "bool"},
+    "kind": {"_type": "ClassLabel", "names": ["cat", "dog"]},
+    "hat": {"_type": "Value", "dtype": "int64"},
+    "glasses": {"_type": "Value", "dtype": "int64"},
+    "caption": {"_type": "Value", "dtype": "string"},
+}
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def png(shade: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4), (shade, 0, 0)).save(file, "PNG")
+    return file.getvalue()
+
+
+def write_arrow(path: Path, shades: Sequence[int], per_batch: int = 3, marked: bool = True) -> None:
+    """A file of rows; each row's values follow from the shade of its picture."""
+    columns = {
+        "image": pa.array([{"bytes": png(s), "path": f"{s}.png"} for s in shades], IMAGE),
+        "smiling": pa.array([None if s % 5 == 0 else s % 2 == 0 for s in shades], pa.bool_()),
+        "kind": pa.array([s % 3 - 1 for s in shades], pa.int64()),
+        "hat": pa.array([s % 2 for s in shades], pa.int64()),
+        "glasses": pa.array([s % 3 - 1 for s in shades], pa.int64()),
+        "caption": pa.array([f"shade {s}" for s in shades]),
+    }
+    table = pa.table(columns)
+    if marked:
+        info = json.dumps({"info": {"features": FEATURES}})
+        table = table.replace_schema_metadata({"huggingface": info})
+    write_table(path, table, per_batch)
+
+
+def write_table(path: Path, table: pa.Table, per_batch: int = 3) -> None:
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table, per_batch)
+
+
+def write_saved(path: Path, files: Sequence[Sequence[int]], **options: Any) -> Path:
+    path.mkdir(parents=True)
+    names = [f"data-{k:05d}-of-{len(files):05d}.arrow" for k in range(len(files))]
+    for name, shades in zip(names, files, strict=True):
+        write_arrow(path / name, shades, **options)
+    state = {"_data_files": [{"filename": name} for name in names]}
+    (path / "state.json").write_text(json.dumps(state))
+    return path
+
+
+def shade(source: HuggingFace, position: int) -> int:
+    return int(np.asarray(source.load(position)[0])[0, 0, 0])
+
+
+def check_values(source: HuggingFace) -> None:
+    for position in range(len(source.ids)):
+        s = shade(source, position)
+        values = dict(zip(source.attributes, source.load(position)[1], strict=True))
+        assert values["smiling"] == (0 if s % 5 == 0 else 1 if s % 2 == 0 else -1)
+        # Class -1 is none that is known.
+        assert values["cat"] == {0: 0, 1: 1, 2: -1}[s % 3]
+        assert values["dog"] == {0: 0, 1: -1, 2: 1}[s % 3]
+        assert values["hat"] == (1 if s % 2 else -1)
+        assert values["glasses"] == s % 3 - 1
+
+
+def test_a_saved_dataset_is_read_with_its_attributes(tmp_path: Path) -> None:
+    place = write_saved(tmp_path / "saved", [range(7), range(7, 20)])
+    source = huggingface(str(place))
+    assert source.attributes == ("smiling", "cat", "dog", "hat", "glasses")
+    assert source.ignored == ["caption"]
+    assert {split: len(r) for split, r in source.splits().items()} == {TRAIN: 19, VALIDATION: 1}
+    assert sorted(shade(source, k) for k in range(20)) == list(range(20))
+    # Rows are often sorted by class: they are mixed, the same way every time.
+    assert [shade(source, k) for k in range(20)] != list(range(20))
+    assert source.ids == huggingface(str(place)).ids
+    for position, name in enumerate(source.ids):
+        assert name == f"train/{shade(source, position):07d}"
+    check_values(source)
+
+
+def test_a_dictionary_of_splits_keeps_them(tmp_path: Path) -> None:
+    parts = {"train": range(12), "valid": range(12, 15), "test": range(15, 20)}
+    for name, shades in parts.items():
+        write_saved(tmp_path / name, [shades])
+    (tmp_path / "dataset_dict.json").write_text(json.dumps({"splits": list(parts)}))
+    source = huggingface(str(tmp_path))
+    ranges = source.splits()
+    assert list(ranges) == [TRAIN, VALIDATION, TEST]
+    for split, shades in zip(ranges, parts.values(), strict=True):
+        assert [shade(source, k) for k in ranges[split]] == list(shades)
+    check_values(source)
+    # Without a split for validation, the one for tests serves.
+    (tmp_path / "dataset_dict.json").write_text(json.dumps({"splits": ["test", "train"]}))
+    ranges = huggingface(str(tmp_path)).splits()
+    assert {split: len(r) for split, r in ranges.items()} == {TRAIN: 12, VALIDATION: 5}
+
+
+def test_files_of_the_cache_are_read_too(tmp_path: Path) -> None:
+    write_arrow(tmp_path / "faces-train.arrow", range(5), marked=False)
+    write_arrow(tmp_path / "cache-0123.arrow", range(50, 60))
+    source = huggingface(str(tmp_path))
+    assert sorted(shade(source, k) for k in range(5)) == list(range(5))
+    # Nobody says what the numbers of the classes mean: they are -1, 0 and 1.
+    assert source.attributes == ("smiling", "kind", "hat", "glasses")
+
+
+def test_a_description_follows_the_content(tmp_path: Path) -> None:
+    first = huggingface(str(write_saved(tmp_path / "a" / "set", [range(9)]))).description()
+    same = huggingface(str(write_saved(tmp_path / "b" / "set", [range(9)]))).description()
+    other = huggingface(str(write_saved(tmp_path / "c" / "set", [range(1, 10)]))).description()
+    assert first == same != other
+
+
+def test_what_is_no_dataset_of_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--images .*nowhere: holds no dataset of Hugging Face's"):
+        huggingface(str(tmp_path / "nowhere"))
+    place = write_saved(tmp_path / "damaged", [range(9)])
+    file = place / "data-00000-of-00001.arrow"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(UserError, match="data-00000-of-00001.arrow cannot be read"):
+        huggingface(str(place))
+    (place / "state.json").write_text('{"_data_files": [{"filename": "../secret.arrow"}]}')
+    with pytest.raises(UserError, match="names files in other folders"):
+        huggingface(str(place))
+    (tmp_path / "text").mkdir()
+    table = pa.table({"text": ["a", "b"]})
+    write_table(tmp_path / "text/a.arrow", table)
+    with pytest.raises(UserError, match="must have one column of images; found none among text"):
+        huggingface(str(tmp_path / "text"))
+    (tmp_path / "dict").mkdir()
+    (tmp_path / "dict/dataset_dict.json").write_text('{"splits": ["train", "extra"]}')
+    with pytest.raises(UserError, match="the split 'extra' is not known"):
+        huggingface(str(tmp_path / "dict"))
+
+
+def test_a_row_without_bytes_is_a_bad_image(tmp_path: Path) -> None:
+    rows = [{"bytes": png(1), "path": None}, {"bytes": None, "path": "/etc/passwd"}]
+    table = pa.table({"image": pa.array(rows, IMAGE)})
+    write_table(tmp_path / "a.arrow", table)
+    source = huggingface(str(tmp_path))
+    bad = source.ids.index("train/0000001")
+    with pytest.raises(BadImage, match="holds no bytes"):
+        source.load(bad)
+    assert shade(source, 1 - bad) == 1
