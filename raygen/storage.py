@@ -10,11 +10,15 @@ import posixpath
 import uuid
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 from pyarrow import fs
 
 from raygen.errors import UserError
+
+RESERVED = ":/?#@!$&'()*+,;=%~"
+"""Characters that may have a meaning in a URI."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class Folder:
             local = os.path.abspath(os.path.expanduser(text))
             return Folder(text, fs.LocalFileSystem(), local)
         try:
-            filesystem, path = fs.FileSystem.from_uri(text)
+            # A URI has no spaces and no letters beyond ASCII, but users write them all the same.
+            filesystem, path = fs.FileSystem.from_uri(quote(text, safe=RESERVED))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ImportError) as error:
             raise UserError(
                 f"{text}: no filesystem for this URI ({error}); use a local path, s3:// or gs://"

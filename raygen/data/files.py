@@ -68,7 +68,7 @@ class Files:
         Args: uri: local or not; option: that it was given by, for messages.
         Raises: UserError if there is nothing, or if it is unreadable or not to be trusted.
         """
-        place = Folder.at(os.path.expanduser(uri) if "://" not in uri else uri)
+        place = Folder.at(uri)
         said = f"{option} {uri}"
         try:
             kind = _kind(place, said)
