@@ -16,7 +16,7 @@ import tyro
 
 from raygen.config import PRESETS, RunConfig
 from raygen.errors import RunError, UserError
-from raygen.job_options import JobOptions, PrepareOptions, ShowOptions, TrainedOptions
+from raygen.job_options import BenchOptions, JobOptions, PrepareOptions, ShowOptions, TrainedOptions
 from raygen.options import updated
 
 EXIT_FAILURE = 1
@@ -24,8 +24,8 @@ EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
 Options = TypeVar("Options")
-Chosen = TypeVar("Chosen", bound=PrepareOptions | ShowOptions)
-Plain = TypeVar("Plain", bound=PrepareOptions | ShowOptions | TrainedOptions)
+Chosen = TypeVar("Chosen", bound=PrepareOptions | ShowOptions | BenchOptions)
+Plain = TypeVar("Plain", bound=PrepareOptions | ShowOptions | BenchOptions | TrainedOptions)
 
 
 class Interrupted(Exception):

@@ -5,6 +5,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 import ray.data  # Sets its loggers' levels when imported, so before ours are set.
@@ -13,14 +14,16 @@ from raygen.errors import UserError
 
 
 @contextmanager
-def connected(verbose: bool = False) -> Iterator[None]:
+def connected(verbose: bool = False, **options: Any) -> Iterator[None]:
     """Ray for the duration of a job.
 
     Connects to the cluster that `RAY_ADDRESS` names (a submitted job finds it set) or that runs
     on this machine; starts one for this job alone if there is none. Leaves a Ray that was already
     running in this process as it is.
 
-    Args: verbose: let Ray's own messages and the workers' output through.
+    Args:
+        verbose: let Ray's own messages and the workers' output through.
+        options: further ones of `ray.init`.
     Raises: UserError if the cluster cannot be reached.
     """
     if ray.is_initialized():
@@ -34,7 +37,7 @@ def connected(verbose: bool = False) -> Iterator[None]:
             logging.getLogger(name).setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     try:
-        ray.init(logging_level=level, log_to_driver=verbose)
+        ray.init(logging_level=level, log_to_driver=verbose, **options)
     except ConnectionError as error:
         address = os.environ.get("RAY_ADDRESS", "auto")
         raise UserError(

@@ -223,3 +223,29 @@ class ExportOptions(TrainedOptions):
 
     def __post_init__(self) -> None:
         require_choice(self, "format", ExportFormat)
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """Preparing and streaming images."""
+
+    storage: str = "runs/bench"
+    """Local folder for what the measurements need: 3 GB for 20,000 images."""
+    images: int = 20_000
+    """Images of each kind to draw, a few hundred different ones under many names."""
+    jpeg_images: str = ""
+    """A folder of JPEG files, 178 wide and 218 high, in place of drawn ones."""
+    png_images: str = ""
+    """A folder of PNG files, 64 by 64, in place of drawn ones."""
+    repeats: int = 3
+    """How often to measure each ratio; the median counts, and of pauses the longest."""
+    steps: int = 60
+    """Training steps to measure."""
+    out: str = ""
+    """JSON file for the figures. Default: ingest.json in --storage."""
+    config: str = ""
+    """JSON file of options that replace the defaults."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 1, "repeats", "steps")
+        require_at_least(self, 40, "images")

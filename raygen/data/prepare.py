@@ -33,6 +33,7 @@ from raygen.storage import Folder
 SHARD_BYTES = 64 * 2**20
 """Aim for files of this size: large enough for object stores, small enough to spread."""
 FILES_PER_WORKER = 4
+TASK_IMAGES = 128
 RECORDS = ".prepare"
 PLAN = "plan.json"
 PIXELS_VERSION = 2
@@ -164,7 +165,7 @@ def prepare(
         ]
         for part in parts
     ]
-    todo = [part for part in missing if any(part)]
+    todo = _tasks([part for part in missing if any(part)])
     total, done, started = sum(map(_images, todo)), 0, time.monotonic()
     for part, made in _run(source, targets, todo):
         for known, new in zip(records, made, strict=True):
@@ -246,6 +247,17 @@ def _holds(record: Record, sizes: dict[str, int]) -> bool:
     if any(entry["reason"].startswith(UNREADABLE) for entry in record.rejected):
         return False
     return record.file is None or sizes.get(record.file.name) == record.file.bytes
+
+
+def _tasks(parts: list[Part]) -> list[Part]:
+    """Join neighbouring parts to tasks of some length: to start one takes as long as 50 images."""
+    tasks: list[Part] = []
+    for part in parts:
+        if tasks and _images(tasks[-1]) < TASK_IMAGES:
+            tasks[-1] = [before + files for before, files in zip(tasks[-1], part, strict=True)]
+        else:
+            tasks.append(part)
+    return tasks
 
 
 def _images(part: Part) -> int:
@@ -401,7 +413,10 @@ def _run(
         text = json.dumps([{n: r.to_json() for n, r in files.items()} for files in made])
         return {"number": number, "made": text, "error": ""}
 
-    for row in ray.data.range(len(parts), override_num_blocks=len(parts)).map(make).iter_rows():
+    results = ray.data.range(len(parts), override_num_blocks=len(parts)).map(make)
+    # Ray would keep processors free for operators that have nothing to do: of two, nearly one.
+    results.context.op_resource_reservation_enabled = False
+    for row in results.iter_rows():
         if row["error"]:
             places = ", ".join(target.folder.uri for target in targets)
             raise RunError(

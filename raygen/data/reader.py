@@ -1,7 +1,6 @@
 """Images and attributes out of a dataset's shards, by row number."""
 
 import functools
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -100,7 +99,13 @@ class ShardReader:
         # Once for each process: checking takes longer than reading.
         check = column != "image" or key not in _checked
         try:
-            parquet = _open(where, file.sha256, check, threading.get_ident())
+            # Opened anew for each read: one that is kept, keeps what it read last.
+            parquet = pq.ParquetFile(
+                where.path,
+                filesystem=where.filesystem,
+                metadata=_metadata(where, file.sha256),
+                page_checksum_verification=check,
+            )
             found = parquet.metadata.row_group(number).num_rows
             if found == file.row_groups[number]:
                 table = parquet.read_row_group(number, [column], use_threads=False)
@@ -115,25 +120,9 @@ class ShardReader:
         raise ShardError(f"{where.uri}: {problem}; copy the dataset again or prepare it again")
 
 
-@functools.lru_cache(maxsize=256)
-def _open(file: Folder, sha256: str, check: bool, thread: int) -> pq.ParquetFile:
-    """A shard, kept open in a thread of the reading process, because threads may not share it.
-
-    Args:
-        sha256: tells a file from an earlier one at the same place.
-        check: the checksums of what is read.
-    """
-    return pq.ParquetFile(
-        file.path,
-        filesystem=file.filesystem,
-        metadata=_metadata(file, sha256),
-        page_checksum_verification=check,
-    )
-
-
 @functools.lru_cache(maxsize=4096)
 def _metadata(file: Folder, sha256: str) -> pq.FileMetaData:
-    """A shard's footer, parsed once for all threads."""
+    """A shard's footer, parsed once. Args: sha256: tells it from another at the same place."""
     return pq.read_metadata(file.path, filesystem=file.filesystem)
 
 

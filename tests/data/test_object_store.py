@@ -85,11 +85,13 @@ def test_a_preparation_in_a_bucket_goes_on(ray_session: str, s3: Folder, tmp_pat
     with pytest.raises(KeyboardInterrupt):
         prepare(source, [Target(s3, SMALL)], 1, interrupt)
     assert not s3.exists("manifest.json")
+    # Ray's tasks may have gone on to the end; one file is lost.
+    s3.delete_file(next(name for name in s3.names() if name.endswith(".parquet")))
     totals: list[int] = []
     [manifest] = prepare(
         source, [Target(s3, SMALL)], 1, lambda done, total, rate: totals.append(total)
     )
-    assert totals[-1] < 40
+    assert 0 < totals[-1] < 40
     assert verify(s3, manifest) == []
     assert [n for n in s3.names() if not n.endswith(".parquet")] == ["manifest.json"]
 

@@ -2,9 +2,11 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from helpers import damage, write_dataset
 
@@ -84,14 +86,14 @@ def test_each_row_group_is_checked_when_it_is_first_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest, pixels = write_dataset(tmp_path, FILES)
-    shards, opened = ShardReader(Folder.at(tmp_path), manifest, TRAIN), reader._open
+    shards, opened = ShardReader(Folder.at(tmp_path), manifest, TRAIN), pq.ParquetFile
     checks: list[bool] = []
 
-    def watched(file: Folder, sha256: str, check: bool, thread: int) -> object:
-        checks.append(check)
-        return opened(file, sha256, check, thread)
+    def watched(*arguments: Any, **options: Any) -> Any:
+        checks.append(options["page_checksum_verification"])
+        return opened(*arguments, **options)
 
-    monkeypatch.setattr(reader, "_open", watched)
+    monkeypatch.setattr(pq, "ParquetFile", watched)
     for _ in range(2):
         assert np.array_equal(shards.images(np.arange(5)), pixels[TRAIN][:5])
     assert np.array_equal(shards.images(np.arange(10)), pixels[TRAIN][:10])
