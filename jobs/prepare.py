@@ -135,7 +135,7 @@ def report(place: Folder, manifest: Manifest) -> None:
         more = "; ..." if len(reasons) > SHOWN_REASONS else ""
         print(f"rejected {len(manifest.rejected):,}: {'; '.join(shown)}{more}")
         print(f"all rejected images are listed in {place.join(MANIFEST).uri}")
-    ignored = manifest.source.get("ignored", [])
+    ignored = manifest.ignored
     if ignored:
         more = f" and {len(ignored) - 1:,} more" if len(ignored) > 1 else ""
         print(f"ignored, as they are no images: {ignored[0]}{more}")

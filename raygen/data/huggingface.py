@@ -86,7 +86,6 @@ class HuggingFace:
             "count": len(self.ids),
             "files_sha256": digest.hexdigest(),
             "splits": {split: len(positions) for split, positions in self.ranges.items()},
-            "ignored": self.ignored,
         }
 
 

@@ -47,8 +47,8 @@ def table(folder: Folder, manifest: Manifest) -> str:
     for reason, count in reasons[:SHOWN_REASONS]:
         names = [entry["id"] for entry in manifest.rejected if entry["reason"] == reason]
         rows.append(("", f"{count:,} x {reason}: {_some(names)}"))
-    ignored = source.get("ignored", [])
-    rows.append(("ignored", f"{len(ignored):,}{': ' if ignored else ''}{_some(ignored)}"))
+    ignored = _some(list(manifest.ignored))
+    rows.append(("ignored", f"{len(manifest.ignored):,}{': ' if ignored else ''}{ignored}"))
     rows.append(("fingerprint", manifest.fingerprint))
     return "\n".join(f"{name:12} {text}" for name, text in rows)
 

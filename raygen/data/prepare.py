@@ -36,6 +36,9 @@ FILES_PER_WORKER = 4
 TASK_IMAGES = 128
 RECORDS = ".prepare"
 PLAN = "plan.json"
+SHARD = r"\w+-\d{5}\.parquet"
+TEMPORARY = SHARD + r"\.[0-9a-f]{32}\.tmp"
+"""What a process leaves behind that is killed while it writes a shard."""
 PIXELS_VERSION = 2
 """Of the way from files to pixels: what one version began, another does not go on with."""
 
@@ -186,6 +189,9 @@ def prepare(
         if not before:
             target.folder.write_json(MANIFEST, manifest.to_json())
             target.records.delete()
+            for name in target.folder.names():
+                if re.fullmatch(TEMPORARY, name):
+                    target.folder.delete_file(name)
     return manifests
 
 
@@ -209,7 +215,7 @@ def find_prepared(source: Source, target: Target) -> Manifest | None:
 def delete_dataset(folder: Folder) -> None:
     """Delete the manifest, then the shards, and nothing else that the folder may hold."""
     for name in sorted(folder.names(), key=lambda name: name != MANIFEST):
-        if name == MANIFEST or re.fullmatch(r"\w+-\d{5}\.parquet", name):
+        if name == MANIFEST or re.fullmatch(SHARD, name) or re.fullmatch(TEMPORARY, name):
             folder.delete_file(name)
     folder.join(RECORDS).delete()
 
@@ -230,7 +236,8 @@ def _begin(target: Target, plan: dict[str, Any]) -> dict[str, Record]:
                 f"--out {target.folder.uri}: holds a half-made dataset of other images or "
                 "options; choose another folder, or replace it with --restart"
             )
-        names = [name for name in records.names() if name not in (PLAN,)]
+        # A process that was killed leaves temporary files behind, too.
+        names = [name for name in records.names() if name.endswith(".parquet.json")]
         sizes = target.folder.sizes()
         with ThreadPoolExecutor(16) as pool:
             read = pool.map(lambda name: Record.from_json(records.read_json(name)), names)
@@ -296,6 +303,7 @@ def _manifest(
         crop=target.image.crop,
         rejected=tuple(entry for file in files for entry in records[file.name].rejected),
         decoded_for=sizes,
+        ignored=tuple(source.ignored),
     )
 
 
@@ -304,8 +312,9 @@ def _too_many(manifest: Manifest, total: int, allowed: int) -> UserError:
     count = len(manifest.rejected)
     return UserError(
         f"--max-rejected: {count:,} of {total:,} images cannot be read, {allowed:,} may be left "
-        f"out: {', '.join(shown)}{', ...' if count > len(shown) else ''}; mend or remove them, or "
-        f"allow more: with --max-rejected {count} the same command ends at once, all else is done"
+        f"out: {', '.join(shown)}{', ...' if count > len(shown) else ''}; with "
+        f"--max-rejected {count} the same command ends at once, as all else is done; or mend or "
+        "remove them and start over with --restart"
     )
 
 

@@ -116,7 +116,7 @@ class ShardReader:
         except FileNotFoundError:
             problem = "is missing"
         except (OSError, pa.ArrowException, KeyError, IndexError) as error:
-            problem = f"is damaged ({error})"
+            problem = f"is damaged or cannot be read ({error})"
         raise ShardError(f"{where.uri}: {problem}; copy the dataset again or prepare it again")
 
 

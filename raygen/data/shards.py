@@ -62,6 +62,7 @@ class Manifest:
         rejected: id, split and reason of each image that was left out.
         decoded_for: the sizes that were prepared together: a JPEG is decoded once, no larger than
             the largest of them needs.
+        ignored: what lay beside the images and is none.
     """
 
     height: int
@@ -72,6 +73,7 @@ class Manifest:
     crop: int
     rejected: tuple[dict[str, str], ...]
     decoded_for: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
 
     @property
     def image_bytes(self) -> int:
@@ -135,6 +137,7 @@ class Manifest:
                 crop=values["crop"],
                 rejected=tuple(values["rejected"]),
                 decoded_for=tuple(values.get("decoded_for", ())),
+                ignored=tuple(values.get("ignored", ())),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ShardError(

@@ -41,6 +41,10 @@ class Source(Protocol):
     def ids(self) -> list[str]:
         """Each image's name, unique."""
 
+    @property
+    def ignored(self) -> list[str]:
+        """What lies beside the images and is none."""
+
     def splits(self) -> dict[str, range]:
         """Positions in `ids` of each split; together they cover all of `ids`."""
 
@@ -52,10 +56,7 @@ class Source(Protocol):
         """
 
     def description(self) -> dict[str, Any]:
-        """Where the images came from, for the manifest. Equal for equal images.
-
-        `ignored` lists what lies beside the images and is none, if there is anything.
-        """
+        """Where the images came from, for the manifest. Equal for equal images."""
 
 
 def first_part_trains(count: int, share: float) -> dict[str, range]:
@@ -78,6 +79,10 @@ class DrawnFaces:
     @property
     def ids(self) -> list[str]:
         return [f"{position + 1:06d}.jpg" for position in range(self.count)]
+
+    @property
+    def ignored(self) -> list[str]:
+        return []
 
     def splits(self) -> dict[str, range]:
         return first_part_trains(self.count, CELEBA_TRAIN_SHARE)
@@ -121,6 +126,10 @@ class ImageFiles:
     values: np.ndarray
     ranges: dict[str, range]
 
+    @property
+    def ignored(self) -> list[str]:
+        return [display(path) for path in self.files.ignored]
+
     def splits(self) -> dict[str, range]:
         return self.ranges
 
@@ -137,7 +146,6 @@ class ImageFiles:
             "files_sha256": self.files.digest(),
             "table_sha256": table.hexdigest(),
             "splits": {split: len(positions) for split, positions in self.ranges.items()},
-            "ignored": [display(path) for path in self.files.ignored],
         }
 
 

@@ -1,5 +1,6 @@
 """Looking into a dataset: the table, the checksums, the sheet of images."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,14 @@ def test_the_table_says_what_the_manifest_says(tmp_path: Path) -> None:
     manifest, _ = write_dataset(tmp_path, (5, 6), (4,))
     rejected = [{"id": f"{k}.png", "split": TRAIN, "reason": "empty file"} for k in range(4)]
     rejected.append({"id": "z.png", "split": TRAIN, "reason": "not an image"})
-    values = {"kind": "folder", "images": "faces", "ignored": ["readme.txt"]}
-    manifest = Manifest(4, 4, ("Smiling", "Hat"), manifest.splits, values, 150, tuple(rejected))
+    manifest = dataclasses.replace(
+        manifest,
+        attributes=("Smiling", "Hat"),
+        source={"kind": "folder", "images": "faces"},
+        crop=150,
+        rejected=tuple(rejected),
+        ignored=("readme.txt",),
+    )
     text = table(Folder.at(tmp_path), manifest)
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert "images 4x4 (height x width) RGB, uint8" in lines
