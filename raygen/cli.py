@@ -123,7 +123,7 @@ def parse_choice(
     if {"-h", "--help"} & set(argv):
         print(f"usage: {program} {{{','.join(kinds)}}} [OPTIONS]\n\n{description}\n")
         for name, kind in kinds.items():
-            print(f"  {name:10} {inspect.getdoc(kind)}")
+            print(f"  {name:12} {inspect.getdoc(kind)}")
         print(f"\n{program} {next(iter(kinds))} --help explains the options.")
         raise SystemExit(0)
     given = f"{argv[0]}: unknown" if argv else "nothing to work on was named"

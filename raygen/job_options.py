@@ -26,13 +26,16 @@ class JobOptions:
     """Show Ray's own messages."""
 
 
+Sizes = tyro.conf.UseAppendAction[tuple[str, ...]]
+
+
 @dataclass(frozen=True)
 class PrepareOptions:
     """What a job that prepares a dataset needs to know, wherever the images come from."""
 
     out: str = ""
     """Folder or URI to write the dataset to. Required."""
-    size: tyro.conf.UseAppendAction[tuple[str, ...]] = ("32",)
+    size: Annotated[Sizes, tyro.conf.arg(help_behavior_hint="(default: 32)")] = ("32",)
     """Size of the images in pixels: 32 for square ones, else height x width, as 218x178. Repeat
     it for several datasets, each in a folder of its size in --out; images are decoded once."""
     crop: int = -1
@@ -88,7 +91,7 @@ class CelebAOptions(PrepareOptions):
 class FilesOptions(PrepareOptions):
     """Images that are shown as they are and come without a split."""
 
-    size: tyro.conf.UseAppendAction[tuple[str, ...]] = ("64",)
+    size: Annotated[Sizes, tyro.conf.arg(help_behavior_hint="(default: 64)")] = ("64",)
     crop: int = 0
     """Side in pixels of the centred square that is cut out first; 0: none; -1: 150 where --size
     is square, as for CelebA, else none."""

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from raygen.cli import Interrupted, command_line, parse_train, run_job
+from raygen.cli import Interrupted, command_line, parse_options, parse_train, run_job
 from raygen.errors import UserError
+from raygen.job_options import FolderOptions
 from raygen.model_options import DCGANConfig
 
 
@@ -93,3 +94,17 @@ def test_outcomes_become_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert job(KeyboardInterrupt()) == 130
     with pytest.raises(ZeroDivisionError):
         job(ZeroDivisionError())
+
+
+def test_an_option_that_is_repeated_replaces_its_default_and_the_files(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text('{"size": ["16", "24"]}')
+
+    def sizes(*arguments: str) -> tuple[str, ...]:
+        return parse_options(FolderOptions, arguments, "").size
+
+    assert sizes() == ("64",)
+    assert sizes("--size", "32") == ("32",)
+    assert sizes("--size", "32", "--size=218x178") == ("32", "218x178")
+    assert sizes("--config", str(config)) == ("16", "24")
+    assert sizes("--config", str(config), "--size", "32") == ("32",)
