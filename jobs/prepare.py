@@ -7,6 +7,7 @@ python jobs/prepare.py folder --images photos/ --labels --size 64 --out data/pho
 python jobs/prepare.py show data/anime-64 --verify
 """
 
+import contextlib
 import sys
 import time
 from collections import Counter
@@ -64,21 +65,20 @@ def main(argv: Sequence[str]) -> None:
         if options.restart:
             for target in targets:
                 delete_dataset(target.folder)
-        if all(find_prepared(source, target) for target in targets):
+        ready = all(find_prepared(source, target) for target in targets)
+        if not ready:
+            line.show("starting Ray")
+        with contextlib.nullcontext() if ready else cluster.connected(options.verbose):
+            prepare(
+                source,
+                targets,
+                options.num_workers,
+                lambda done, total, rate: line.show(f"preparing: {describe(done, total, rate)}"),
+                options.allowed(len(source.ids)),
+            )
+        if ready:
             line.close()
             print("these images are already prepared; --restart does it again")
-        else:
-            line.show("starting Ray")
-            with cluster.connected(options.verbose):
-                prepare(
-                    source,
-                    targets,
-                    options.num_workers,
-                    lambda done, total, rate: line.show(
-                        f"preparing: {describe(done, total, rate)}"
-                    ),
-                    options.allowed(len(source.ids)),
-                )
     except KeyboardInterrupt:
         line.close()
         raise Interrupted("interrupted: the same command goes on with what is missing") from None
@@ -152,7 +152,7 @@ def show(options: ShowOptions) -> None:
     if not options.data:
         raise UserError("DIR: is required; name the folder or URI of a dataset")
     place = Folder.at(options.data)
-    manifest = Manifest.load(place)
+    manifest = Manifest.load(place, "DIR")
     print(table(place, manifest))
     if options.verify:
         check(place, manifest)

@@ -34,6 +34,8 @@ SHARD_BYTES = 64 * 2**20
 """Aim for files of this size: large enough for object stores, small enough to spread."""
 FILES_PER_WORKER = 4
 TASK_IMAGES = 128
+MAX_ATTEMPTS = 4
+"""At a task whose process died. Ray would go on for ever."""
 RECORDS = ".prepare"
 PLAN = "plan.json"
 SHARD = r"\w+-\d{5}\.parquet"
@@ -182,8 +184,8 @@ def prepare(
         if not manifest:
             files = [file for part in parts for file in part[number]]
             manifest = _manifest(source, target, sizes, files, records[number])
-            if allowed is not None and len(manifest.rejected) > allowed:
-                raise _too_many(manifest, len(source.ids), allowed)
+        if allowed is not None and len(manifest.rejected) > allowed:
+            raise _too_many(manifest, len(source.ids), allowed)
         manifests.append(manifest)
     for target, manifest, before in zip(targets, manifests, found, strict=True):
         if not before:
@@ -203,7 +205,7 @@ def find_prepared(source: Source, target: Target) -> Manifest | None:
     folder = target.folder
     if not folder.exists(MANIFEST):
         return None
-    present = Manifest.load(folder)
+    present = Manifest.load(folder, "--out")
     if present.source == source.description() and present.image == target.image:
         return present
     raise UserError(
@@ -362,6 +364,24 @@ class Shard:
         return record
 
 
+def _count_attempt(source: Source, targets: Sequence[Target], part: Part, run: str) -> None:
+    """Leave a mark that work on a part began. Raises: OSError if it has begun too often.
+
+    Args: run: tells this preparation from earlier ones of the same dataset.
+    """
+    target, files = next((t, files) for t, files in zip(targets, part, strict=True) if files)
+    marks = [f"{files[0].name}.begun-{run}-{attempt}" for attempt in range(MAX_ATTEMPTS)]
+    mark = next((mark for mark in marks if not target.records.exists(mark)), None)
+    if not mark:
+        file = next(f for f in files if not target.records.exists(f"{f.name}.json"))
+        first, last = source.ids[file.start], source.ids[file.stop - 1]
+        raise OSError(
+            f"a process that prepared the images {first} to {last} died {MAX_ATTEMPTS} times: one "
+            "of them is made to do that, or there is too little memory"
+        )
+    target.records.write_bytes(mark, b"")
+
+
 def make_part(
     source: Source, ids: list[str], targets: Sequence[Target], part: Part
 ) -> list[dict[str, Record]]:
@@ -415,6 +435,7 @@ def _run(
         source, ids, targets, parts = _of_process(key, lambda: ray.get(shared))
         number = int(row["id"])
         try:
+            _count_attempt(source, targets, parts[number], key)
             made = make_part(source, ids, targets, parts[number])
         except (OSError, pa.ArrowException) as error:
             # Raised here, it would arrive buried in Ray's own messages.
@@ -429,8 +450,8 @@ def _run(
         if row["error"]:
             places = ", ".join(target.folder.uri for target in targets)
             raise RunError(
-                f"--out {places}: {row['error']}\nwhat is finished is kept; make room or mend it, "
-                "and the same command goes on"
+                f"--out {places}: {row['error']}\nwhat is finished is kept; once that is mended, "
+                "the same command goes on"
             )
         made = [
             {name: Record.from_json(values) for name, values in files.items()}

@@ -105,20 +105,21 @@ class Manifest:
         return fixed | {"resize": "lanczos"} | dataclasses.asdict(self)
 
     @staticmethod
-    def load(folder: Folder) -> "Manifest":
+    def load(folder: Folder, option: str = "--data") -> "Manifest":
         """Read a dataset's manifest and check that its files are there in their sizes.
 
+        Args: option: that named the folder, for messages.
         Raises: ShardError if there is no dataset, or one that is incomplete or of another version.
         """
         try:
             values = folder.read_json(MANIFEST)
         except (FileNotFoundError, NotADirectoryError):
             raise ShardError(
-                f"--data {folder.uri}: holds no {MANIFEST}; name a folder that jobs/prepare.py "
-                "wrote (--out), or `drawn`"
+                f"{option} {folder.uri}: holds no {MANIFEST}; name a folder that jobs/prepare.py "
+                "wrote (--out)"
             ) from None
         except OSError as error:
-            raise ShardError(f"--data {folder.uri}: cannot be read ({error})") from error
+            raise ShardError(f"{option} {folder.uri}: cannot be read ({error})") from error
         try:
             if values["format_version"] != FORMAT_VERSION:
                 raise ShardError(

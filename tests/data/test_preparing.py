@@ -3,6 +3,8 @@
 import errno
 import hashlib
 import json
+import os
+import signal
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -219,6 +221,9 @@ def test_images_that_cannot_be_read_are_listed_and_left_out(
     [manifest] = prepare(source, [target], 1, lambda done, total, rate: totals.append(total), 2)
     # All else was done.
     assert totals == []
+    # A dataset that is there already is measured by the same rule.
+    with pytest.raises(UserError, match=r"--max-rejected: 2 of 20"):
+        prepare(source, [target], 1, allowed=1)
     assert (manifest.rows(TRAIN), manifest.rows(VALIDATION)) == (15, 3)
     assert [entry["id"] for entry in manifest.rejected] == ["000003.jpg", "000019.jpg"]
     assert [entry["split"] for entry in manifest.rejected] == [TRAIN, VALIDATION]
@@ -249,6 +254,25 @@ def test_a_split_without_a_single_readable_image_is_an_error(
         (broken / f"{number:06d}.jpg").write_bytes(b"")
     with pytest.raises(UserError, match=r"no image for train could be read; .*000001\.jpg: empty"):
         one(celeba(str(broken), str(table)), tmp_path / "out")
+
+
+@dataclass(frozen=True)
+class Deadly(DrawnFaces):
+    """A source of which one image kills the process that decodes it."""
+
+    def load(self, position: int) -> tuple[Image.Image, list[int]]:
+        if position == 25:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().load(position)
+
+
+@pytest.mark.slow
+def test_an_image_that_kills_its_process_ends_the_job(ray_session: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        RunError, match=r"process that prepared the images 000025.jpg to 000032.jpg died 4"
+    ):
+        one(Deadly(40), tmp_path)
+    assert records(tmp_path)
 
 
 @dataclass(frozen=True)
