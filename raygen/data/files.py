@@ -4,6 +4,7 @@ import functools
 import hashlib
 import io
 import os
+import posixpath
 import tarfile
 import uuid
 import zipfile
@@ -130,14 +131,10 @@ def display(path: str) -> str:
 
 def common_folder(paths: list[str]) -> str:
     """The folders that all paths begin with, with a / at the end, or nothing."""
-    if not paths:
-        return ""
-    first, last = min(paths).split("/")[:-1], max(paths).split("/")[:-1]
-    common = [a for a, b in zip(first, last, strict=False)]
-    depth = next(
-        (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(common)
-    )
-    return "".join(f"{name}/" for name in first[:depth])
+    # All others lie between these two, and begin with what they share.
+    ends = [posixpath.dirname(path) for path in (min(paths), max(paths))] if paths else [""]
+    shared = posixpath.commonpath(ends)
+    return f"{shared}/" if shared else ""
 
 
 def _is_image(path: str) -> bool:
