@@ -81,7 +81,9 @@ def main(argv: Sequence[str]) -> None:
             print("these images are already prepared; --restart does it again")
     except KeyboardInterrupt:
         line.close()
-        raise Interrupted("interrupted: the same command goes on with what is missing") from None
+        raise Interrupted(
+            "interrupted: the same command, without --restart, goes on with what is missing"
+        ) from None
     finally:
         line.close()
     for target in targets:

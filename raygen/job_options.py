@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Annotated, Literal
 
 import tyro
@@ -62,7 +63,7 @@ class PrepareOptions:
         share = re.fullmatch(r"(\d+(?:\.\d+)?)%", self.max_rejected)
         number = self.max_rejected.isdecimal() or (share and float(share[1]) <= 100)
         require(bool(number), "--max-rejected", self.max_rejected, "be a number or 0% to 100%")
-        return int(float(share[1]) / 100 * total) if share else int(self.max_rejected)
+        return int(Fraction(share[1]) * total / 100) if share else int(self.max_rejected)
 
     @property
     def images_wanted(self) -> list[ImageFormat]:

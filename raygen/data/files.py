@@ -1,8 +1,10 @@
 """Files of a folder, zip or tar, on a disk or in an object store, read one by one, not unpacked."""
 
+import errno
 import functools
 import hashlib
 import io
+import lzma
 import os
 import posixpath
 import tarfile
@@ -32,6 +34,9 @@ COMPRESSED = {
 """First bytes of what may be a compressed tar, and the program that undoes it."""
 BOMB_RATIO, BOMB_BYTES = 100, 10 * 2**20
 """A file in a zip that is larger, and unpacks to more times its size, is made to fill memory."""
+DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, EOFError)
+UNREADABLE_ERRORS = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR)
+"""That a single file has, while others are well."""
 UNREADABLE = "cannot be read"
 """The reason given for a file that is there but does not open."""
 SMALLEST_ZIP = 98
@@ -111,13 +116,18 @@ class Files:
                 file.seek(int(self.marks[number]))
                 return file.read(size)
             return self.place.read_bytes(path)
-        except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
+        except DAMAGED as error:
             raise BadImage(f"cannot be unpacked: {error}") from error
-        except (FileNotFoundError, PermissionError) as error:
-            raise BadImage(f"{UNREADABLE} ({error.strerror or error})") from error
+        except OSError as error:
+            # What bzip2 raises for damaged data has no number.
+            if self.kind == "zip" and str(error) == "Invalid data stream":
+                raise BadImage(f"cannot be unpacked: {error}") from error
+            if error.errno in UNREADABLE_ERRORS:
+                raise BadImage(f"{UNREADABLE} ({error.strerror})") from error
+            raise
 
     def digest(self) -> str:
-        """Equal for the same listing: paths, sizes and what else is known of the contents."""
+        """Equal for the same listing: paths and sizes, and a zip's checksums of the contents."""
         # A tar's offsets say nothing of the contents.
         marks = self.marks.tobytes() if self.kind == "zip" else b""
         text = "\0".join(self.paths).encode("utf-8", "surrogateescape")
@@ -154,7 +164,7 @@ def _kind(place: Folder, said: str) -> Kind:
         head = file.read(512)
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return "zip"
-    if head[257:262] == b"ustar":
+    if _is_tar(head):
         return "tar"
     for mark, program in COMPRESSED.items():
         if head.startswith(mark):
@@ -163,6 +173,15 @@ def _kind(place: Folder, said: str) -> Kind:
                 f"decompress it first ({program}) and name the tar"
             )
     raise UserError(f"{said}: cannot be read as a folder, zip or tar; download it again")
+
+
+def _is_tar(head: bytes) -> bool:
+    """Whether a file begins with a tar's header, whose checksum is right."""
+    try:
+        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
 
 
 Entry = tuple[str, int, int]
@@ -176,22 +195,29 @@ def _list_folder(place: Folder, said: str) -> Iterator[Entry]:
             if info.type == fs.FileType.File:
                 yield info.path[len(place.path) :].lstrip("/"), info.size, 0
         return
-    seen = set()
 
     def fail(error: OSError) -> None:
         raise error
 
     for folder, folders, names in os.walk(place.path, onerror=fail, followlinks=True):
-        # A link may lead back to a folder above it.
-        real = os.path.realpath(folder)
-        if real in seen:
+        folders.sort()
+        if _leads_back(folder, place.path):
             folders.clear()
             continue
-        seen.add(real)
         for name in names:
             path = os.path.join(folder, name)
             size = os.path.getsize(path) if os.path.isfile(path) else 0
             yield os.path.relpath(path, place.path), size, 0
+
+
+def _leads_back(folder: str, top: str) -> bool:
+    """Whether a folder is, through a link, one of those above it."""
+    real, above = os.path.realpath(folder), folder
+    while above != top:
+        above = os.path.dirname(above)
+        if os.path.realpath(above) == real:
+            return True
+    return False
 
 
 def _list_zip(place: Folder, said: str) -> Iterator[Entry]:
@@ -201,17 +227,19 @@ def _list_zip(place: Folder, said: str) -> Iterator[Entry]:
         return
     with zipfile.ZipFile(_buffered(place)) as archive:
         infos = [info for info in archive.infolist() if not info.is_dir()]
-    total = sum(info.file_size for info in infos)
+    # Other files are never read, whatever they unpack to.
+    images = [info for info in infos if _is_image(info.filename)]
+    total = sum(info.file_size for info in images)
     bombs = [
         info.filename
-        for info in infos
+        for info in images
         if info.file_size > max(BOMB_BYTES, BOMB_RATIO * info.compress_size)
     ]
     if bombs or total > max(BOMB_BYTES, BOMB_RATIO * packed):
         raise UserError(
             f"{said}: unpacks to {total:,} bytes from {packed:,} "
             f"({bombs[0] if bombs else 'its files share their bytes'}); it looks like a zip bomb "
-            "and is not read"
+            "and is not read: if it is none, unpack it and name the folder"
         )
     for info in infos:
         _check_inside(info.filename, said)
@@ -233,6 +261,10 @@ def _list_tar(place: Folder, said: str) -> Iterator[Entry]:
                 yield path, member.size if plain else 0, member.offset_data if plain else -1
             # tarfile would keep them all.
             archive.members = []  # type: ignore[attr-defined]
+        # It takes a damaged header for the end of the archive, which is a block of zeros.
+        file.seek(archive.offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("it ends before its end, or a part of it is not readable")
 
 
 _LISTS = {"folder": _list_folder, "zip": _list_zip, "tar": _list_tar}

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,23 +98,34 @@ def huggingface(images: str, train_share: float = TRAIN_SHARE) -> HuggingFace:
     """
     said = f"--images {images}"
     place = Folder.at(images)
-    splits = {
-        split: [(file, _read(file, said)) for file in files]
-        for split, files in _list(place, said).items()
-    }
-    files = [file for part in splits.values() for file, _ in part]
-    tables = [table for part in splits.values() for _, table in part]
-    if len({table.schema.remove_metadata() for table in tables}) > 1:
-        raise UserError(f"{said}: its files have different columns; save it again as one dataset")
-    column = _image_column(tables[0].schema, said)
-    counts = {split: sum(table.num_rows for _, table in part) for split, part in splits.items()}
+    splits = _list(place, said)
+    files = [file for part in splits.values() for file in part]
+    counts: dict[str, int] = {}
+    starts, others, schema = [0], [], None
+    column = ""
+    for split, part in splits.items():
+        for file in part:
+            table = _read(file, said)
+            schema = schema or table.schema
+            if not table.schema.equals(schema):
+                raise UserError(
+                    f"{said}: {file.name} has other columns than {files[0].name}; save it again as "
+                    "one dataset"
+                )
+            column = _image_column(schema, said)
+            counts[split] = counts.get(split, 0) + table.num_rows
+            starts.append(starts[-1] + table.num_rows)
+            # Not the images: of an object store, they would all be in memory.
+            others.append(table.drop_columns([column]))
     rows = [f"{split}/{row:07d}" for split, count in counts.items() for row in range(count)]
     if len(rows) < 2:
         raise UserError(f"{said}: holds {len(rows)} images; training and validation need one each")
-    attributes, values, ignored = _attributes(pa.concat_tables(tables), column, said)
+    attributes, values, ignored = _attributes(pa.concat_tables(others), len(rows), said)
     if len(splits) == 1:
-        order = shuffled(rows)
+        # Within a split, rows stay in their order: whoever reads some reads few files.
         ranges = first_part_trains(len(rows), train_share)
+        trains = np.sort(shuffled(rows)[: len(ranges[TRAIN])])
+        order = np.concatenate([trains, np.setdiff1d(np.arange(len(rows)), trains)])
     else:
         order = np.arange(len(rows))
         bounds = np.cumsum([0, *counts.values()]).tolist()
@@ -122,7 +134,7 @@ def huggingface(images: str, train_share: float = TRAIN_SHARE) -> HuggingFace:
     return HuggingFace(
         place=place,
         files=files,
-        starts=np.cumsum([0, *(table.num_rows for table in tables)]),
+        starts=np.array(starts),
         column=column,
         ids=[rows[row] for row in order],
         order=order,
@@ -137,17 +149,33 @@ def _list(place: Folder, said: str) -> dict[str, list[Folder]]:
     """The Arrow files of each split. Raises: UserError."""
     if place.exists("dataset_dict.json"):
         names = place.read_json("dataset_dict.json")["splits"]
-        unknown = [name for name in names if name not in SPLITS]
-        if unknown:
+        found = {split: _saved(place.join(name), said) for split, name in _splits(names, said)}
+    else:
+        named: dict[str, list[Folder]] = {}
+        for file in _saved(place, said):
+            # As the cache names them; save_to_disk leaves the split out.
+            match = re.search(r"-([a-z]+)(-\d+-of-\d+)?\.arrow$", file.name)
+            name = match[1] if match and match[1] in SPLITS else ""
+            named.setdefault(name, []).append(file)
+        if len(named) == 1:
+            return {TRAIN: next(iter(named.values()))}
+        found = {split: named[name] for split, name in _splits(list(named), said)}
+    if VALIDATION not in found and TEST in found:
+        found[VALIDATION] = found.pop(TEST)
+    return {split: found[split] for split in (TRAIN, VALIDATION, TEST) if split in found}
+
+
+def _splits(names: list[str], said: str) -> list[tuple[str, str]]:
+    """What each name means, and the name. Raises: UserError if that is not clear."""
+    for number, name in enumerate(names):
+        again = name in SPLITS and SPLITS[name] in [SPLITS[other] for other in names[:number]]
+        if name not in SPLITS or again:
+            problem = "means the same as another" if again else "is not known"
             raise UserError(
-                f"{said}: the split {unknown[0]!r} is not known ({', '.join(SPLITS)}); name the "
+                f"{said}: the split {name!r} {problem} ({', '.join(SPLITS)} are known); name the "
                 "folder of one split, or rename it"
             )
-        found = {SPLITS[name]: _saved(place.join(name), said) for name in names}
-        if VALIDATION not in found and TEST in found:
-            found[VALIDATION] = found.pop(TEST)
-        return {split: found[split] for split in (TRAIN, VALIDATION, TEST) if split in found}
-    return {TRAIN: _saved(place, said)}
+    return [(SPLITS[name], name) for name in names]
 
 
 def _saved(place: Folder, said: str) -> list[Folder]:
@@ -208,15 +236,13 @@ def _image_column(schema: pa.Schema, said: str) -> str:
 
 
 def _attributes(
-    table: pa.Table, image: str, said: str
+    table: pa.Table, rows: int, said: str
 ) -> tuple[tuple[str, ...], np.ndarray, list[str]]:
     """Names and values (rows, attributes) of the attributes, and the columns that are none."""
     features = _features(table.schema)
     columns: dict[str, np.ndarray] = {}
     ignored = []
     for field in table.schema:
-        if field.name == image:
-            continue
         classes = features.get(field.name, {}).get("names")
         cells = table.column(field.name)
         if pa.types.is_boolean(field.type):
@@ -225,7 +251,9 @@ def _attributes(
         elif classes and pa.types.is_integer(field.type):
             numbers = cells.fill_null(-1).to_numpy()
             for number, name in enumerate(classes):
-                columns[str(name)] = np.where(numbers < 0, 0, np.where(numbers == number, 1, -1))
+                # Several columns may have classes such as yes and no.
+                label = f"{field.name}={name}" if name in columns else str(name)
+                columns[label] = np.where(numbers < 0, 0, np.where(numbers == number, 1, -1))
         elif pa.types.is_integer(field.type) and set(cells.unique().to_pylist()) <= {-1, 0, 1}:
             numbers = cells.to_numpy()
             # Of 0 and 1, 0 says no; beside -1, it says that nobody knows.
@@ -234,5 +262,5 @@ def _attributes(
             ignored.append(field.name)
     if len(columns) > MAX_LABELS:
         raise UserError(f"{said}: has {len(columns)} attributes and classes; at most {MAX_LABELS}")
-    values = np.stack([*columns.values()], axis=1) if columns else np.empty((table.num_rows, 0))
+    values = np.stack([*columns.values()], axis=1) if columns else np.empty((rows, 0))
     return tuple(columns), values.astype(np.int8), ignored

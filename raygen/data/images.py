@@ -108,6 +108,8 @@ Box = tuple[float, float, float, float]
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
     turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    # Pillow turns these itself, and says so in their size.
+    turned = turned and image.format != "TIFF"
     return (image.height, image.width) if turned else image.size
 
 

@@ -112,11 +112,9 @@ def contact_sheet(folder: Folder, manifest: Manifest, count: int, seed: int) -> 
         if not len(rows):
             continue
         reader = ShardReader(folder, manifest, split)
-        ids = reader.ids()
-        true = {name: reader.attribute(name)[rows] == 1 for name in manifest.attributes}
-        for number, pixels in enumerate(reader.images(rows)):
-            names = [name for name in manifest.attributes if true[name][number]]
-            cells.append((pixels, [f"{ids[rows[number]]} ({split})", ", ".join(names)]))
+        for pixels, label in zip(reader.images(rows), reader.labels(rows), strict=True):
+            names = [name for name in manifest.attributes if label[name] == 1]
+            cells.append((pixels, [f"{label['id']} ({split})", ", ".join(names)]))
     order = random.permutation(len(cells))
     return _sheet([cells[k] for k in order], manifest.height, manifest.width)
 

@@ -148,6 +148,7 @@ def prepare(
     Raises: UserError if a folder holds another dataset or cannot be written, or if too many images
         were left out; RunError if writing fails later. What is finished is kept.
     """
+    _check_attributes(source.attributes)
     found = [find_prepared(source, target) for target in targets]
     sizes = tuple(target.image.size for target in targets)
     plan = {
@@ -212,6 +213,19 @@ def find_prepared(source: Source, target: Target) -> Manifest | None:
         f"--out {folder.uri}: already holds another dataset ({present.size}, "
         f"{present.source}); choose another folder, or replace it with --restart"
     )
+
+
+def _check_attributes(names: Sequence[str]) -> None:
+    """Raises: UserError if attributes cannot be columns beside the images and their ids."""
+    for number, name in enumerate(names):
+        problem = {"": "is empty", "id": "is taken", "image": "is taken"}.get(name, "")
+        if name in names[:number]:
+            problem = "appears twice"
+        if problem:
+            raise UserError(
+                f"the name of attribute {number + 1}, {name!r}, {problem}; rename it in the table, "
+                "the subfolder or the column that it comes from"
+            )
 
 
 def delete_dataset(folder: Folder) -> None:
@@ -315,13 +329,9 @@ def _too_many(manifest: Manifest, total: int, allowed: int) -> UserError:
     return UserError(
         f"--max-rejected: {count:,} of {total:,} images cannot be read, {allowed:,} may be left "
         f"out: {', '.join(shown)}{', ...' if count > len(shown) else ''}; with "
-        f"--max-rejected {count} the same command ends at once, as all else is done; or mend or "
-        "remove them and start over with --restart"
+        f"--max-rejected {count}, without --restart, the same command ends at once, as all else is "
+        "done; or mend or remove them and start over with --restart"
     )
-
-
-class _Failed(Exception):
-    """A place that cannot be read or written, which no other image could change."""
 
 
 class Shard:
@@ -369,17 +379,19 @@ def _count_attempt(source: Source, targets: Sequence[Target], part: Part, run: s
 
     Args: run: tells this preparation from earlier ones of the same dataset.
     """
-    target, files = next((t, files) for t, files in zip(targets, part, strict=True) if files)
-    marks = [f"{files[0].name}.begun-{run}-{attempt}" for attempt in range(MAX_ATTEMPTS)]
-    mark = next((mark for mark in marks if not target.records.exists(mark)), None)
+    files = [(t.records, file) for t, files in zip(targets, part, strict=True) for file in files]
+    records, file = files[0]
+    marks = [f"{file.name}.begun-{run}-{attempt}" for attempt in range(MAX_ATTEMPTS)]
+    mark = next((mark for mark in marks if not records.exists(mark)), None)
     if not mark:
-        file = next(f for f in files if not target.records.exists(f"{f.name}.json"))
+        unfinished = (f for folder, f in files if not folder.exists(f"{f.name}.json"))
+        file = next(unfinished, file)
         first, last = source.ids[file.start], source.ids[file.stop - 1]
         raise OSError(
             f"a process that prepared the images {first} to {last} died {MAX_ATTEMPTS} times: one "
             "of them is made to do that, or there is too little memory"
         )
-    target.records.write_bytes(mark, b"")
+    records.write_bytes(mark, b"")
 
 
 def make_part(
@@ -451,7 +463,7 @@ def _run(
             places = ", ".join(target.folder.uri for target in targets)
             raise RunError(
                 f"--out {places}: {row['error']}\nwhat is finished is kept; once that is mended, "
-                "the same command goes on"
+                "the same command, without --restart, goes on"
             )
         made = [
             {name: Record.from_json(values) for name, values in files.items()}

@@ -2,8 +2,9 @@
 
 import functools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from raygen.storage import Folder
 HELD_OUT_BATCH = 64
 """Images that are measured at once; small enough for the largest presets on small GPUs."""
 
+IMAGE = ["image"]
 _checked: set[tuple[str, str, int]] = set()
 """Row groups whose checksums this process has checked: file, its SHA-256, number in the file."""
 
@@ -54,7 +56,7 @@ class ShardReader:
         Raises: ShardError if its file is missing, damaged, or other than the manifest says.
         """
         file, number = self._groups[group]
-        column = self._read(file, number, "image").combine_chunks()
+        column = self._read(file, number, IMAGE).column("image").combine_chunks()
         if isinstance(column, pa.ChunkedArray):
             column = pa.concat_arrays(column.chunks)
         return as_array(column, self.manifest.image_bytes)
@@ -86,38 +88,66 @@ class ShardReader:
             raise UserError(f"--attribute {name}: the dataset {self.folder.uri} lacks it; {has}")
         return np.array(self._values(name), dtype=np.int8)
 
-    def _values(self, column: str) -> list[Any]:
-        return [
-            value
-            for file, number in self._groups
-            for value in self._read(file, number, column).to_pylist()
-        ]
+    def labels(self, rows: np.ndarray) -> list[dict[str, Any]]:
+        """The id and all attributes of these row numbers, in order."""
+        columns = ["id", *self.manifest.attributes]
+        found: dict[int, dict[str, Any]] = {}
+        for group, positions in self.places(rows).items():
+            file, number = self._groups[group]
+            inside = self.row_in_group(rows[positions], group)
+            values = self._read(file, number, columns).take(inside).to_pylist()
+            found |= dict(zip(positions.tolist(), values, strict=True))
+        return [found[position] for position in range(len(rows))]
 
-    def _read(self, file: ShardFile, number: int, column: str) -> pa.ChunkedArray:
-        where = self.folder.join(file.name)
-        key = (where.path, file.sha256, number)
+    def _values(self, column: str) -> list[Any]:
+        values: list[Any] = []
+        for file in self.manifest.splits[self.split]:
+            with self._explained(file):
+                found = self._open(file, True).read([column], use_threads=False)
+            values += found.column(column).to_pylist()
+        return values
+
+    def _read(self, file: ShardFile, number: int, columns: list[str]) -> pa.Table:
+        """Columns of a row group."""
+        key = (self.folder.path_of(file.name), file.sha256, number)
         # Once for each process: checking takes longer than reading.
-        check = column != "image" or key not in _checked
-        try:
-            # Opened anew for each read: one that is kept, keeps what it read last.
-            parquet = pq.ParquetFile(
-                where.path,
-                filesystem=where.filesystem,
-                metadata=_metadata(where, file.sha256),
-                page_checksum_verification=check,
-            )
+        check = columns != IMAGE or key not in _checked
+        with self._explained(file):
+            parquet = self._open(file, check)
             found = parquet.metadata.row_group(number).num_rows
-            if found == file.row_groups[number]:
-                table = parquet.read_row_group(number, [column], use_threads=False)
-                if column == "image":
-                    _checked.add(key)
-                return table.column(column)
-            problem = f"row group {number} has {found} rows, not {file.row_groups[number]}"
+            if found != file.row_groups[number]:
+                self._fail(
+                    file, f"row group {number} has {found} rows, not {file.row_groups[number]}"
+                )
+            table = parquet.read_row_group(number, columns, use_threads=False)
+        if columns == IMAGE:
+            _checked.add(key)
+        return table
+
+    def _open(self, file: ShardFile, check: bool) -> pq.ParquetFile:
+        """A shard. Not kept: one that is kept, keeps what it read last."""
+        where = self.folder.join(file.name)
+        return pq.ParquetFile(
+            where.path,
+            filesystem=where.filesystem,
+            metadata=_metadata(where, file.sha256),
+            page_checksum_verification=check,
+        )
+
+    @contextmanager
+    def _explained(self, file: ShardFile) -> Iterator[None]:
+        try:
+            yield
         except FileNotFoundError:
-            problem = "is missing"
+            self._fail(file, "is missing")
         except (OSError, pa.ArrowException, KeyError, IndexError) as error:
-            problem = f"is damaged or cannot be read ({error})"
-        raise ShardError(f"{where.uri}: {problem}; copy the dataset again or prepare it again")
+            self._fail(file, f"is damaged or cannot be read ({error})")
+
+    def _fail(self, file: ShardFile, problem: str) -> NoReturn:
+        raise ShardError(
+            f"{self.folder.join(file.name).uri}: {problem}; copy the dataset again or prepare it "
+            "again with --restart"
+        )
 
 
 @functools.lru_cache(maxsize=64)

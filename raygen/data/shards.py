@@ -151,7 +151,7 @@ class Manifest:
                 problem = "is missing" if found is None else f"has {found:,} bytes"
                 raise ShardError(
                     f"{folder.join(file.name).uri}: {problem}, the manifest says {file.bytes:,} "
-                    "bytes; copy the dataset again or prepare it again"
+                    "bytes; copy the dataset again or prepare it again with --restart"
                 )
         return manifest
 

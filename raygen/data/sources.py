@@ -61,7 +61,7 @@ class Source(Protocol):
 
 def first_part_trains(count: int, share: float) -> dict[str, range]:
     # Of two images or more, each split gets one: an empty split cannot be cut into files.
-    boundary = min(round(count * share), count - 1)
+    boundary = max(1, min(round(count * share), count - 1))
     return {TRAIN: range(boundary), VALIDATION: range(boundary, count)}
 
 
@@ -238,8 +238,9 @@ def _labels(ids: list[str], images: str) -> tuple[tuple[str, ...], np.ndarray]:
     if loose or len(labels) < 2 or len(labels) > MAX_LABELS:
         found = f"{loose} lies in none" if loose else f"there are {len(labels)}"
         raise UserError(
-            f"--labels: takes 2 to {MAX_LABELS} subfolders of --images {images} as labels, but "
-            f"{found}; sort the images into subfolders, or leave --labels out"
+            f"--labels: takes 2 to {MAX_LABELS} subfolders of --images {images} as labels (not the "
+            f"one that all images share), but {found}; sort the images into subfolders, or leave "
+            "--labels out"
         )
     column = {label: number for number, label in enumerate(labels)}
     values = np.full((len(ids), len(labels)), -1, np.int8)

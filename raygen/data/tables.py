@@ -147,4 +147,6 @@ def _table(
 def _raise_if_any(where: str, problems: list[str], hint: str) -> None:
     if problems:
         more = f"; and {len(problems) - SHOWN:,} more" if len(problems) > SHOWN else ""
-        raise UserError(f"{where}: {'; '.join(problems[:SHOWN])}{more}. {hint.capitalize()}")
+        raise UserError(
+            f"{where}: {'; '.join(problems[:SHOWN])}{more}. {hint[0].upper()}{hint[1:]}"
+        )

@@ -84,6 +84,56 @@ def test_a_listing_is_the_same_until_something_changes(tmp_path: Path) -> None:
         assert changed.read(changed.paths.index("faces/1.jpg")) in (b"longer", b"uno")
 
 
+def test_a_damaged_tar_is_not_taken_for_a_short_one(tmp_path: Path) -> None:
+    place = write_tar(tmp_path / "some.tar", {f"{k}.jpg": b"x" * 700 for k in range(10)})
+    whole = place.read_bytes()
+    assert len(Files.open(str(place), "--images").paths) == 10
+    header = 5 * 3 * 512
+    flipped = bytearray(whole)
+    flipped[header + 3] ^= 1
+    for damaged in (bytes(flipped), whole[:header], whole[: header + 200], whole[: header + 600]):
+        place.write_bytes(damaged)
+        with pytest.raises(UserError, match="is damaged"):
+            Files.open(str(place), "--images")
+
+
+def test_an_old_tar_is_known_by_its_checksum(tmp_path: Path) -> None:
+    place = tmp_path / "old.tar"
+    member = tarfile.TarInfo("1.jpg")
+    member.size = 3
+    header = bytearray(member.tobuf(tarfile.USTAR_FORMAT))
+    header[257:265] = bytes(8)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    place.write_bytes(bytes(header) + b"one" + bytes(509 + 1024))
+    assert Files.open(str(place), "--images").read(0) == b"one"
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_file_that_does_not_unpack_is_a_bad_image(tmp_path: Path, method: int) -> None:
+    place = tmp_path / "some.zip"
+    with zipfile.ZipFile(place, "w", method) as archive:
+        archive.writestr("1.jpg", np.random.default_rng(0).bytes(5000))
+    data = bytearray(place.read_bytes())
+    data[60:900] = bytes(840)
+    place.write_bytes(data)
+    with pytest.raises(BadImage, match="cannot be unpacked"):
+        Files.open(str(place), "--images").read(0)
+
+
+def test_a_link_to_itself_is_a_bad_image(tmp_path: Path) -> None:
+    (tmp_path / "1.jpg").symlink_to(tmp_path / "1.jpg")
+    with pytest.raises(BadImage, match="cannot be read"):
+        Files.open(str(tmp_path), "--images").read(0)
+
+
+def test_the_same_folder_can_be_linked_twice(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/1.jpg").write_bytes(b"one")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    assert Files.open(str(tmp_path), "--images").paths == ["a/1.jpg", "b/1.jpg"]
+
+
 def test_linked_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     place = write_folder(tmp_path / "folder")
     elsewhere = tmp_path / "elsewhere"
@@ -126,6 +176,9 @@ def test_zip_bombs_are_refused(tmp_path: Path) -> None:
     many = write_zip(tmp_path / "many.zip", {f"{k}.jpg": bytes(2**20) for k in range(12)})
     with pytest.raises(UserError, match="zip bomb"):
         Files.open(str(many), "--images")
+    # What is never read may be as it likes.
+    log = write_zip(tmp_path / "log.zip", {"train.log": bytes(20 * 2**20), "1.jpg": b"x"})
+    assert Files.open(str(log), "--images").paths == ["1.jpg"]
     fair = {f"{k}.jpg": np.random.default_rng(k).bytes(2**20) for k in range(12)}
     assert len(Files.open(str(write_zip(tmp_path / "fair.zip", fair)), "--images").paths) == 12
 

@@ -256,6 +256,19 @@ def test_a_split_without_a_single_readable_image_is_an_error(
         one(celeba(str(broken), str(table)), tmp_path / "out")
 
 
+@pytest.mark.parametrize("name", ["image", "id", "", "cat"])
+def test_attributes_that_cannot_be_columns_are_refused(tmp_path: Path, name: str) -> None:
+    @dataclass(frozen=True)
+    class Named(DrawnFaces):
+        @property
+        def attributes(self) -> tuple[str, ...]:
+            return ("cat", name)
+
+    with pytest.raises(UserError, match=f"attribute 2, '{name}', (is|appears)"):
+        one(Named(20), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @dataclass(frozen=True)
 class Deadly(DrawnFaces):
     """A source of which one image kills the process that decodes it."""

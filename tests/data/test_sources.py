@@ -145,6 +145,10 @@ def test_the_share_of_validation_can_be_chosen(tmp_path: Path) -> None:
     half = folder(place, 0.5)
     assert {s: len(r) for s, r in half.splits().items()} == {TRAIN: 10, VALIDATION: 10}
     assert half.description() != folder(place).description()
+    # However few there are, each split has one.
+    few = str(write_pictures(tmp_path / "few", 3))
+    for share in (0.01, 0.99):
+        assert all(folder(few, share).splits().values())
 
 
 def colour(number: int) -> tuple[int, int, int]:

@@ -158,7 +158,7 @@ def test_celeba_can_be_downloaded(
 
 
 def test_the_share_that_may_be_rejected() -> None:
-    for text, expected in (("1%", 2), ("0%", 0), ("0.5%", 1), ("100%", 200), ("7", 7), ("0", 0)):
+    for text, expected in (("1%", 2), ("0%", 0), ("0.5%", 1), ("100%", 200), ("7", 7), ("29%", 58)):
         assert PrepareOptions(max_rejected=text).allowed(200) == expected
 
 
