@@ -123,6 +123,8 @@ def read_ahead(
         rows = plan.worker_rows(chunk, rank, world_size)[first:stop]
         images = [np.empty((share, plan.image_bytes), np.uint8) for _ in rows]
         flat, at_hand = rows.reshape(-1), partial
+        # What is delivered, as `batches` will compare it with what should be.
+        arrived = np.full(len(flat), -1)
 
         def fill(group: int, positions: np.ndarray) -> np.ndarray | None:
             pixels = at_hand[group] if group in at_hand else shards.group(group)
@@ -131,10 +133,12 @@ def read_ahead(
             for position, source in zip(positions.tolist(), sources, strict=True):
                 step, place = divmod(position, share)
                 images[step][place] = pixels[source]
+            arrived[positions] = flat[positions]
             return pixels if len(positions) < len(pixels) else None
 
         places = shards.places(flat).items()
-        return _Reading(rows, images, {group: pool.submit(fill, group, p) for group, p in places})
+        loads = {group: pool.submit(fill, group, positions) for group, positions in places}
+        return _Reading(arrived.reshape(rows.shape), images, loads)
 
     pool = ThreadPoolExecutor(threads, "read")
     try:

@@ -114,6 +114,21 @@ def test_a_row_that_is_lost_or_repeated_is_an_error(
         list(whole.batches(0, 2))
 
 
+def test_an_image_that_was_not_read_is_noticed(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forgetful(self: ShardReader, rows: np.ndarray) -> dict[int, np.ndarray]:
+        found = places(self, rows)
+        last = max(found)
+        return found | {last: found[last][:-1]}
+
+    places = ShardReader.places
+    monkeypatch.setattr(ShardReader, "places", forgetful)
+    whole = ImageStream(Folder.at(dataset[0]), dataset[1], TRAIN, BATCH, 3)
+    with pytest.raises(ShardError, match="other images than planned"):
+        list(whole.batches(0, STEPS))
+
+
 def test_a_damaged_shard_stops_the_stream_with_its_name(
     images: ImageStream, tmp_path: Path
 ) -> None:
