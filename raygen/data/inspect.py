@@ -112,9 +112,9 @@ def contact_sheet(folder: Folder, manifest: Manifest, count: int, seed: int) -> 
         if not len(rows):
             continue
         reader = ShardReader(folder, manifest, split)
-        for pixels, label in zip(reader.images(rows), reader.labels(rows), strict=True):
-            names = [name for name in manifest.attributes if label[name] == 1]
-            cells.append((pixels, [f"{label['id']} ({split})", ", ".join(names)]))
+        for pixels, name, values in zip(reader.images(rows), *reader.labels(rows), strict=True):
+            true = [a for a, value in zip(manifest.attributes, values, strict=True) if value == 1]
+            cells.append((pixels, [f"{name} ({split})", ", ".join(true)]))
     order = random.permutation(len(cells))
     return _sheet([cells[k] for k in order], manifest.height, manifest.width)
 

@@ -216,12 +216,10 @@ def find_prepared(source: Source, target: Target) -> Manifest | None:
 
 
 def _check_attributes(names: Sequence[str]) -> None:
-    """Raises: UserError if attributes cannot be columns beside the images and their ids."""
+    """Raises: UserError if attributes cannot be told apart by their names."""
     for number, name in enumerate(names):
-        problem = {"": "is empty", "id": "is taken", "image": "is taken"}.get(name, "")
-        if name in names[:number]:
-            problem = "appears twice"
-        if problem:
+        if not name or name in names[:number]:
+            problem = "appears twice" if name else "is empty"
             raise UserError(
                 f"the name of attribute {number + 1}, {name!r}, {problem}; rename it in the table, "
                 "the subfolder or the column that it comes from"
@@ -337,9 +335,8 @@ def _too_many(manifest: Manifest, total: int, allowed: int) -> UserError:
 class Shard:
     """The images of one file, as they come."""
 
-    def __init__(self, target: Target, file: File, attributes: Sequence[str]) -> None:
+    def __init__(self, target: Target, file: File) -> None:
         self._target = target
-        self._attributes = attributes
         self.file = file
         self._images = np.empty((file.stop - file.start, target.image_bytes), np.uint8)
         self._ids: list[str] = []
@@ -358,17 +355,9 @@ class Shard:
         """Raises: OSError."""
         written = None
         if self._ids:
-            image_bytes = self._target.image_bytes
-            columns: dict[str, pa.Array] = {
-                "image": pa.FixedSizeBinaryArray.from_buffers(
-                    pa.binary(image_bytes), len(self._ids), [None, pa.py_buffer(self._images)]
-                ),
-                "id": pa.array(self._ids, pa.string()),
-            }
-            for column, name in enumerate(self._attributes):
-                columns[name] = pa.array([row[column] for row in self._values], pa.int8())
-            table = pa.table(columns)
-            written = write_shard(self._target.folder, self.file.name, table, image_bytes)
+            images = self._images[: len(self._ids)]
+            values = np.array(self._values, np.int8).reshape(len(self._ids), len(self._values[0]))
+            written = write_shard(self._target.folder, self.file.name, images, self._ids, values)
         record = Record(written, self._rejected)
         self._target.records.write_json(f"{self.file.name}.json", record.to_json())
         return record
@@ -409,7 +398,7 @@ def make_part(
     for position in _positions(part):
         for number, files in enumerate(waiting):
             if files and files[0].start == position:
-                shards[number] = Shard(targets[number], files.pop(0), source.attributes)
+                shards[number] = Shard(targets[number], files.pop(0))
         try:
             image, values = source.load(position)
             fitted, reason = fit_images(image, images), ""

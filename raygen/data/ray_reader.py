@@ -11,7 +11,8 @@ import pyarrow as pa
 import ray
 
 from raygen.data.plan import Piece, StreamPlan
-from raygen.data.reader import ShardReader, as_array
+from raygen.data.reader import ShardReader
+from raygen.data.shards import as_array, as_column
 from raygen.data.stream import Batch
 from raygen.errors import ShardError
 
@@ -56,10 +57,7 @@ def read_ahead(
             except ShardError as error:
                 # Raised here, it would arrive buried in Ray's own messages.
                 return pa.table({"error": [str(error)]})
-            column = pa.FixedSizeBinaryArray.from_buffers(
-                pa.binary(plan.image_bytes), len(rows), [None, pa.py_buffer(images)]
-            )
-            return pa.table({"image": column, "row": rows})
+            return pa.table({"image": as_column(images.reshape(len(rows), -1)), "row": rows})
 
         tables = ray.data.range(len(group), override_num_blocks=len(group)).map_batches(
             read,
@@ -89,8 +87,7 @@ def read_ahead(
                 table: pa.Table = ray.get(refs.pop(0))
                 if "error" in table.column_names:
                     raise ShardError(table.column("error")[0].as_py())
-                [image] = table.column("image").chunks
-                images = as_array(image, plan.image_bytes)
+                images = as_array(table.column("image"))
                 rows = table.column("row").to_numpy()
                 for start in range(0, len(rows), share):
                     part = slice(start, start + share)

@@ -4,20 +4,20 @@ import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raygen.data.shards import Manifest, ShardFile
+from raygen.data.shards import Manifest, ShardFile, as_array
 from raygen.errors import ShardError, UserError
 from raygen.storage import Folder
 
 HELD_OUT_BATCH = 64
 """Images that are measured at once; small enough for the largest presets on small GPUs."""
 
-IMAGE = ["image"]
+IMAGE, ATTRIBUTES = ["image"], "attributes"
 _checked: set[tuple[str, str, int]] = set()
 """Row groups whose checksums this process has checked: file, its SHA-256, number in the file."""
 
@@ -56,10 +56,7 @@ class ShardReader:
         Raises: ShardError if its file is missing, damaged, or other than the manifest says.
         """
         file, number = self._groups[group]
-        column = self._read(file, number, IMAGE).column("image").combine_chunks()
-        if isinstance(column, pa.ChunkedArray):
-            column = pa.concat_arrays(column.chunks)
-        return as_array(column, self.manifest.image_bytes)
+        return as_array(self._read(file, number, IMAGE).column("image"))
 
     def row_in_group(self, rows: np.ndarray, group: int) -> np.ndarray:
         """Numbers of rows in the row group that holds them."""
@@ -75,7 +72,7 @@ class ShardReader:
 
     def ids(self) -> list[str]:
         """The id of every row of the split, in row order."""
-        return self._values("id")
+        return [name for column in self._columns("id") for name in column.to_pylist()]
 
     def attribute(self, name: str) -> np.ndarray:
         """An attribute of every row of the split, in row order: 1 true, -1 false, 0 unknown.
@@ -86,26 +83,29 @@ class ShardReader:
         if name not in known:
             has = f"it has {', '.join(known)}" if known else "it has none"
             raise UserError(f"--attribute {name}: the dataset {self.folder.uri} lacks it; {has}")
-        return np.array(self._values(name), dtype=np.int8)
+        number = known.index(name)
+        values = [as_array(c).view(np.int8)[:, number] for c in self._columns(ATTRIBUTES)]
+        return np.concatenate([np.empty(0, np.int8), *values])
 
-    def labels(self, rows: np.ndarray) -> list[dict[str, Any]]:
-        """The id and all attributes of these row numbers, in order."""
-        columns = ["id", *self.manifest.attributes]
-        found: dict[int, dict[str, Any]] = {}
+    def labels(self, rows: np.ndarray) -> tuple[list[str], np.ndarray]:
+        """The ids of these row numbers, and (N, attributes) int8 all their attributes, in order."""
+        ids = [""] * len(rows)
+        values = np.zeros((len(rows), len(self.manifest.attributes)), np.int8)
+        columns = ["id", ATTRIBUTES] if self.manifest.attributes else ["id"]
         for group, positions in self.places(rows).items():
-            file, number = self._groups[group]
+            table = self._read(*self._groups[group], columns)
             inside = self.row_in_group(rows[positions], group)
-            values = self._read(file, number, columns).take(inside).to_pylist()
-            found |= dict(zip(positions.tolist(), values, strict=True))
-        return [found[position] for position in range(len(rows))]
+            for position, row in zip(positions.tolist(), inside.tolist(), strict=True):
+                ids[position] = table.column("id")[row].as_py()
+            if self.manifest.attributes:
+                values[positions] = as_array(table.column(ATTRIBUTES)).view(np.int8)[inside]
+        return ids, values
 
-    def _values(self, column: str) -> list[Any]:
-        values: list[Any] = []
+    def _columns(self, name: str) -> Iterator[pa.ChunkedArray]:
+        """A column of each file."""
         for file in self.manifest.splits[self.split]:
             with self._explained(file):
-                found = self._open(file, True).read([column], use_threads=False)
-            values += found.column(column).to_pylist()
-        return values
+                yield self._open(file, True).read([name], use_threads=False).column(name)
 
     def _read(self, file: ShardFile, number: int, columns: list[str]) -> pa.Table:
         """Columns of a row group."""
@@ -150,20 +150,10 @@ class ShardReader:
         )
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=1024)
 def _metadata(file: Folder, sha256: str) -> pq.FileMetaData:
-    """A shard's footer. With CelebA's 40 attributes, one takes a megabyte and a millisecond.
-
-    Args: sha256: tells it from another at the same place.
-    """
+    """A shard's footer, of about 0.1 MB. Args: sha256: tells it from another at the same place."""
     return pq.read_metadata(file.path, filesystem=file.filesystem)
-
-
-def as_array(images: pa.FixedSizeBinaryArray, image_bytes: int) -> np.ndarray:
-    """(N, image_bytes) uint8 view of a fixed-size binary column."""
-    start = images.offset * image_bytes
-    flat = np.frombuffer(images.buffers()[1], np.uint8)
-    return flat[start : start + len(images) * image_bytes].reshape(-1, image_bytes)
 
 
 @dataclass(frozen=True)

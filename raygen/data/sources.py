@@ -17,6 +17,7 @@ from raygen.config import ImageFormat
 from raygen.data import drawn_faces
 from raygen.data.files import Files, common_folder, display
 from raygen.data.images import SUFFIXES, open_image
+from raygen.data.shards import FORMAT_VERSION
 from raygen.data.tables import read_attributes, read_partition
 from raygen.errors import UserError
 from raygen.storage import Folder
@@ -103,7 +104,7 @@ class DrawnFaces:
 
 def drawn_folder(storage: Folder, image: ImageFormat, count: int) -> Folder:
     """Where a storage keeps drawn faces: beside the runs, where all of a cluster can read them."""
-    name = f"drawn-v{drawn_faces.VERSION}-{image.size}-{count}"
+    name = f"drawn-v{drawn_faces.VERSION}.{FORMAT_VERSION}-{image.size}-{count}"
     return storage.join("datasets", name)
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers import damage, write_dataset
@@ -52,18 +51,16 @@ def test_held_out_images_come_in_the_same_batches_for_any_number_of_workers(
 def test_attributes_are_read_in_row_order(tmp_path: Path) -> None:
     folder = Folder.at(tmp_path)
     values = [1, -1, 0, 1, 1]
-    table = pa.table(
-        {
-            "image": pa.array([bytes(12)] * 5, pa.binary(12)),
-            "id": [str(k) for k in range(5)],
-            "Smiling": pa.array(values, pa.int8()),
-        }
-    )
-    files = tuple(write_shard(folder, f"train-{k}.parquet", table, 12) for k in range(2))
-    manifest = Manifest(2, 2, ("Smiling",), {TRAIN: files}, {}, 0, ())
+    images, ids = np.arange(60, dtype=np.uint8).reshape(5, 12), [str(k) for k in range(5)]
+    table = np.array([[0, value] for value in values])
+    files = tuple(write_shard(folder, f"train-{k}.parquet", images, ids, table) for k in range(2))
+    manifest = Manifest(2, 2, ("Bald", "Smiling"), {TRAIN: files}, {}, 0, ())
     shards = ShardReader(folder, manifest, TRAIN)
     assert shards.attribute("Smiling").tolist() == values * 2
-    with pytest.raises(UserError, match="--attribute Hat: the dataset .* it has Smiling"):
+    found, labels = shards.labels(np.array([7, 1, 4]))
+    assert found == ["2", "1", "4"]
+    assert labels.tolist() == [[0, 0], [0, -1], [0, 1]]
+    with pytest.raises(UserError, match="--attribute Hat: the dataset .* it has Bald, Smiling"):
         shards.attribute("Hat")
 
 
