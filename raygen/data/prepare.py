@@ -380,7 +380,8 @@ def _count_attempt(source: Source, targets: Sequence[Target], part: Part, run: s
             f"a process that prepared the images {first} to {last} died {MAX_ATTEMPTS} times: one "
             "of them is made to do that, or there is too little memory"
         )
-    records.write_bytes(mark, b"")
+    # Nothing is lost with it, so it need not be written with the care that takes time.
+    records.filesystem.open_output_stream(records.path_of(mark)).close()
 
 
 def make_part(
