@@ -65,11 +65,12 @@ def main(argv: Sequence[str]) -> None:
         if options.restart:
             for target in targets:
                 delete_dataset(target.folder)
-        ready = all(find_prepared(source, target) for target in targets)
+        about = source.description()
+        ready = all(find_prepared(about, target) for target in targets)
         if not ready:
             line.show("starting Ray")
         with contextlib.nullcontext() if ready else cluster.connected(options.verbose):
-            prepare(
+            manifests = prepare(
                 source,
                 targets,
                 options.num_workers,
@@ -86,8 +87,8 @@ def main(argv: Sequence[str]) -> None:
         ) from None
     finally:
         line.close()
-    for target in targets:
-        report(target.folder, Manifest.load(target.folder))
+    for target, manifest in zip(targets, manifests, strict=True):
+        report(target.folder, manifest)
 
 
 def open_source(options: PrepareOptions) -> Source:
@@ -121,7 +122,7 @@ def require_path(option: str, value: str, remedy: str) -> None:
 
 def report(place: Folder, manifest: Manifest) -> None:
     """Say what the dataset holds, what was left out, and how to use it."""
-    files = [file for split in manifest.splits.values() for file in split]
+    files = manifest.files
     counts = [f"{manifest.rows(split):,} {split}" for split in manifest.splits]
     size = sum(file.bytes for file in files) / 1e6
     print(

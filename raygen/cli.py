@@ -9,7 +9,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 import tyro
@@ -17,7 +17,7 @@ import tyro
 from raygen.config import PRESETS, RunConfig
 from raygen.errors import RunError, UserError
 from raygen.job_options import BenchOptions, JobOptions, PrepareOptions, ShowOptions, TrainedOptions
-from raygen.options import updated
+from raygen.options import option, updated
 
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
@@ -103,8 +103,9 @@ def parse_options(
     """
     default = updated(kind(), _config_values(argv), "--config")
     # Where an option may be repeated, tyro adds to the default what is to replace it.
-    repeated = {"size"} & {word[2:].split("=")[0] for word in argv if word.startswith("--")}
-    default = updated(default, dict.fromkeys(repeated, ()), "--size")
+    given = {word.split("=")[0] for word in argv}
+    several = [f.name for f in fields(default) if isinstance(getattr(default, f.name), tuple)]
+    default = updated(default, {name: () for name in several if option(name) in given}, "default")
     return parse(kind, argv, description, default, program)
 
 

@@ -65,7 +65,7 @@ def verify(
     Args: progress: called with bytes read and bytes in total.
     Returns: what is wrong, a line for each damaged or missing file.
     """
-    files = [file for part in manifest.splits.values() for file in part]
+    files = manifest.files
     total, done = sum(file.bytes for file in files), 0
     problems = []
     with ThreadPoolExecutor(THREADS) as pool:

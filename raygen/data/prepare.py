@@ -149,11 +149,12 @@ def prepare(
         were left out; RunError if writing fails later. What is finished is kept.
     """
     _check_attributes(source.attributes)
-    found = [find_prepared(source, target) for target in targets]
+    about = source.description()
+    found = [find_prepared(about, target) for target in targets]
     sizes = tuple(target.image.size for target in targets)
     plan = {
         "pixels_version": PIXELS_VERSION,
-        "source": source.description(),
+        "source": about,
         "expected_workers": expected_workers,
         "decoded_for": list(sizes),
     }
@@ -162,7 +163,7 @@ def prepare(
     )
     records: list[dict[str, Record]] = []
     for target, manifest in zip(targets, found, strict=True):
-        records.append({} if manifest else _begin(target, plan | _as_json(target.image)))
+        records.append({} if manifest else _begin(target, plan | dataclasses.asdict(target.image)))
 
     missing = [
         [
@@ -184,7 +185,7 @@ def prepare(
     for number, (target, manifest) in enumerate(zip(targets, found, strict=True)):
         if not manifest:
             files = [file for part in parts for file in part[number]]
-            manifest = _manifest(source, target, sizes, files, records[number])
+            manifest = _manifest(source, about, target, sizes, files, records[number])
         if allowed is not None and len(manifest.rejected) > allowed:
             raise _too_many(manifest, len(source.ids), allowed)
         manifests.append(manifest)
@@ -198,16 +199,17 @@ def prepare(
     return manifests
 
 
-def find_prepared(source: Source, target: Target) -> Manifest | None:
+def find_prepared(about: dict[str, Any], target: Target) -> Manifest | None:
     """The manifest of the folder's dataset if it is just this one; None if there is none.
 
+    Args: about: the source's description.
     Raises: UserError if the folder holds another dataset.
     """
     folder = target.folder
     if not folder.exists(MANIFEST):
         return None
     present = Manifest.load(folder, "--out")
-    if present.source == source.description() and present.image == target.image:
+    if present.source == about and present.image == target.image:
         return present
     raise UserError(
         f"--out {folder.uri}: already holds another dataset ({present.size}, "
@@ -232,10 +234,6 @@ def delete_dataset(folder: Folder) -> None:
         if name == MANIFEST or re.fullmatch(SHARD, name) or re.fullmatch(TEMPORARY, name):
             folder.delete_file(name)
     folder.join(RECORDS).delete()
-
-
-def _as_json(image: ImageFormat) -> dict[str, int]:
-    return dataclasses.asdict(image)
 
 
 def _begin(target: Target, plan: dict[str, Any]) -> dict[str, Record]:
@@ -292,6 +290,7 @@ def _positions(part: Part) -> list[int]:
 
 def _manifest(
     source: Source,
+    about: dict[str, Any],
     target: Target,
     sizes: tuple[str, ...],
     files: list[File],
@@ -313,7 +312,7 @@ def _manifest(
         width=target.image.width,
         attributes=source.attributes,
         splits=splits,
-        source=source.description(),
+        source=about,
         crop=target.image.crop,
         rejected=tuple(entry for file in files for entry in records[file.name].rejected),
         decoded_for=sizes,

@@ -95,6 +95,11 @@ class Manifest:
         """Of an array of so many images."""
         return count, self.height, self.width, CHANNELS
 
+    @property
+    def files(self) -> list[ShardFile]:
+        """Of all splits."""
+        return [file for files in self.splits.values() for file in files]
+
     def rows(self, split: str) -> int:
         return sum(file.rows for file in self.splits[split])
 
@@ -150,7 +155,7 @@ class Manifest:
                 f"{folder.join(MANIFEST).uri}: damaged ({error!r}); prepare the dataset again"
             ) from error
         sizes = folder.sizes()
-        for file in (file for files in manifest.splits.values() for file in files):
+        for file in manifest.files:
             found = sizes.get(file.name)
             if found != file.bytes:
                 problem = "is missing" if found is None else f"has {found:,} bytes"

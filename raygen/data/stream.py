@@ -16,6 +16,7 @@ time, by threads of the worker (`read_ahead`) or by Ray Data's tasks (`ray_reade
 
 import functools
 import itertools
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -113,6 +114,9 @@ def read_ahead(
 
     Raises: ShardError.
     """
+    pieces = plan.pieces(first_step, stop_step)
+    if not pieces:
+        return
     share = plan.batch_size // world_size
     threads = LOCAL_THREADS if shards.folder.is_local else REMOTE_THREADS
     # Row groups that the last piece used in part: the next one may use the rest.
@@ -121,7 +125,7 @@ def read_ahead(
     def start(piece: Piece) -> _Reading:
         chunk, first, stop = piece
         rows = plan.worker_rows(chunk, rank, world_size)[first:stop]
-        images = [np.empty((share, plan.image_bytes), np.uint8) for _ in rows]
+        images = deque(np.empty((share, plan.image_bytes), np.uint8) for _ in rows)
         flat, at_hand = rows.reshape(-1), partial
         # What is delivered, as `batches` will compare it with what should be.
         arrived = np.full(len(flat), -1)
@@ -142,16 +146,17 @@ def read_ahead(
 
     pool = ThreadPoolExecutor(threads, "read")
     try:
-        pieces = plan.pieces(first_step, stop_step)
-        following = [start(piece) for piece in pieces[:1]]
-        for number in range(len(pieces)):
-            [reading] = following
+        ahead = start(pieces[0])
+        for following in [*pieces[1:], None]:
+            reading = ahead
             loaded = {group: load.result() for group, load in reading.loads.items()}
             partial = {group: pixels for group, pixels in loaded.items() if pixels is not None}
-            following = [start(piece) for piece in pieces[number + 1 : number + 2]]
-            reading.images.reverse()
+            if following:
+                ahead = start(following)
             for rows in reading.rows:
-                yield Batch(reading.images.pop().reshape(shards.manifest.shape(share)), rows)
+                # Taken out, so that the memory of a step is free once the step is over.
+                images = reading.images.popleft()
+                yield Batch(images.reshape(shards.manifest.shape(share)), rows)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -161,5 +166,5 @@ class _Reading:
     """A piece on its way: (steps, share) row numbers, each step's images, and who loads them."""
 
     rows: np.ndarray
-    images: list[np.ndarray]
+    images: deque[np.ndarray]
     loads: dict[int, Future[np.ndarray | None]]
