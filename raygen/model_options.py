@@ -1,7 +1,7 @@
 """The options of the model families, apart from the families so that they load without torch."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self, get_args
 
 from raygen.options import (
     require,
@@ -9,11 +9,30 @@ from raygen.options import (
     require_choice,
     require_positive,
 )
-from raygen.schedule import Schedule
+from raygen.schedule import TWO_PHASE, Schedule
+from raygen.search_space import Choice, Range, Space, decades_around
 
 AdversarialLoss = Literal["non-saturating", "hinge", "least-squares", "wasserstein-gp"]
 Objective = Literal["larsen", "article"]
 Optimizer = Literal["rmsprop", "adam"]
+
+CHANGEABLE = frozenset(
+    (
+        "beta1",
+        "ema_images",
+        "gamma",
+        "gradient_penalty",
+        "kl_weight",
+        "label_smoothing",
+        "lr",
+        "lr_d",
+        "lr_g",
+        "lr_vae",
+        "schedule",
+    )
+)
+"""Options that may change in the middle of a run: the networks and what the optimizers remember
+are the same under any of their values."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +53,21 @@ class ModelConfig:
     def images_divisor(self) -> int:
         """A step takes `batch_size` / this many images from the dataset."""
         return 1
+
+    @property
+    def explicit(self) -> Self:
+        """The same options, with the numbers that a 0 stands for."""
+        return self
+
+    @property
+    def search_space(self) -> Space:
+        """What a sweep tries if it is not told otherwise."""
+        return {}
+
+    @property
+    def tuned_metric(self) -> str:
+        """The metric that a sweep minimises if it is not told otherwise."""
+        return "quality/swd"
 
 
 @dataclass(frozen=True)
@@ -73,6 +107,17 @@ class AdversarialConfig(ModelConfig):
         smoothing = self.label_smoothing
         require(0 <= smoothing < 1, "--label-smoothing", smoothing, "be in [0, 1)")
 
+    @property
+    def search_space(self) -> Space:
+        return {
+            "lr_g": decades_around(self.lr_g),
+            "lr_d": decades_around(self.lr_d),
+            # From a discriminator that steps rarely to one that steps often.
+            "schedule": Choice(("1:2", "1:1", "2:1", "4:1", "5:1", TWO_PHASE)),
+            "beta1": Choice((0.0, 0.5)),
+            "label_smoothing": Range(0.0, 0.2),
+        }
+
 
 @dataclass(frozen=True)
 class DCGANConfig(AdversarialConfig):
@@ -108,6 +153,19 @@ class VAEConfig(ModelConfig):
         require(self.kl_weight >= 0, "--kl-weight", self.kl_weight, "be 0 or more")
         require_choice(self, "optimizer", Optimizer)
 
+    @property
+    def search_space(self) -> Space:
+        optimizers: tuple[Optimizer, ...] = get_args(Optimizer)
+        return {
+            "lr": decades_around(self.lr),
+            "kl_weight": decades_around(self.kl_weight or VAEConfig.kl_weight),
+            "optimizer": Choice(optimizers),
+        }
+
+    @property
+    def tuned_metric(self) -> str:
+        return "validation/mse"
+
 
 @dataclass(frozen=True)
 class VAEGANConfig(AdversarialConfig):
@@ -140,6 +198,15 @@ class VAEGANConfig(AdversarialConfig):
         require_at_least(self, 0, "lr_g", "lr_vae")
         require(self.gamma >= 0, "--gamma", self.gamma, "be 0 or more")
         require_choice(self, "objective", Objective)
+
+    @property
+    def explicit(self) -> Self:
+        decoder, vae = self.learning_rates
+        return replace(self, lr_g=decoder, lr_vae=vae)
+
+    @property
+    def search_space(self) -> Space:
+        return super().search_space | {"gamma": decades_around(self.gamma or VAEGANConfig.gamma)}
 
     @property
     def learning_rates(self) -> tuple[float, float]:
