@@ -4,7 +4,7 @@ import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -22,13 +22,24 @@ _checked: set[tuple[str, str, int]] = set()
 """Row groups whose checksums this process has checked: file, its SHA-256, number in the file."""
 
 
+class Stored(Protocol):
+    """A dataset's images somewhere nearer than its files (see stored.py)."""
+
+    def group(self, split: str, number: int) -> np.ndarray:
+        """(rows, image_bytes) uint8: the images of a row group of a split."""
+
+
 @dataclass(frozen=True)
 class ShardReader:
-    """Reads rows of a split by their numbers in the manifest's order. Threads may share it."""
+    """Reads rows of a split by their numbers in the manifest's order. Threads may share it.
+
+    Attributes: stored: where to take images from instead of the files, if anywhere.
+    """
 
     folder: Folder
     manifest: Manifest
     split: str
+    stored: Stored | None = None
 
     @functools.cached_property
     def _groups(self) -> list[tuple[ShardFile, int]]:
@@ -55,6 +66,8 @@ class ShardReader:
 
         Raises: ShardError if its file is missing, damaged, or other than the manifest says.
         """
+        if self.stored:
+            return self.stored.group(self.split, group)
         file, number = self._groups[group]
         return as_array(self._read(file, number, IMAGE).column("image"))
 
@@ -167,9 +180,12 @@ class HeldOut:
     count: int
 
     @staticmethod
-    def of(folder: Folder, manifest: Manifest, split: str, count: int) -> "HeldOut":
+    def of(
+        folder: Folder, manifest: Manifest, split: str, count: int, stored: Stored | None = None
+    ) -> "HeldOut":
         """The first `count` images of a split, or as many as there are."""
-        return HeldOut(ShardReader(folder, manifest, split), min(count, manifest.rows(split)))
+        reader = ShardReader(folder, manifest, split, stored)
+        return HeldOut(reader, min(count, manifest.rows(split)))
 
     def batches(self, rank: int = 0, world_size: int = 1) -> Iterator[tuple[int, np.ndarray]]:
         """A worker's batches: the number of each among those of all workers, and its images.

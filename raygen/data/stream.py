@@ -25,7 +25,7 @@ import numpy as np
 
 from raygen.config import RAY_DATA, Reader
 from raygen.data.plan import Piece, StreamPlan
-from raygen.data.reader import ShardReader
+from raygen.data.reader import ShardReader, Stored
 from raygen.data.shards import Manifest
 from raygen.errors import ShardError
 from raygen.storage import Folder
@@ -52,7 +52,10 @@ class Batch:
 class ImageStream:
     """A split of a dataset, as batches for training.
 
-    Attributes: folder: where the dataset lies; reader: who reads ahead.
+    Attributes:
+        folder: where the dataset lies.
+        reader: who reads ahead.
+        stored: where to take images from instead of the files, if anywhere.
     """
 
     folder: Folder
@@ -61,6 +64,7 @@ class ImageStream:
     batch_size: int
     seed: int
     reader: Reader = "direct"
+    stored: Stored | None = None
 
     @functools.cached_property
     def plan(self) -> StreamPlan:
@@ -80,7 +84,7 @@ class ImageStream:
             from raygen.data.ray_reader import read_ahead as read
         else:
             read = read_ahead
-        shards = ShardReader(self.folder, self.manifest, self.split)
+        shards = ShardReader(self.folder, self.manifest, self.split, self.stored)
         expected = itertools.chain.from_iterable(
             self.plan.worker_rows(chunk, rank, world_size)[first:stop]
             for chunk, first, stop in self.plan.pieces(first_step, stop_step)

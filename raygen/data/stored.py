@@ -1,0 +1,54 @@
+"""A dataset's images in Ray's object store, where all processes of a node share one copy."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import ray
+
+from raygen.data.reader import ShardReader
+from raygen.data.shards import Manifest
+from raygen.storage import Folder
+
+STORE_SHARE = 0.6
+"""Of the smallest node's object store, that a dataset may fill."""
+
+
+@dataclass(frozen=True)
+class StoredImages:
+    """The images of each row group of each split, as references to the object store.
+
+    A node that lacks a row group fetches it when it is first used there, and keeps it for all.
+    """
+
+    groups: dict[str, list["ray.ObjectRef[np.ndarray]"]]
+
+    def group(self, split: str, number: int) -> np.ndarray:
+        """(rows, image_bytes) uint8, in memory that all processes of the node share: read only."""
+        pixels: np.ndarray = ray.get(self.groups[split][number])
+        return pixels
+
+
+def store_images(
+    folder: Folder, manifest: Manifest, progress: Callable[[int, int], None] | None = None
+) -> StoredImages | None:
+    """Read a dataset into the object store, unless it is too large for it.
+
+    Args: progress: called with images done and images in total.
+    Raises: ShardError if a file is missing or damaged.
+    """
+    total = sum(manifest.rows(split) for split in manifest.splits)
+    stores = [n["Resources"].get("object_store_memory", 0) for n in ray.nodes() if n["Alive"]]
+    if total * manifest.image_bytes > STORE_SHARE * min(stores):
+        return None
+    groups: dict[str, list[ray.ObjectRef[np.ndarray]]] = {}
+    done = 0
+    for split, files in manifest.splits.items():
+        reader = ShardReader(folder, manifest, split)
+        groups[split] = []
+        for number, rows in enumerate(rows for file in files for rows in file.row_groups):
+            groups[split].append(ray.put(reader.group(number)))
+            done += rows
+            if progress:
+                progress(done, total)
+    return StoredImages(groups)
