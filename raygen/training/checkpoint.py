@@ -12,6 +12,7 @@ cleaned away. Nothing is pickled.
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -55,6 +56,7 @@ def save(
     about: dict[str, Any],
     keep: int,
     score: float | None = None,
+    metrics: Mapping[str, float] | None = None,
 ) -> Folder:
     """Write a checkpoint, then delete all but the newest `keep` and the best one.
 
@@ -62,6 +64,7 @@ def save(
         folder: the run's checkpoints.
         about: what to note of the run: its options and its dataset.
         score: how good the model is, lower being better, if that was measured.
+        metrics: all that was measured then, by name.
     Returns: the checkpoint's folder.
     """
     target = at_step(folder, position.global_step)
@@ -78,7 +81,8 @@ def save(
         target.write_bytes(name, data)
         digests[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     state = {"format_version": FORMAT_VERSION, "position": asdict(position), "about": about}
-    state |= {"score": score, "optimizers": numbers, "files": digests}
+    state |= {"score": score, "metrics": dict(metrics or {})}
+    state |= {"optimizers": numbers, "files": digests}
     target.write_json(STATE, state)
     best = best_step(folder)
     for old in complete(folder)[:-keep]:
@@ -164,11 +168,41 @@ def _position_of(state: dict[str, Any], checkpoint: Folder) -> Position:
 def load(checkpoint: Folder, model: Model) -> Position:
     """Put a checkpoint's weights and optimizer states into a model of the same options.
 
+    Where the model's options are not those that the checkpoint was made with, its optimizers go on
+    with their own learning rates and decays.
+
     Raises: CheckpointError if a file is missing, damaged, or made by another model.
     """
     state = load_networks(checkpoint, model)
+    own = {name: _settings(optimizer) for name, optimizer in model.optimizers.items()}
     _unpack_optimizers(model.optimizers, _read(checkpoint, OPTIMIZERS, state), state["optimizers"])
+    made_by = state["about"].get("config", {})
+    if any(made_by.get(name, mine) != mine for name, mine in asdict(model.config.model).items()):
+        for name, groups in own.items():
+            for group, settings in zip(model.optimizers[name].param_groups, groups, strict=True):
+                group.update(settings)
     return _position_of(state, checkpoint)
+
+
+def _settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """An optimizer's numbers, such as learning rates, for each of its groups of parameters."""
+    return [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+
+
+def adopt(source: Folder, folder: Folder) -> None:
+    """Make a checkpoint, of any run, the only one in a run's folder of checkpoints.
+
+    Raises: CheckpointError if it is no checkpoint.
+    """
+    state = read_state(source)
+    target = at_step(folder, _position_of(state, source).global_step)
+    target.delete()
+    for name in state["files"]:
+        target.write_bytes(name, source.read_bytes(name))
+    target.write_json(STATE, state)
+    for old in complete(folder):
+        if old != target.name:
+            folder.join(old).delete()
 
 
 def load_networks(checkpoint: Folder, model: Model) -> dict[str, Any]:

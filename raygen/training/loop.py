@@ -35,13 +35,16 @@ CONTROL_SECONDS = 1.0
 class Progress:
     """What the first worker tells whoever watches.
 
-    Attributes: doing: what it does between training steps, with how far that is; or nothing.
+    Attributes:
+        seconds: spent training, over all sessions of the run.
+        doing: what it does between training steps, with how far that is; or nothing.
     """
 
     images_seen: int
     total_images: int
     images_per_second: float
     metrics: dict[str, float]
+    seconds: float = 0.0
     doing: str = ""
 
 
@@ -54,6 +57,12 @@ class Control:
     def exchange(self, progress: Progress) -> bool:
         """Take note of the progress; say whether the run is to stop. Must not block."""
         return False
+
+    def measured(self, progress: Progress) -> None:
+        """The networks have been measured on validation images, and what is known is saved.
+
+        Told once more where a run is resumed at such a point.
+        """
 
     def notice(self, text: str) -> None:
         """Something happened that a user will want to know."""
@@ -115,17 +124,21 @@ def train(
 
     def progress(doing: str = "") -> Progress:
         rate = session.images_per_second
-        return Progress(images_seen, total_images, rate, logged | measured, doing)
+        return Progress(images_seen, total_images, rate, logged | measured, spent(), doing)
+
+    def spent() -> float:
+        return start.seconds + time.monotonic() - session_began
 
     def position() -> Position:
-        spent = start.seconds + time.monotonic() - session_began
-        return replace(start, global_step=step, images_seen=images_seen, seconds=spent)
+        return replace(start, global_step=step, images_seen=images_seen, seconds=spent())
 
-    def save(score: float | None) -> None:
+    def save(score: float | None, metrics: dict[str, float]) -> None:
         workers.average_buffers(model.networks.values())
         check_weights(model.networks, step)
         if workers.is_first:
-            checkpoint.save(run.checkpoints, model, position(), about, config.keep, score)
+            checkpoint.save(run.checkpoints, model, position(), about, config.keep, score, metrics)
+            if metrics:
+                control.measured(progress())
 
     def draw() -> None:
         workers.average_buffers(model.networks.values())
@@ -199,16 +212,18 @@ def train(
             watch.check(workers)
             draw()
         score, better = None, 0
+        known: dict[str, float] = {}
         if last or _passed(validation.every, before, images_seen):
             watch.check(workers)
             measured = validate()
+            known = logged | measured
             score = measured.get(model.best_by)
             better = int(score is not None and (best is None or score < best))
             best = score if better else best
             [better] = workers.agree([better])
         if last or stopping or better or _passed(config.checkpoint_images, before, images_seen):
             watch.check(workers)
-            save(score)
+            save(score, known)
     _finish(workers.device)
     return Outcome(
         finished=step >= total_steps,

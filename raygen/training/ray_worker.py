@@ -43,6 +43,7 @@ class Report:
         groups: worker groups that have started so far; more than one after a failure.
         error: what no retry can mend.
         notices: what a user will want to know, in the order it happened.
+        measured: what was known each time that the networks were measured and saved.
     """
 
     groups: int = 0
@@ -51,6 +52,7 @@ class Report:
     outcome: Outcome | None = None
     error: UserError | RunError | None = None
     notices: list[str] = field(default_factory=list)
+    measured: list[Progress] = field(default_factory=list)
 
 
 class Monitor:
@@ -78,6 +80,9 @@ class Monitor:
         self._report.progress = progress
         return self._stop
 
+    def measured(self, progress: Progress) -> None:
+        self._report.measured.append(progress)
+
     def ended(self, outcome: Outcome) -> None:
         self._report.outcome = outcome
 
@@ -85,12 +90,33 @@ class Monitor:
         self._report.error = error
 
 
+class Question:
+    """A truth value that an actor is asked for again and again, without waiting for its answer."""
+
+    def __init__(self) -> None:
+        self._answer: Any = None
+
+    def ask(self, method: Any, *arguments: Any) -> bool:
+        """Ask once more, if the last question is answered.
+
+        Returns: the answer to the question before; False as long as there is none.
+        """
+        answer = False
+        if self._answer is not None:
+            ready, _ = ray.wait([self._answer], timeout=0)
+            if not ready:
+                return False
+            answer = bool(ray.get(self._answer))
+        self._answer = method.remote(*arguments)
+        return answer
+
+
 class MonitorControl(Control):
-    """The first worker's line to the monitor. Asks without waiting for the answer."""
+    """The first worker's line to the monitor."""
 
     def __init__(self, monitor: Any) -> None:
         self._monitor = monitor
-        self._answer: Any = None
+        self._stopping = Question()
         self._has_started = False
 
     def started(self, step: int) -> None:
@@ -102,14 +128,10 @@ class MonitorControl(Control):
         ray.get(self._monitor.notice.remote(text))
 
     def exchange(self, progress: Progress) -> bool:
-        stop = False
-        if self._answer is not None:
-            ready, _ = ray.wait([self._answer], timeout=0)
-            if not ready:
-                return False
-            stop = bool(ray.get(self._answer))
-        self._answer = self._monitor.exchange.remote(progress)
-        return stop
+        return self._stopping.ask(self._monitor.exchange, progress)
+
+    def measured(self, progress: Progress) -> None:
+        ray.get(self._monitor.measured.remote(progress))
 
 
 def plan_workers(config: RunConfig) -> tuple[int, bool]:
@@ -129,25 +151,38 @@ def plan_workers(config: RunConfig) -> tuple[int, bool]:
         raise UserError(
             f"--num-workers {count}: too many for {cpus:g} CPUs; use at most {int(4 * cpus)}"
         )
+    check_batch(config, count)
+    if config.sync_bn and not use_gpu:
+        raise UserError("--sync-bn: needs GPUs, the cluster has none; leave it out")
+    return count, use_gpu
+
+
+def check_batch(config: RunConfig, count: int) -> None:
+    """Raises: UserError if a batch cannot be split over so many workers."""
     unit = count * config.model.images_divisor
     if config.batch_size % unit:
         lower = config.batch_size - config.batch_size % unit
         near = f"{lower} or {lower + unit}" if lower else f"{unit}"
         raise UserError(
             f"--batch-size {config.batch_size}: cannot be split evenly over {count} workers; "
-            f"use {near}, or another --num-workers"
+            f"use {near}, or another number of workers"
         )
-    if config.sync_bn and not use_gpu:
-        raise UserError("--sync-bn: needs GPUs, the cluster has none; leave it out")
-    return count, use_gpu
 
 
-def fit(session: Session, watch: Callable[[Report], None], stop: threading.Event) -> Outcome:
+def fit(
+    session: Session,
+    watch: Callable[[Report], None],
+    stop: threading.Event,
+    cpus_per_worker: float = 0.0,
+    runs_at_once: int = 1,
+) -> Outcome:
     """Train on the Ray cluster.
 
     Args:
         watch: called a few times a second with what is known.
         stop: set it to have the run saved and ended early.
+        cpus_per_worker: to reserve; 0: as many as the cluster has for a run that is alone there.
+        runs_at_once: how many runs like this one share the cluster.
     Returns: how the run ended.
     Raises: UserError for a mistake found by a worker; RunError for anything else.
     """
@@ -156,12 +191,17 @@ def fit(session: Session, watch: Callable[[Report], None], stop: threading.Event
     record = session.run.folder.join(f".ray-{uuid.uuid4().hex}")
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"session": session, "monitor": monitor},
+        train_loop_config={"session": session, "monitor": monitor, "runs_at_once": runs_at_once},
         scaling_config=ScalingConfig(
             num_workers=session.num_workers,
             use_gpu=session.use_gpu,
             resources_per_worker={
-                "CPU": _cpus_per_worker(session.num_workers, session.config.reader)
+                "CPU": cpus_per_worker
+                or share_of_cpus(
+                    ray.cluster_resources().get("CPU", 1),
+                    session.num_workers,
+                    session.config.reader,
+                )
             }
             | ({"GPU": 1} if session.use_gpu else {}),
         ),
@@ -226,13 +266,12 @@ def _failed(session: Session, reason: str) -> RunError:
     return RunError(f"training failed: {reason}\nthe run {kept}; the same command goes on with it")
 
 
-def _cpus_per_worker(workers: int, reader: Reader) -> float:
-    """Each worker's reserved CPUs, such that the data stream's tasks have room beside them.
+def share_of_cpus(cpus: float, workers: int, reader: Reader) -> float:
+    """The CPUs to reserve for each worker, such that the data stream's tasks have room beside them.
 
     Ray Data waits for ever, without a word, for CPUs that the workers have reserved. More than
     one each would only keep workers off nodes with many GPUs and few CPUs.
     """
-    cpus = ray.cluster_resources().get("CPU", 1)
     tasks = workers * TASKS_IN_FLIGHT if reader == RAY_DATA else 0
     return min(1.0, int((cpus - min(cpus / 2, TASK_CPUS * tasks)) / workers * 100) / 100)
 
@@ -248,7 +287,7 @@ def _worker(settings: dict[str, Any]) -> None:
         context = ray.train.get_context()
         device = get_device()
         workers = Workers(context.get_world_rank(), context.get_world_size(), device)
-        _use_cores(context.get_local_world_size(), device)
+        use_cores(context.get_local_world_size() * settings["runs_at_once"], device)
         outcome = run_session(session, workers, MonitorControl(monitor))
         if workers.is_first:
             ray.get(monitor.ended.remote(outcome))
@@ -265,7 +304,7 @@ def _worker(settings: dict[str, Any]) -> None:
         raise
 
 
-def _use_cores(workers_on_node: int, device: torch.device) -> None:
+def use_cores(workers_on_node: int, device: torch.device) -> None:
     """Share the node's cores among its CPU workers; Ray gives each what it reserved, here less."""
     if device.type == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from raygen.config import RunConfig
 from raygen.data.prefetch import Prefetcher
-from raygen.data.reader import HeldOut
+from raygen.data.reader import HeldOut, Stored
 from raygen.data.shards import Manifest
 from raygen.data.sources import TRAIN, VALIDATION
 from raygen.data.stream import ImageStream
@@ -23,7 +23,7 @@ from raygen.training import checkpoint
 from raygen.training.checkpoint import Position
 from raygen.training.finite import NotFinite
 from raygen.training.logging import RunLog
-from raygen.training.loop import Control, Outcome, train
+from raygen.training.loop import Control, Outcome, Progress, train
 from raygen.training.run import RunFolder
 from raygen.training.validation import Validation
 from raygen.training.workers import Workers
@@ -33,7 +33,10 @@ MOST_RESTORES = 3
 
 @dataclass(frozen=True)
 class Session:
-    """All that a worker needs to know of a run."""
+    """All that a worker needs to know of a run.
+
+    Attributes: stored: where its images are beside their files, if anywhere.
+    """
 
     config: RunConfig
     run: RunFolder
@@ -42,6 +45,7 @@ class Session:
     num_workers: int
     use_gpu: bool
     verbose: bool = False
+    stored: Stored | None = None
 
     @property
     def total_steps(self) -> int:
@@ -109,7 +113,13 @@ def _train_from(
     """
     config, run, manifest = session.config, session.run, session.manifest
     stream = ImageStream(
-        session.data, manifest, TRAIN, config.step_images, config.seed, config.reader
+        session.data,
+        manifest,
+        TRAIN,
+        config.step_images,
+        config.seed,
+        config.reader,
+        session.stored,
     )
     batches = stream.batches(
         start.global_step, session.total_steps, workers.rank, workers.world_size
@@ -129,12 +139,24 @@ def _train_from(
             model.compile()
         if dist.is_initialized():
             model.distribute(config.sync_bn)
-        held_out = HeldOut.of(session.data, manifest, VALIDATION, config.validation_count)
+        held_out = HeldOut.of(
+            session.data, manifest, VALIDATION, config.validation_count, session.stored
+        )
         validation = Validation(held_out, config.validate_images or manifest.rows(TRAIN))
-        about = {"config": config.to_json(), "dataset": manifest.fingerprint}
+        about = {
+            "config": config.to_json(),
+            "dataset": manifest.fingerprint,
+            "run": run.folder.name,
+        }
         log = None
         if workers.is_first:
             control.started(start.global_step)
+            known = checkpoint.read_state(saved).get("metrics") if saved else None
+            if known:
+                total = start.images_seen + config.step_images * (
+                    session.total_steps - start.global_step
+                )
+                control.measured(Progress(start.images_seen, total, 0.0, known, start.seconds))
             log = stack.enter_context(RunLog(run, start.images_seen))
             log.text("config", _as_table(config.to_json()))
         return train(

@@ -145,3 +145,55 @@ def test_what_does_not_fit_or_is_damaged_is_refused(tmp_path: Path) -> None:
     (path / "state.json").write_text(json.dumps(state | {"format_version": 7}))
     with pytest.raises(CheckpointError, match="checkpoint format 7"):
         checkpoint.load(folder, build())
+
+
+def rates(model: Model) -> dict[str, tuple[float, float]]:
+    groups = {name: o.param_groups[0] for name, o in model.optimizers.items()}
+    return {name: (group["lr"], group["betas"][0]) for name, group in groups.items()}
+
+
+def test_with_other_options_optimizers_keep_what_they_learnt_but_take_new_rates(
+    tmp_path: Path,
+) -> None:
+    model = build(lr_g=1e-3, lr_d=2e-3, beta1=0.5)
+    train(model, 0, 2)
+    for optimizer in model.optimizers.values():
+        optimizer.param_groups[0]["lr"] /= 2
+    about = {"config": model.config.to_json()}
+    folder = checkpoint.save(Folder.at(tmp_path), model, Position(2), about, 3)
+    same = build(lr_g=1e-3, lr_d=2e-3, beta1=0.5)
+    checkpoint.load(folder, same)
+    # Halved, as after a loss that was not finite.
+    assert rates(same) == {"generator": (5e-4, 0.5), "discriminator": (1e-3, 0.5)}
+    other = build(lr_g=3e-3, lr_d=2e-3, beta1=0.0)
+    checkpoint.load(folder, other)
+    assert rates(other) == {"generator": (3e-3, 0.0), "discriminator": (2e-3, 0.0)}
+    for name, value in weights(model).items():
+        assert torch.equal(weights(other)[name], value), name
+    for name, optimizer in model.optimizers.items():
+        theirs = other.optimizers[name].state_dict()["state"]
+        for number, state in optimizer.state_dict()["state"].items():
+            assert torch.equal(state["exp_avg"], theirs[number]["exp_avg"])
+
+
+def test_a_checkpoint_of_another_run_replaces_all_of_a_run_s_own(tmp_path: Path) -> None:
+    donor, own = build(seed=1), build(seed=2)
+    train(donor, 0, 1)
+    source = save(tmp_path / "donor", donor, 5)
+    for step in (4, 5, 6):
+        save(tmp_path / "own", own, step)
+    folder = Folder.at(tmp_path / "own")
+    checkpoint.adopt(source, folder)
+    assert checkpoint.complete(folder) == ["step-00000005"]
+    restored = build(seed=2)
+    assert checkpoint.load(checkpoint.at_step(folder, 5), restored).global_step == 5
+    for name, value in weights(donor).items():
+        assert torch.equal(weights(restored)[name], value), name
+    with pytest.raises(CheckpointError, match="holds no state.json"):
+        checkpoint.adopt(Folder.at(tmp_path / "nowhere"), folder)
+
+
+def test_what_was_measured_is_kept_with_the_networks(tmp_path: Path) -> None:
+    metrics = {"quality/swd": 3.5, "validation/mse": 0.1}
+    folder = checkpoint.save(Folder.at(tmp_path), build(), Position(1), {}, 3, 3.5, metrics)
+    assert checkpoint.read_state(folder)["metrics"] == metrics

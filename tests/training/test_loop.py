@@ -305,3 +305,27 @@ def test_statistics_differ_between_checkpoints_and_are_averaged_in_each(tmp_path
         torch.testing.assert_close(a_after, (a_before + b_before) / 2)
     # The workers see different images, so there was something to average.
     assert not torch.equal(first["1"][0], second["1"][0])
+
+
+class Listening(StopAfter):
+    """Remembers what it was told of measurements, and what was saved by then."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(10**9)
+        self._checkpoints = path / "run/checkpoints"
+        self.told: list[tuple[int, float, list[str]]] = []
+
+    def measured(self, progress: Progress) -> None:
+        saved = [name for name in names(self._checkpoints) if name.startswith("step")]
+        self.told.append((progress.images_seen, progress.metrics["quality/swd"], saved))
+        assert progress.seconds > 0
+
+
+def test_a_measurement_is_told_once_the_networks_are_saved(tmp_path: Path) -> None:
+    config = tiny_config(log_images=8, checkpoint_images=16, keep=1)
+    control = Listening(tmp_path)
+    go(tmp_path, config, 6, control, every=16)
+    assert [images for images, _, _ in control.told] == [16, 32, 48]
+    for images, swd, saved in control.told:
+        assert f"step-{images // 8:08d}" in saved
+        assert 0 < swd < 10_000

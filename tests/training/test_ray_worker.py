@@ -7,7 +7,7 @@ from helpers import tiny_config
 
 from raygen.config import PRESETS
 from raygen.errors import UserError
-from raygen.training.ray_worker import _cpus_per_worker, plan_workers
+from raygen.training.ray_worker import plan_workers, share_of_cpus
 
 
 def planned(resources: dict[str, float], **options: int | bool) -> tuple[int, bool]:
@@ -44,9 +44,8 @@ def test_half_batches_must_be_split_evenly_too() -> None:
 
 @pytest.mark.parametrize(("cpus", "workers"), [(1, 1), (2, 1), (2, 2), (2, 4), (16, 2), (64, 3)])
 def test_workers_leave_room_for_the_stream(cpus: int, workers: int) -> None:
-    with mock.patch("ray.cluster_resources", return_value={"CPU": cpus}):
-        share = _cpus_per_worker(workers, "ray-data")
-        alone = _cpus_per_worker(workers, "direct")
+    share = share_of_cpus(cpus, workers, "ray-data")
+    alone = share_of_cpus(cpus, workers, "direct")
     assert alone == min(1, cpus / workers)
     assert 0 < share <= alone
     assert cpus - share * workers >= 0.25

@@ -18,7 +18,7 @@ from raygen.models.base import Metrics, Step
 from raygen.models.dcgan import DCGAN
 from raygen.storage import Folder
 from raygen.training import checkpoint
-from raygen.training.loop import Control
+from raygen.training.loop import Control, Progress
 from raygen.training.run import RunFolder
 from raygen.training.session import Session, check_compiler, run_session, use_bf16
 from raygen.training.workers import Workers
@@ -27,10 +27,14 @@ from raygen.training.workers import Workers
 class Recording(Control):
     def __init__(self) -> None:
         self.starts: list[int] = []
+        self.measurements: list[tuple[int, float]] = []
         self.notices: list[str] = []
 
     def started(self, step: int) -> None:
         self.starts.append(step)
+
+    def measured(self, progress: Progress) -> None:
+        self.measurements.append((progress.images_seen, progress.metrics["quality/swd"]))
 
     def notice(self, text: str) -> None:
         self.notices.append(text)
@@ -158,3 +162,18 @@ def test_precision_can_be_chosen() -> None:
     assert use_bf16("bf16", cpu)
     assert not use_bf16("fp32", cpu)
     assert use_bf16("auto", cpu) in (True, False)
+
+
+def test_a_measurement_is_told_again_where_a_run_goes_on_from_it(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", (16,), (8,), size=32)
+    options = {"checkpoint_images": 16, "validate_images": 16, "log_images": 8}
+    first, second, third = Recording(), Recording(), Recording()
+    run_session(session_of(tmp_path, tiny_config(steps=4, **options)), Workers(), first)
+    assert [images for images, _ in first.measurements] == [16, 32]
+    # Whoever was told may be gone; the run knows what it had said.
+    run_session(session_of(tmp_path, tiny_config(steps=6, **options)), Workers(), second)
+    assert second.measurements[0] == first.measurements[1]
+    assert [images for images, _ in second.measurements] == [32, 48]
+    outcome = run_session(session_of(tmp_path, tiny_config(steps=6, **options)), Workers(), third)
+    assert outcome.finished
+    assert third.measurements == second.measurements[1:]
