@@ -3,21 +3,18 @@
 python jobs/train.py dcgan-celeba --data data/celeba-32 --steps 1500
 """
 
-import signal
 import sys
-import threading
 import time
 from collections.abc import Sequence
-from types import FrameType
-from typing import Any
 
 from raygen import cluster
-from raygen.cli import Interrupted, command_line, parse_train, run_job
+from raygen.cli import Interrupted, TrainCommand, command_line, parse_run, run_job
 from raygen.config import DRAWN, PRESETS
 from raygen.data.prepare import Target, prepare
 from raygen.data.shards import Manifest
 from raygen.data.sources import TRAIN, DrawnFaces, drawn_folder
 from raygen.progress import ProgressLine, describe, duration
+from raygen.signals import Signals
 from raygen.storage import Folder
 from raygen.training.ray_worker import Report, fit, plan_workers, summary
 from raygen.training.run import SUMMARY, RunFolder
@@ -26,7 +23,9 @@ from raygen.training.session import Session
 
 def main(argv: Sequence[str]) -> None:
     began_at = time.time()
-    command = parse_train(argv, "Train a model. The same command again resumes the run.")
+    command = parse_run(
+        TrainCommand, argv, "Train a model. The same command again resumes the run."
+    )
     config, job = command.run, command.job
     image = PRESETS[config.preset].image.of_faces
     run = RunFolder.at(job.storage, job.run_name)
@@ -42,7 +41,8 @@ def main(argv: Sequence[str]) -> None:
     line = ProgressLine()
     line.show("starting Ray")
     # The signals outermost, so that Ctrl-C just after the end does not spoil it.
-    with Signals(line) as signals, cluster.connected(job.verbose):
+    saving = "a checkpoint is being saved"
+    with Signals(line.close, saving) as signals, cluster.connected(job.verbose):
         num_workers, use_gpu = plan_workers(config)
         if manifest is None:
             [manifest] = prepare(
@@ -103,55 +103,6 @@ def losses(metrics: dict[str, float]) -> str:
     """` - D loss 0.43 - G loss 2.50`, as far as they are known."""
     known = [f" - {name} {metrics[tag]:.3g}" for tag, name in SHOWN.items() if tag in metrics]
     return "".join(known)
-
-
-SAME_SIGNAL_SECONDS = 0.3
-"""Signals this close to each other are taken for one."""
-
-
-class Signals:
-    """Ctrl-C, and SIGTERM as from `ray job stop`: quits at once, or asks to save first.
-
-    Attributes: stop: set when the run is to be saved and ended.
-    """
-
-    def __init__(self, line: ProgressLine) -> None:
-        self.stop = threading.Event()
-        self._line = line
-        self._saves = self._ignores = False
-        self._heard_at = float("-inf")
-        self._before: dict[int, Any] = {}
-
-    def save(self) -> None:
-        """From now on there is something to save."""
-        self._saves = True
-
-    def ignore(self) -> None:
-        """From now on all is saved, and only the end is left."""
-        self._ignores = True
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        # timeout(1) signals its child and then the child's whole group.
-        repeated = now - self._heard_at < SAME_SIGNAL_SECONDS
-        self._heard_at = now
-        if self._ignores or repeated:
-            return
-        if not self._saves or self.stop.is_set():
-            raise KeyboardInterrupt
-        self.stop.set()
-        self._line.close()
-        print("stopping: a checkpoint is being saved (Ctrl-C once more quits at once)")
-
-    def __enter__(self) -> "Signals":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._on_signal)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._line.close()
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
 
 class Watcher:

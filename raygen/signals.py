@@ -1,0 +1,58 @@
+"""Ctrl-C, and SIGTERM as from `ray job stop`: a job's chance to put its work in order."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+SAME_SIGNAL_SECONDS = 0.3
+"""Signals this close to each other are taken for one."""
+
+
+class Signals:
+    """Ctrl-C quits at once, or asks to save first.
+
+    Attributes: stop: set when the work is to be saved and ended.
+    """
+
+    def __init__(self, leave_line: Callable[[], None], saving: str) -> None:
+        """Args: leave_line: called before something is printed; saving: what is being saved."""
+        self.stop = threading.Event()
+        self._leave_line = leave_line
+        self._saving = saving
+        self._saves = self._ignores = False
+        self._heard_at = float("-inf")
+        self._before: dict[int, Any] = {}
+
+    def save(self) -> None:
+        """From now on there is something to save."""
+        self._saves = True
+
+    def ignore(self) -> None:
+        """From now on all is saved, and only the end is left."""
+        self._ignores = True
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        # timeout(1) signals its child and then the child's whole group.
+        repeated = now - self._heard_at < SAME_SIGNAL_SECONDS
+        self._heard_at = now
+        if self._ignores or repeated:
+            return
+        if not self._saves or self.stop.is_set():
+            raise KeyboardInterrupt
+        self.stop.set()
+        self._leave_line()
+        print(f"stopping: {self._saving} (Ctrl-C once more quits at once)")
+
+    def __enter__(self) -> "Signals":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._leave_line()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
