@@ -16,7 +16,14 @@ import tyro
 
 from raygen.config import PRESETS, RunConfig
 from raygen.errors import RunError, UserError
-from raygen.job_options import BenchOptions, JobOptions, PrepareOptions, ShowOptions, TrainedOptions
+from raygen.job_options import (
+    BenchOptions,
+    JobOptions,
+    PrepareOptions,
+    ShowOptions,
+    SweepOptions,
+    TrainedOptions,
+)
 from raygen.options import option, updated
 
 EXIT_FAILURE = 1
@@ -25,6 +32,7 @@ EXIT_INTERRUPTED = 130
 
 Options = TypeVar("Options")
 Chosen = TypeVar("Chosen", bound=PrepareOptions | ShowOptions | BenchOptions)
+Command = TypeVar("Command", bound="TrainCommand")
 Plain = TypeVar("Plain", bound=PrepareOptions | ShowOptions | BenchOptions | TrainedOptions)
 
 
@@ -139,27 +147,40 @@ class TrainCommand:
     """The job."""
 
 
-def parse_train(argv: Sequence[str], description: str) -> TrainCommand:
-    """Options of a training job: the preset's, replaced by --config's, by the command line's.
+@dataclass(frozen=True)
+class TuneCommand(TrainCommand):
+    sweep: SweepOptions = field(default_factory=SweepOptions)
+    """The search."""
 
+
+def parse_run(
+    kind: type[Command],
+    argv: Sequence[str],
+    description: str,
+    suffix: str = "",
+    sweep: SweepOptions | None = None,
+    saved: Mapping[str, Any] | None = None,
+) -> Command:
+    """Options of a job that trains: the preset's, replaced by --config's, by the command line's.
+
+    Args:
+        suffix: of the default name of the run, after the preset's.
+        sweep: defaults of a search, if it is one.
+        saved: options of the run, which stand between the preset's and --config's.
     Raises: UserError.
     """
-    values = _config_values(argv)
+    values = dict(saved or {}) | _config_values(argv)
     presets = [word for word in argv if word in PRESETS]
     preset = presets[0] if presets else str(values.get("preset", RunConfig.preset))
+    search = {"sweep": sweep} if sweep else {}
     while True:
-        command = parse(TrainCommand, argv, description, _defaults(preset, values))
+        run = RunConfig.from_json(values | {"preset": preset}, "--config")
+        default = kind(run=run, job=JobOptions(run_name=preset + suffix), **search)
+        command = parse(kind, argv, description, default)
         if command.run.preset == preset:
             return command
         # The first word that names a preset was another option's value.
         preset = command.run.preset
-
-
-def _defaults(preset: str, values: dict[str, Any]) -> TrainCommand:
-    return TrainCommand(
-        run=RunConfig.from_json(values | {"preset": preset}, "--config"),
-        job=JobOptions(run_name=preset),
-    )
 
 
 def _config_values(argv: Sequence[str]) -> dict[str, Any]:

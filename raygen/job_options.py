@@ -253,3 +253,70 @@ class BenchOptions:
     def __post_init__(self) -> None:
         require_at_least(self, 1, "repeats", "steps")
         require_at_least(self, 40, "images")
+
+
+Search = Literal["random", "optuna", "grid"]
+Scheduler = Literal["asha", "pbt", "none"]
+Direction = Literal["min", "max"]
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """How to search for better values of a run's options."""
+
+    trials: str = "auto"
+    """How many runs to try, the first with the preset's defaults; auto: 16, or with --search grid
+    all combinations."""
+    search: Search = "random"
+    """How values are chosen: at random, by Optuna from what was good so far, or all combinations
+    (of ranges, the ends and the middle)."""
+    scheduler: Scheduler = "asha"
+    """asha: stop trials early that are worse than most at the same point (successive halving); pbt:
+    let bad ones go on from good ones' networks with changed values (population-based training);
+    none: all run to their end."""
+    workers_per_trial: int = 1
+    """Training processes for each trial."""
+    max_concurrent: str = "auto"
+    """How many trials run at once; auto: as many as there are GPUs, or CPUs, for their workers."""
+    time_budget: str = ""
+    """End the sweep after so long, as 90s, 30m or 2h; --resume goes on with it. Default: never."""
+    metric: str = ""
+    """Name of any metric that training logs. Default: quality/swd, the sliced Wasserstein distance
+    between samples and validation images; for VAEs validation/mse."""
+    mode: Direction = "min"
+    """Whether a low or a high value of the metric is good."""
+    max_kl: float = 500.0
+    """With --metric validation/mse: nats per image; a higher KL divergence counts as an error. 0:
+    no bound."""
+    space: str = ""
+    """JSON file of the options to search, in place of the preset's; none: only those of --set."""
+    set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Search an option, as lr_g=loguniform(1e-5,1e-3), uniform(0,0.3), randint(16,64),
+    schedule=choice(1:1,two-phase); or keep it out of the search, as beta1=fixed. May be
+    repeated."""
+    resume: bool = False
+    """Go on with the sweep of this name, with the options that it has."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 0, "max_kl")
+        require_at_least(self, 1, "workers_per_trial")
+        require_choice(self, "search", Search)
+        require_choice(self, "scheduler", Scheduler)
+        require_choice(self, "mode", Direction)
+        number = self.trials.isdecimal() and int(self.trials) > 0
+        require(self.trials == "auto" or number, "--trials", self.trials, "be auto or at least 1")
+        self.budget_seconds()
+
+    @property
+    def count(self) -> int | None:
+        """How many trials, if the user said so."""
+        return None if self.trials == "auto" else int(self.trials)
+
+    def budget_seconds(self) -> float | None:
+        """The time budget in seconds, if there is one. Raises: UserError."""
+        if not self.time_budget:
+            return None
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)", self.time_budget)
+        seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
+        require(seconds > 0, "--time-budget", self.time_budget, "be a time, as 90s, 30m or 2h")
+        return seconds

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from raygen.cli import Interrupted, command_line, parse_options, parse_train, run_job
+from raygen.cli import Interrupted, TrainCommand, command_line, parse_options, parse_run, run_job
 from raygen.errors import UserError
 from raygen.job_options import FolderOptions
 from raygen.model_options import DCGANConfig
 
 
 def parse(*argv: str) -> tuple[str, int, float, str]:
-    command = parse_train(argv, "Train.")
+    command = parse_run(TrainCommand, argv, "Train.")
     assert isinstance(command.run.model, DCGANConfig)
     return (
         command.run.preset,
@@ -33,10 +33,10 @@ def test_options_come_from_the_preset_the_file_and_the_line_in_that_order(tmp_pa
 
 
 def test_a_runs_own_config_can_be_used_again(tmp_path: Path) -> None:
-    command = parse_train(["--lr-g", "0.3", "--steps", "5"], "Train.")
+    command = parse_run(TrainCommand, ["--lr-g", "0.3", "--steps", "5"], "Train.")
     file = tmp_path / "config.json"
     file.write_text(json.dumps(command.run.to_json()))
-    assert parse_train(["--config", str(file)], "Train.").run == command.run
+    assert parse_run(TrainCommand, ["--config", str(file)], "Train.").run == command.run
 
 
 @pytest.mark.parametrize(
@@ -60,10 +60,10 @@ def test_a_wrong_file_of_options_is_refused(tmp_path: Path, content: str, messag
 
 def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit:
-        parse_train(["--help"], "Train a model.")
+        parse_run(TrainCommand, ["--help"], "Train a model.")
     assert exit.value.code == 0
     text = capsys.readouterr().out
-    command = parse_train([], "Train.")
+    command = parse_run(TrainCommand, [], "Train.")
     names = [*command.run.to_json(), *vars(command.job)]
     for name in names:
         assert ("PRESET" if name == "preset" else "--" + name.replace("_", "-")) in text

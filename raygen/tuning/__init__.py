@@ -1,0 +1,1 @@
+"""Sweeps: Ray Tune searches hyperparameters, one training run for each trial."""

@@ -1,0 +1,209 @@
+"""What a sweep found: the best options as a file, all trials as a table, pictures, a sentence."""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from raygen.config import RunConfig
+from raygen.search_space import Choice, Range, Space, short
+from raygen.storage import Folder
+from raygen.tuning.objective import Objective
+from raygen.tuning.records import Trial, best_trial
+from raygen.tuning.table import describe_values
+
+BEST = "best.json"
+TABLE = "trials.csv"
+PARALLEL = "parallel-coordinates.png"
+SENSITIVITY = "sensitivity.png"
+_DPI = 120
+_ROBUST = 0.8
+"""Share of trials whose objectives a picture's axis shows at full length; the others, which went
+far astray, are drawn at its end."""
+
+
+def best_config(config: RunConfig, trial: Trial) -> RunConfig:
+    """The run of a trial at the preset's full length. Args: config: where nothing is searched."""
+    return replace(config.updated(trial.values, "trial"), steps=0, epochs=0.0)
+
+
+def sentence(trials: Sequence[Trial], objective: Objective) -> str:
+    """`best SWD 21.4 against 34.0 for the defaults, trial 17: lr_g 2.1e-04, ...`."""
+    best = best_trial(trials, objective)
+    if best is None or best.objective is None:
+        return "no trial has been measured yet"
+    text = f"best {objective.name} {best.objective:.4g}"
+    default = next((trial for trial in trials if trial.number == 0 and trial.reports), None)
+    if best.number == 0:
+        return f"{text}: the defaults, trial 0; no other trial is better"
+    if default and default.objective is not None:
+        text += f" against {default.objective:.4g} for the defaults"
+        if default.images_seen != best.images_seen:
+            text += f" (after {default.images_seen:,} of {best.images_seen:,} images)"
+    return f"{text}, trial {best.number}: {describe_values(best)}"
+
+
+def write_findings(
+    folder: Folder, config: RunConfig, space: Space, trials: Sequence[Trial], objective: Objective
+) -> list[str]:
+    """Write all that the trials so far tell. Returns: the names of the files."""
+    names = [TABLE]
+    folder.write_bytes(TABLE, as_csv(trials, space, objective).encode())
+    best = best_trial(trials, objective)
+    if best is not None:
+        folder.write_json(BEST, best_config(config, best).to_json())
+        for name, figure in (
+            (PARALLEL, parallel_coordinates(trials, space, objective)),
+            (SENSITIVITY, sensitivity(trials, space, objective)),
+        ):
+            file = io.BytesIO()
+            figure.savefig(file, format="png", dpi=_DPI)
+            folder.write_bytes(name, file.getvalue())
+        names += [BEST, PARALLEL, SENSITIVITY]
+    return names
+
+
+def as_csv(trials: Sequence[Trial], space: Space, objective: Objective) -> str:
+    """A row for each trial, by number."""
+    file = io.StringIO()
+    writer = csv.writer(file)
+    # The objective may be more than the metric: KL beyond its bound is added.
+    writer.writerow(
+        ["trial", "status", "images_seen", "seconds", "objective", objective.metric, *space]
+        + ["reason", "failures"]
+    )
+    for trial in trials:
+        metric = trial.reports[-1].metrics.get(objective.metric) if trial.reports else None
+        row: list[Any] = [trial.number, trial.status, trial.images_seen, round(trial.seconds, 2)]
+        row += ["" if value is None else value for value in (trial.objective, metric)]
+        row += [trial.values[name] for name in space]
+        writer.writerow([*row, trial.reason, "; ".join(trial.failures)])
+    return file.getvalue()
+
+
+def _measured(trials: Sequence[Trial]) -> list[tuple[Trial, float]]:
+    return [
+        (trial, trial.objective)
+        for trial in trials
+        if trial.objective is not None and math.isfinite(trial.objective)
+    ]
+
+
+def _limits(values: Sequence[float], sign: int) -> tuple[float, float]:
+    """The best value, and the worst one that a picture shows at full length."""
+    ordered = sorted(values, key=lambda value: sign * value)
+    best, worst = ordered[0], ordered[min(len(ordered) - 1, int(_ROBUST * len(ordered)))]
+    return (best, worst) if worst != best else (best, best + sign * max(abs(best), 1e-9))
+
+
+def parallel_coordinates(trials: Sequence[Trial], space: Space, objective: Objective) -> Figure:
+    """A line for each trial through its values to its objective; the best ones are the darkest."""
+    measured = _measured(trials)
+    names = [*space, objective.name]
+    figure = Figure(figsize=(max(7.0, 1.7 * len(names)), 5), layout="constrained")
+    axes: Axes = figure.subplots()
+    best, worst = _limits([value for _, value in measured], objective.sign)
+    colours = mpl.colormaps["viridis"]
+    chosen = best_trial(trials, objective)
+
+    def quality(value: float) -> float:
+        """1 for the best, 0 for the worst that is shown."""
+        return min(1.0, max(0.0, (worst - value) / (worst - best)))
+
+    for trial, value in sorted(measured, key=lambda pair: -objective.sign * pair[1]):
+        heights = [min(1.1, max(-0.1, d.share(trial.values[n]))) for n, d in space.items()]
+        heights.append(quality(value))
+        is_best, is_default = trial is chosen, trial.number == 0
+        label = "best" if is_best else "defaults" if is_default else None
+        axes.plot(
+            range(len(names)),
+            heights,
+            color="crimson" if is_best else colours(1 - quality(value)),
+            linestyle="--" if is_default and not is_best else "-",
+            linewidth=3 if is_best or is_default else 1.2,
+            alpha=1 if is_best or is_default else 0.7,
+            label=label and f"trial {trial.number}, {label}",
+            zorder=3 if is_best or is_default else 2,
+        )
+    for index, domain in enumerate(space.values()):
+        axes.axvline(index, color="0.6", linewidth=0.8, zorder=1)
+        marks = domain.values if isinstance(domain, Choice) else [domain.at(s) for s in (0, 0.5, 1)]
+        for mark in marks:
+            axes.annotate(
+                short(mark),
+                (index, domain.share(mark)),
+                xytext=(4, 0),
+                textcoords="offset points",
+                fontsize=8,
+                va="center",
+                bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5},
+                zorder=4,
+            )
+    last = len(names) - 1
+    axes.axvline(last, color="0.6", linewidth=0.8, zorder=1)
+    for height, value in ((1.0, best), (0.0, worst)):
+        beyond = " or worse" if height == 0 and len(measured) > 1 else ""
+        axes.annotate(f" {value:.4g}{beyond}", (last, height), fontsize=8, va="center")
+    axes.set_xticks(range(len(names)), names)
+    axes.set_yticks([])
+    axes.set_ylim(-0.15, 1.15)
+    axes.set_xlim(-0.1, last + 0.45)
+    for side in ("top", "left", "right", "bottom"):
+        axes.spines[side].set_visible(False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.1), ncols=2, frameon=False)
+    return figure
+
+
+def sensitivity(trials: Sequence[Trial], space: Space, objective: Objective) -> Figure:
+    """The objective against each value that is searched. Trials stopped early are hollow."""
+    measured = _measured(trials)
+    columns = min(3, max(1, len(space)))
+    rows = max(1, math.ceil(len(space) / columns))
+    figure = Figure(figsize=(4.2 * columns, 3.4 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    best, worst = _limits([value for _, value in measured], objective.sign)
+    margin = 0.08 * abs(worst - best)
+    chosen = best_trial(trials, objective)
+    furthest = max(trial.images_seen for trial, _ in measured)
+    panels = [axes for line in grid for axes in line]
+    for axes, (name, domain) in zip(panels, space.items(), strict=False):
+        for trial, value in measured:
+            shown = min(value, worst) if objective.sign > 0 else max(value, worst)
+            x = trial.values[name]
+            ended_early = trial.images_seen < furthest
+            colour = "crimson" if trial is chosen else "black" if trial.number == 0 else "C0"
+            axes.plot(
+                [domain.values.index(x) if isinstance(domain, Choice) and x in domain.values else x]
+                if not isinstance(domain, Choice) or x in domain.values
+                else [-1],
+                [shown],
+                marker="^" if shown != value else "o",
+                color=colour,
+                markerfacecolor="none" if ended_early else colour,
+                markersize=8 if trial is chosen or trial.number == 0 else 6,
+                linestyle="",
+            )
+        axes.set_xlabel(name)
+        axes.set_ylim(min(best, worst) - margin, max(best, worst) + margin)
+        if isinstance(domain, Range) and domain.log:
+            axes.set_xscale("log")
+        elif isinstance(domain, Choice):
+            axes.set_xticks(range(len(domain.values)), [short(value) for value in domain.values])
+            axes.set_xlim(-0.5, len(domain.values) - 0.5)
+        axes.grid(alpha=0.3)
+    for axes in panels[len(space) :]:
+        axes.set_visible(False)
+    better = "lower" if objective.mode == "min" else "higher"
+    for line in grid:
+        line[0].set_ylabel(f"{objective.name} ({better} is better)")
+    figure.suptitle(
+        "red: best - black: defaults - hollow: not trained to the end - triangle: beyond the axis",
+        fontsize=9,
+    )
+    return figure

@@ -1,0 +1,131 @@
+"""What a sweep notes on disk, as JSON: its options, and each trial's values, reports and end.
+
+    <storage>/<run-name>/
+        sweep.json              options, search space, dataset
+        trials/<number>/        a run's folder for each trial, and in it
+            trial.json          what this file reads and writes
+
+A sweep that was cut off goes on from these files alone.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from raygen.search_space import Values
+from raygen.storage import Folder
+from raygen.training.run import RunFolder
+from raygen.tuning.objective import Objective
+
+SWEEP = "sweep.json"
+TRIAL = "trial.json"
+TRIALS = "trials"
+
+Status = Literal["waiting", "running", "finished", "stopped", "failed", "interrupted"]
+ENDED: tuple[Status, ...] = ("finished", "stopped", "failed")
+"""The states that `--resume` leaves alone."""
+NEARLY = 0.9
+"""Trials that have seen so large a share of the images of the furthest one are compared with it:
+with other batch sizes, the last step ends elsewhere."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a trial has told after so many images.
+
+    Attributes: seconds: that it has trained; metrics: all that was logged.
+    """
+
+    images_seen: int
+    objective: float
+    seconds: float
+    metrics: dict[str, float]
+
+
+@dataclass
+class Trial:
+    """One trial of a sweep.
+
+    Attributes:
+        number: from 0, which has the defaults.
+        values: the options that are searched, as it has them now.
+        reason: why it ended as it did.
+        failures: why it had to be started again, or failed.
+        changes: what population-based training did to it, and when.
+    """
+
+    number: int
+    values: Values
+    status: Status = "waiting"
+    reason: str = ""
+    failures: list[str] = field(default_factory=list)
+    changes: list[str] = field(default_factory=list)
+    reports: list[Report] = field(default_factory=list)
+
+    def add(self, report: Report) -> None:
+        """Note a report; one for the same number of images, after a restart, replaces the first."""
+        later = [old for old in self.reports if old.images_seen < report.images_seen]
+        self.reports = [*later, report]
+
+    @property
+    def objective(self) -> float | None:
+        """The last one reported."""
+        return self.reports[-1].objective if self.reports else None
+
+    @property
+    def images_seen(self) -> int:
+        return self.reports[-1].images_seen if self.reports else 0
+
+    @property
+    def seconds(self) -> float:
+        return self.reports[-1].seconds if self.reports else 0.0
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> "Trial":
+        reports = [Report(**report) for report in values["reports"]]
+        return Trial(**(values | {"reports": reports}))
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """`<storage>/<run-name>/` of a sweep."""
+
+    folder: Folder
+
+    def trial_run(self, number: int) -> RunFolder:
+        """The run's folder of a trial."""
+        return RunFolder(self.folder.join(TRIALS, trial_name(number)))
+
+    def write_trial(self, trial: Trial) -> None:
+        self.trial_run(trial.number).folder.write_json(TRIAL, asdict(trial))
+
+    def read_trials(self) -> list[Trial]:
+        """All trials that have begun, in the order of their numbers."""
+        trials = self.folder.join(TRIALS)
+        names = [name for name in trials.names() if trials.join(name).exists(TRIAL)]
+        found = [Trial.from_json(trials.join(name).read_json(TRIAL)) for name in names]
+        return sorted(found, key=lambda trial: trial.number)
+
+
+def trial_name(number: int) -> str:
+    return f"{number:03d}"
+
+
+def best_trial(trials: Iterable[Trial], objective: Objective) -> Trial | None:
+    """The trial with the best last report, among those that have come furthest.
+
+    A report of a longer training is worth more than a better one of a shorter: the numbers of
+    trials that were stopped early are not what their settings lead to.
+    """
+    reported = [trial for trial in trials if trial.reports and trial.status != "failed"]
+    if not reported:
+        return None
+    furthest = max(trial.images_seen for trial in reported)
+    best: Trial | None = None
+    for trial in reported:
+        value = trial.objective
+        if trial.images_seen < NEARLY * furthest or value is None:
+            continue
+        if best is None or best.objective is None or objective.is_better(value, best.objective):
+            best = trial
+    return best

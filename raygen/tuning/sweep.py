@@ -1,0 +1,335 @@
+"""Runs a sweep with Ray Tune, and notes everything that happens as it happens."""
+
+import logging
+import os
+import posixpath
+import re
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from raygen.errors import RunError
+from raygen.job_options import Scheduler, SweepOptions
+from raygen.search_space import Space, Values
+from raygen.signals import Signals
+from raygen.training.loop import Progress
+from raygen.tuning import hparams
+from raygen.tuning.records import ENDED, Report, Trial, trial_name
+from raygen.tuning.schedulers import (
+    LAST,
+    TIME,
+    Halving,
+    OptunaSearch,
+    Population,
+    number_of,
+)
+from raygen.tuning.table import LiveTable, headline, seconds_left, trial_rows
+from raygen.tuning.trial import Board, Task, run_trial
+
+SAVE_SECONDS = 60
+"""That trials have to save a checkpoint when the sweep is to end."""
+RECORDS = ".ray-"
+"""How the names of Ray's own records begin."""
+CHECKPOINTS_FOR_CLONES = 4
+RETRIES = 1
+
+
+def run_sweep(
+    task: Task,
+    options: SweepOptions,
+    space: Space,
+    planned: Sequence[Values],
+    count: int,
+    history: Sequence[Trial],
+    table: LiveTable,
+    signals: Signals,
+) -> list[Trial]:
+    """Run all trials that have not ended yet, at most until the time budget is spent.
+
+    Args:
+        planned: the values of each trial, by number; empty if the searcher chooses them.
+        count: of trials in all.
+        history: trials of earlier sessions.
+    Returns: all trials, as they are now.
+    """
+    report_images, total_images = task.report_images, task.total_images
+    objective, seed = task.objective, task.config.seed
+    board: Any = ray.remote(num_cpus=0)(Board).remote()
+    task = Task(**(task.__dict__ | {"board": board, "clones": options.scheduler == "pbt"}))
+    watch = Watch(task, space, count, history, table, signals, options)
+    begun = {trial.number: trial for trial in history}
+    searcher, param_space, samples = None, {}, 1
+    if options.search == "optuna":
+        searcher = OptunaSearch(space, planned[0], objective, count, seed, history)
+        samples = len(searcher.waiting)
+    else:
+        todo = [
+            {"number": number, "values": begun[number].values if number in begun else values}
+            for number, values in enumerate(planned)
+            if number not in begun or begun[number].status not in ENDED
+        ]
+        samples = len(todo)
+        param_space = {"trial": tune.grid_search(todo)}
+    if not samples:
+        return list(begun.values())
+    scheduler: TrialScheduler
+    if options.scheduler == "asha":
+        scheduler = Halving(objective, report_images, total_images, history)
+    elif options.scheduler == "pbt":
+        scheduler = Population(objective, report_images, space, seed)
+    else:
+        scheduler = FIFOScheduler()
+    _quiet(task.verbose)
+    record = task.sweep.folder.join(f"{RECORDS}{uuid.uuid4().hex}")
+    tuner = tune.Tuner(
+        tune.with_resources(
+            tune.with_parameters(run_trial, task=task), task.capacity.trial_resources
+        ),
+        param_space=param_space,
+        tune_config=tune.TuneConfig(
+            scheduler=scheduler,
+            search_alg=searcher,
+            num_samples=samples if searcher else 1,
+            # Paused trials, as of population-based training, would count as running.
+            max_concurrent_trials=None if task.clones else task.capacity.at_once,
+            # Starting a process and importing torch takes longer than everything else. But what a
+            # trial has started with Ray Train only ends with its process.
+            reuse_actors=task.capacity.workers == 1,
+            trial_name_creator=lambda trial: trial_name(trial.config["trial"]["number"]),
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name=posixpath.basename(record.path),
+            storage_path=task.sweep.folder.path,
+            storage_filesystem=task.sweep.folder.filesystem,
+            stop=watch.ending,
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=CHECKPOINTS_FOR_CLONES),
+            callbacks=[watch],
+            verbose=0,
+        ),
+    )
+    try:
+        tuner.fit()
+    except (tune.TuneError, ray.exceptions.RayError) as error:
+        raise RunError(
+            f"the sweep failed: {error}\nwhat its trials have done is kept; --resume goes on"
+        ) from error
+    finally:
+        watch.close()
+        _forget_records(task)
+    return watch.trials
+
+
+def _quiet(verbose: bool) -> None:
+    """Settings that Ray Tune reads from the environment."""
+    # The trials write their own logs.
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    # A signal is the job's own affair.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    # The other way of telling, which is silent when it is told to be.
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    if not verbose:
+        # The table says that a trial failed, and why.
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+
+
+def _forget_records(task: Task) -> None:
+    """Delete what Ray keeps of this session of the sweep, and of killed ones."""
+    for name in task.sweep.folder.names():
+        if name.startswith(RECORDS):
+            task.sweep.folder.join(name).delete()
+
+
+class Ending(tune.Stopper):
+    """Ends the sweep for Ray Tune, once its trials have saved their work."""
+
+    def __init__(self) -> None:
+        self.now = False
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.now
+
+
+class Watch(tune.Callback):
+    """Notes what happens to trials, in their records and for TensorBoard, and shows it."""
+
+    def __init__(
+        self,
+        task: Task,
+        space: Space,
+        count: int,
+        history: Sequence[Trial],
+        table: LiveTable,
+        signals: Signals,
+        options: SweepOptions,
+    ) -> None:
+        self.ending = Ending()
+        self._task = task
+        self._space = space
+        self._count = count
+        self._trials = {trial.number: trial for trial in history}
+        self._table = table
+        self._signals = signals
+        self._scheduler: Scheduler = options.scheduler
+        self._budget = options.budget_seconds()
+        self._began_at = time.monotonic()
+        self._stop_at: float | None = None
+        self._answer: Any = None
+        self._progress: dict[int, Progress] = {}
+        self._notices = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Ray Tune pickles its callbacks, to go on with a sweep; which raygen does from its records.
+        return {}
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All that have begun, by number."""
+        return [self._trials[number] for number in sorted(self._trials)]
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        number, values = number_of(trial), trial.config["trial"]["values"]
+        known = self._trials.setdefault(number, Trial(number, values))
+        if known.values != values:
+            changed = [
+                f"{name} {known.values[name]} -> {value}"
+                for name, value in values.items()
+                if known.values[name] != value
+            ]
+            known.changes.append(f"{known.images_seen:,} images: {', '.join(changed)}")
+            known.values = values
+        known.status, known.reason = "running", ""
+        self._progress.pop(number, None)
+        run = self._task.sweep.trial_run(number).folder
+        hparams.forget_end(run)
+        hparams.write_start(run, trial_name(number), self._space, values, time.time())
+        self._note(known)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        known = self._trials[number_of(trial)]
+        metrics = dict(result["metrics"]["values"])
+        known.add(Report(result[TIME], result["objective"], result["seconds"], metrics))
+        if result[LAST]:
+            known.status = "finished"
+        self._note(known)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        known = self._trials.get(number_of(trial))
+        if known is None or (known.status in ENDED and known.status != "finished"):
+            return
+        name, value = self._task.objective.name, known.objective
+        told = "" if value is None else f": {name} {value:.4g}"
+        if known.status == "finished":
+            self._end(known, f"trial {known.number} finished{told}")
+        elif self._stop_at is not None:
+            known.status, known.reason = "interrupted", "the sweep was ended"
+            self._note(known)
+        elif value is None:
+            self._fail(known, "it ended without having been measured")
+        else:
+            known.status = "stopped"
+            known.reason = f"not among the best third after {known.images_seen:,} images"
+            self._end(known, f"trial {known.number} stopped{told} is {known.reason}")
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        known, reason = self._trials[number_of(trial)], _reason(trial)
+        known.failures.append(reason)
+        known.status, known.reason = "waiting", "to be started again"
+        self._table.tell(f"trial {known.number} failed ({reason}); it is started again")
+        self._note(known)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        number = number_of(trial)
+        known = self._trials.setdefault(number, Trial(number, trial.config["trial"]["values"]))
+        reason = _reason(trial)
+        known.failures.append(reason)
+        self._fail(known, reason)
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        now = time.monotonic()
+        spent = now - self._began_at
+        over = self._budget is not None and spent > self._budget
+        if self._stop_at is None and (over or self._signals.stop.is_set()):
+            self._stop_at = now
+            if over:
+                self._table.tell("the time budget is spent; trials are being saved")
+            self._task.board.stop.remote()
+        if self._stop_at is not None:
+            running = any(trial.status == "running" for trial in self._trials.values())
+            self.ending.now = not running or now - self._stop_at > SAVE_SECONDS
+        if any(trial.reports for trial in self._trials.values()):
+            self._signals.save()
+        if self._table.is_due:
+            self._ask()
+            self._show()
+
+    def close(self) -> None:
+        """The sweep is over: trials that have not ended were interrupted."""
+        for trial in self._trials.values():
+            if trial.status not in (*ENDED, "interrupted"):
+                trial.status, trial.reason = "interrupted", "the sweep was ended"
+                self._note(trial)
+
+    def _ask(self) -> None:
+        """Ask the board how far the trials are, and take its last answer."""
+        if self._answer is not None:
+            ready, _ = ray.wait([self._answer], timeout=0)
+            if not ready:
+                return
+            self._progress, notices = ray.get(self._answer)
+            for notice in notices[self._notices :]:
+                self._table.tell(notice)
+            self._notices = len(notices)
+        self._answer = self._task.board.state.remote()
+
+    def _show(self) -> None:
+        task, trials = self._task, self.trials
+        to_the_end = self._scheduler != "asha"
+        left = seconds_left(trials, self._count, self._progress, task.total_images, to_the_end)
+        if self._budget is not None:
+            rest = self._budget - (time.monotonic() - self._began_at)
+            left = max(0.0, rest if left is None else min(left, rest))
+        text = headline(trials, self._count, task.objective, self._progress, left)
+        stopping = "stopping: " if self._stop_at is not None else ""
+        rows = trial_rows(trials, task.objective, self._space, self._progress)
+        self._table.show(stopping + text, rows)
+
+    def _note(self, trial: Trial) -> None:
+        self._task.sweep.write_trial(trial)
+
+    def _end(self, trial: Trial, text: str) -> None:
+        hparams.write_end(self._task.sweep.trial_run(trial.number).folder, trial.status != "failed")
+        self._note(trial)
+        self._table.tell(text, in_table=True)
+
+    def _fail(self, trial: Trial, reason: str) -> None:
+        trial.status, trial.reason = "failed", reason
+        self._end(trial, f"trial {trial.number} failed: {reason}")
+
+
+def _reason(trial: Any) -> str:
+    """Why a Ray Tune trial failed last, in one line."""
+    try:
+        with open(trial.error_file) as file:
+            text = file.read().rpartition("Failure #")[2]
+    except (OSError, TypeError):
+        return "unknown"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if any("died" in line for line in lines if "Actor" in line or "actor" in line):
+        return "its process died: killed, or out of memory"
+    # `RunError: a loss was not finite`; Ray puts the worker's whole traceback above it.
+    errors = [
+        re.sub(r"^[\w.]*\.(?=\w+:)", "", line) for line in lines if re.match(r"[\w.]+: ", line)
+    ]
+    return (errors or lines or ["unknown"])[-1].removeprefix("RunError: ")

@@ -1,0 +1,161 @@
+"""What a user sees of a sweep while it runs: a table of its trials, and a line on how far it is."""
+
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import TextIO
+
+from raygen.progress import ProgressLine, duration
+from raygen.search_space import Space, short
+from raygen.training.loop import Progress
+from raygen.tuning.objective import Objective
+from raygen.tuning.records import ENDED, Status, Trial, best_trial
+
+REFRESH_SECONDS = 1.0
+LOG_SECONDS = 30.0
+_ORDER: tuple[Status, ...] = (
+    "running",
+    "waiting",
+    "interrupted",
+    "finished",
+    "stopped",
+    "failed",
+)
+
+
+def trial_rows(
+    trials: Sequence[Trial], objective: Objective, space: Space, progress: Mapping[int, Progress]
+) -> list[list[str]]:
+    """A heading and a row for each trial: those that run first, then from the best to the worst."""
+    heading = ["trial", "state", "images", objective.name, *space, "why"]
+
+    def place(trial: Trial) -> tuple[int, int, float]:
+        value = objective.sign * trial.objective if trial.objective is not None else float("inf")
+        return _ORDER.index(trial.status), -trial.images_seen, value
+
+    rows = []
+    for trial in sorted(trials, key=place):
+        live = progress.get(trial.number)
+        running = trial.status == "running" and live is not None
+        seen = live.images_seen if running and live else trial.images_seen
+        state = f"{100 * seen // live.total_images}%" if running and live else trial.status
+        value = "" if trial.objective is None else f"{trial.objective:.4g}"
+        values = [short(trial.values[name]) for name in space]
+        rows.append([str(trial.number), state, f"{seen:,}", value, *values, trial.reason])
+    return [heading, *rows]
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines of text, all columns but the last to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [cell.rjust(width) for cell, width in zip(row[:-1], widths, strict=False)]
+        lines.append("  ".join([*cells, row[-1]]).rstrip())
+    return lines
+
+
+def describe_values(trial: Trial) -> str:
+    """`lr_g 2.1e-04, lr_d 6.0e-04, schedule 2:1`."""
+    return ", ".join(f"{name} {short(value)}" for name, value in trial.values.items())
+
+
+def seconds_left(
+    trials: Sequence[Trial],
+    count: int,
+    progress: Mapping[int, Progress],
+    total_images: int,
+    all_to_the_end: bool,
+) -> float | None:
+    """About how long the sweep will go on; None as long as nobody can tell.
+
+    Args:
+        count: of trials in all, those included that have not begun.
+        all_to_the_end: whether no trial is stopped early.
+    """
+    running = [trial for trial in trials if trial.status == "running"]
+    live = [progress[trial.number] for trial in running if trial.number in progress]
+    rate = sum(each.images_per_second for each in live)
+    if not rate:
+        return None
+    ended = [trial.images_seen for trial in trials if trial.status in ("finished", "stopped")]
+    # Where trials are stopped early, those to come are taken for as long as those that ended.
+    known = ended and not all_to_the_end
+    expected = sum(ended) / len(ended) if known else total_images * (1 if all_to_the_end else 0.5)
+    left = sum(max(0.0, expected - each.images_seen) for each in live)
+    left += expected * (count - len(running) - sum(trial.status in ENDED for trial in trials))
+    return left / rate
+
+
+def headline(
+    trials: Sequence[Trial],
+    count: int,
+    objective: Objective,
+    progress: Mapping[int, Progress],
+    left: float | None,
+) -> str:
+    """`5 of 16 trials ended - 212 images/s - 12:31 left - best SWD 48.1: trial 5`."""
+    ended = sum(trial.status in ENDED for trial in trials)
+    running = [t.number for t in trials if t.status == "running" and t.number in progress]
+    rate = sum(progress[number].images_per_second for number in running)
+    parts = [f"{ended} of {count} trials ended"]
+    if rate:
+        parts.append(f"{rate:,.0f} images/s")
+    if left is not None:
+        parts.append(f"about {duration(left)} left")
+    best = best_trial(trials, objective)
+    if best:
+        seen = f" after {best.images_seen:,} images"
+        parts.append(f"best {objective.name} {best.objective:.4g}{seen}: trial {best.number}")
+    return " - ".join(parts)
+
+
+class LiveTable:
+    """Redraws a table in place on a terminal; in a log, writes what happens and, at times, a line.
+
+    What happens to trials is in the table, so a terminal shows only the rest of it.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = sys.stdout if stream is None else stream
+        self._redraws = self._stream.isatty()
+        self._line = ProgressLine(self._stream, LOG_SECONDS)
+        self._drawn_lines = 0
+        self._drawn_at = float("-inf")
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is worth the trouble to show something new."""
+        return time.monotonic() - self._drawn_at >= REFRESH_SECONDS
+
+    def show(self, line: str, rows: Sequence[Sequence[str]]) -> None:
+        self._drawn_at = time.monotonic()
+        if not self._redraws:
+            self._line.show(line)
+            return
+        size = shutil.get_terminal_size()
+        texts = [line, *aligned(rows)][: max(2, size.lines - 2)]
+        self._clear()
+        for text in texts:
+            self._stream.write(f"{text[: size.columns - 1]}\n")
+        self._stream.flush()
+        self._drawn_lines = len(texts)
+
+    def tell(self, text: str, in_table: bool = False) -> None:
+        """Something has happened. Args: in_table: and the table says so too."""
+        if self._redraws and in_table:
+            return
+        self._clear()
+        print(text, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Leave what is shown where it is."""
+        self._drawn_lines = 0
+        self._line.close()
+
+    def _clear(self) -> None:
+        if self._drawn_lines:
+            # Up to the first line of the table, and everything below it away.
+            self._stream.write(f"\x1b[{self._drawn_lines}F\x1b[J")
+            self._drawn_lines = 0

@@ -1,0 +1,222 @@
+"""What happens inside a trial: one run of raygen's own loop, which reports to Ray Tune.
+
+A trial of one worker runs the loop in Tune's process. Only for more workers does it start Ray
+Train inside, which takes tens of seconds on a small machine.
+"""
+
+import os
+import threading
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+
+from raygen.config import RunConfig
+from raygen.data.shards import Manifest
+from raygen.data.stored import StoredImages
+from raygen.errors import RunError, UserError
+from raygen.search_space import Values
+from raygen.storage import Folder
+from raygen.training import checkpoint
+from raygen.training import ray_worker as nested
+from raygen.training.loop import Control, Progress
+from raygen.training.run import CONFIG, RunFolder
+from raygen.training.session import Session, run_session
+from raygen.training.workers import Workers
+from raygen.tuning.capacity import Capacity
+from raygen.tuning.objective import Objective
+from raygen.tuning.records import SweepFolder
+from raygen.tuning.schedulers import LAST, TIME
+
+THREAD_SECONDS = "60"
+"""That Tune waits for a stopped trial to put its work in order, before it starts the next one in
+a new process."""
+
+STEPS_KEPT = 1
+
+
+class Board:
+    """An actor that all trials tell how far they are, and ask whether to stop."""
+
+    def __init__(self) -> None:
+        self._progress: dict[int, Progress] = {}
+        self._notices: list[str] = []
+        self._stop = False
+
+    def exchange(self, number: int, progress: Progress) -> bool:
+        self._progress[number] = progress
+        return self._stop
+
+    def notice(self, text: str) -> None:
+        self._notices.append(text)
+
+    def stop(self) -> None:
+        self._stop = True
+
+    def stopping(self) -> bool:
+        return self._stop
+
+    def state(self) -> tuple[dict[int, Progress], list[str]]:
+        """Each trial's last progress, and all notices."""
+        return self._progress, self._notices
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that a trial needs to know besides its values.
+
+    Attributes:
+        config: the run's options where they are not searched.
+        total_images: that a trial sees at most.
+        report_images: how many lie between two reports.
+        clones: whether trials are cloned, so that Tune needs their checkpoints.
+    """
+
+    config: RunConfig
+    sweep: SweepFolder
+    data: Folder
+    manifest: Manifest
+    stored: StoredImages | None
+    objective: Objective
+    capacity: Capacity
+    board: Any = field(compare=False)
+    total_images: int
+    report_images: int
+    clones: bool = False
+    verbose: bool = False
+
+    def config_of(self, values: Values) -> RunConfig:
+        """The run of a trial. All trials see as many images, whatever their batch size.
+
+        Raises: UserError if the values do not go together.
+        """
+        config = self.config.updated(values, "trial")
+        return replace(
+            config,
+            steps=max(1, self.total_images // config.step_images),
+            epochs=0.0,
+            # A report is a measurement with a checkpoint and pictures beside it.
+            validate_images=self.report_images,
+            checkpoint_images=self.report_images,
+            sample_images=self.report_images,
+            keep=STEPS_KEPT,
+            # Tune starts a failed trial again itself.
+            max_failures=0,
+        )
+
+
+def run_trial(config: dict[str, Any], task: Task) -> None:
+    """Train one trial to its end, or until Tune or the user stops it; Tune calls it.
+
+    Args: config: `values`, the options that are searched, under `trial`.
+    Raises: RunError if the training fails.
+    """
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", THREAD_SECONDS)
+    number = int(tune.get_context().get_trial_name())
+    if ray.get(task.board.stopping.remote()):
+        return
+    run = task.sweep.trial_run(number)
+    _take_over(run, number, task)
+    try:
+        options = task.config_of(config["trial"]["values"])
+        run.folder.write_json(CONFIG, options.to_json())
+        capacity = task.capacity
+        session = Session(
+            options,
+            run,
+            task.data,
+            task.manifest,
+            capacity.workers,
+            capacity.use_gpu,
+            task.verbose,
+            task.stored,
+        )
+        if capacity.workers > 1:
+            _train_nested(session, number, task)
+        else:
+            device = torch.device("cuda" if capacity.use_gpu else "cpu")
+            nested.use_cores(capacity.at_once, device)
+            run_session(session, Workers(device=device), TrialControl(number, task, run))
+    except torch.OutOfMemoryError as error:
+        raise RunError(f"out of GPU memory ({error})") from error
+    except (UserError, RunError) as error:
+        # One line, which the sweep's table can show.
+        raise RunError(" ".join(str(error).split())) from error
+
+
+def _take_over(run: RunFolder, number: int, task: Task) -> None:
+    """Put the checkpoint that Tune wants this trial to go on from into its run, if it has one.
+
+    Population-based training clones another trial so.
+    """
+    given = tune.get_checkpoint()
+    if given is None:
+        return
+    source = Folder(given.path, given.filesystem, given.path)
+    maker = checkpoint.read_state(source)["about"]["run"]
+    position = checkpoint.read_position(source)
+    if maker == run.folder.name and run.position().global_step >= position.global_step:
+        # Its own, from before a pause.
+        return
+    checkpoint.adopt(source, run.checkpoints)
+    if maker != run.folder.name:
+        text = f"trial {number} goes on from trial {int(maker)}'s networks"
+        ray.get(task.board.notice.remote(f"{text} at {position.images_seen:,} images"))
+
+
+class TrialControl(Control):
+    """A trial's line to the sweep."""
+
+    def __init__(self, number: int, task: Task, run: RunFolder) -> None:
+        self._number = number
+        self._task = task
+        self._run = run
+        self._stopping = nested.Question()
+        self._reported = 0
+
+    def exchange(self, progress: Progress) -> bool:
+        return self._stopping.ask(self._task.board.exchange, self._number, progress)
+
+    def measured(self, progress: Progress) -> None:
+        """Report to Tune, which may end the trial here.
+
+        Raises: SystemExit if Tune stops the trial.
+        """
+        if progress.images_seen <= self._reported:
+            # Of workers that went back to it.
+            return
+        self._reported = progress.images_seen
+        metrics = {
+            "objective": self._task.objective.value(progress.metrics),
+            TIME: progress.images_seen,
+            LAST: progress.images_seen >= progress.total_images,
+            "seconds": progress.seconds,
+            # One entry: names of metrics have slashes, which mean nesting to Tune.
+            "metrics": {"values": list(progress.metrics.items())},
+        }
+        saved = self._run.latest_checkpoint() if self._task.clones else None
+        tune.report(
+            metrics,
+            checkpoint=tune.Checkpoint(saved.path, filesystem=saved.filesystem) if saved else None,
+        )
+
+
+def _train_nested(session: Session, number: int, task: Task) -> None:
+    """Several workers, with Ray Train inside the trial."""
+    control = TrialControl(number, task, session.run)
+    stop = threading.Event()
+    passed_on = 0
+
+    def watch(report: nested.Report) -> None:
+        nonlocal passed_on
+        if report.progress and control.exchange(report.progress):
+            stop.set()
+        while passed_on < len(report.measured):
+            progress = report.measured[passed_on]
+            passed_on += 1
+            control.measured(progress)
+
+    capacity = task.capacity
+    nested.fit(session, watch, stop, capacity.cpus_per_worker, capacity.at_once)
