@@ -37,6 +37,8 @@ from raygen.tuning.table import LiveTable, aligned, trial_rows
 from raygen.tuning.trial import Task
 
 TRIALS = 16
+KEPT = 1
+"""Checkpoints of each trial, unless the user wants more; the best one besides."""
 NOT_SEARCHED = RESUMABLE_CHANGES | {"preset", "drawn_count"}
 """They decide how long trials are and how they are measured, which must be the same for all."""
 MAY_CHANGE = {"trials", "max_concurrent", "time_budget", "resume", "workers_per_trial"}
@@ -158,7 +160,7 @@ def read_command(argv: Sequence[str]) -> TuneCommand:
     Raises: UserError.
     """
     description = "Search for better hyperparameters."
-    command = parse_run(TuneCommand, argv, description, "-sweep")
+    command = parse_run(TuneCommand, argv, description, "-sweep", saved={"keep": KEPT})
     if not command.sweep.resume:
         return command
     folder = sweep_folder(command.job)

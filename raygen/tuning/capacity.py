@@ -99,13 +99,16 @@ def plan_capacity(
         units = gpus if use_gpu else cpus
         fits = min(units // workers, memory // (workers * TRIAL_MEMORY))
         at_once = max(1, min(trials, int(fits)))
-    reserved = DRIVER_CPUS * at_once if workers > 1 else 0.0
-    if reader == RAY_DATA:
-        tasks = at_once * workers * TASKS_IN_FLIGHT * TASK_CPUS
-        reserved += min(cpus / 2, tasks)
-    share = _fitting_share(
-        [node.get("CPU", 0) for node in nodes], at_once * workers, max(0.0, cpus - reserved)
-    )
+    count = at_once * workers
+    # Wherever they land, the drivers and the stream's tasks find their place beside the workers.
+    drivers = DRIVER_CPUS * at_once if workers > 1 else 0.0
+    tasks = TASK_CPUS * TASKS_IN_FLIGHT * count if reader == RAY_DATA else 0.0
+    usable = []
+    for node in nodes:
+        own = node.get("CPU", 0)
+        stream = min(own / 2, max(TASK_CPUS, tasks * own / cpus)) if tasks else 0.0
+        usable.append(max(0.0, own - drivers - stream))
+    share = _fitting_share(usable, count)
     if use_gpu or workers > 1:
         share = min(1.0, share)
     if share < 0.01:
@@ -117,15 +120,14 @@ def plan_capacity(
     return Capacity(at_once, workers, use_gpu, share, math.floor(gpu_share * 1e4) / 1e4)
 
 
-def _fitting_share(nodes: Sequence[float], count: int, cpus: float) -> float:
+def _fitting_share(nodes: Sequence[float], count: int) -> float:
     """The most CPUs that each of `count` workers may reserve such that all fit on the nodes.
 
-    Args: nodes: CPUs of each; cpus: of all nodes, that may be reserved.
+    Args: nodes: CPUs of each that workers may have.
     """
-    most = cpus / count
-    candidates = [most, *(node / k for node in nodes for k in range(1, count + 1))]
+    candidates = {node / k for node in nodes for k in range(1, count + 1)}
     # In steps of Ray's own precision, and never rounded up.
-    shares = (math.floor(share * 1e4) / 1e4 for share in candidates if share <= most)
+    shares = (math.floor(share * 1e4) / 1e4 for share in candidates)
     fitting = (
         share
         for share in shares

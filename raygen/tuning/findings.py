@@ -11,7 +11,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from raygen.config import RunConfig
+from raygen.config import PRESETS, RunConfig
 from raygen.search_space import Choice, Range, Space, short
 from raygen.storage import Folder
 from raygen.tuning.objective import Objective
@@ -30,7 +30,8 @@ far astray, are drawn at its end."""
 
 def best_config(config: RunConfig, trial: Trial) -> RunConfig:
     """The run of a trial at the preset's full length. Args: config: where nothing is searched."""
-    return replace(config.updated(trial.values, "trial"), steps=0, epochs=0.0)
+    keep = PRESETS[config.preset].run.keep
+    return replace(config.updated(trial.values, "trial"), steps=0, epochs=0.0, keep=keep)
 
 
 def sentence(trials: Sequence[Trial], objective: Objective) -> str:

@@ -33,12 +33,16 @@ with other batch sizes, the last step ends elsewhere."""
 class Report:
     """What a trial has told after so many images.
 
-    Attributes: seconds: that it has trained; metrics: all that was logged.
+    Attributes:
+        seconds: that it has trained.
+        at: Unix time, in seconds.
+        metrics: all that was logged.
     """
 
     images_seen: int
     objective: float
     seconds: float
+    at: float
     metrics: dict[str, float]
 
 

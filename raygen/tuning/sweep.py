@@ -219,7 +219,8 @@ class Watch(tune.Callback):
     ) -> None:
         known = self._trials[number_of(trial)]
         metrics = dict(result["metrics"]["values"])
-        known.add(Report(result[TIME], result["objective"], result["seconds"], metrics))
+        seen, objective, seconds = result[TIME], result["objective"], result["seconds"]
+        known.add(Report(seen, objective, seconds, result["at"], metrics))
         if result[LAST]:
             known.status = "finished"
         self._note(known)

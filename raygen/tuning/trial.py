@@ -6,6 +6,7 @@ Train inside, which takes tens of seconds on a small machine.
 
 import os
 import threading
+import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -33,8 +34,6 @@ from raygen.tuning.schedulers import LAST, TIME
 THREAD_SECONDS = "60"
 """That Tune waits for a stopped trial to put its work in order, before it starts the next one in
 a new process."""
-
-STEPS_KEPT = 1
 
 
 class Board:
@@ -101,7 +100,6 @@ class Task:
             validate_images=self.report_images,
             checkpoint_images=self.report_images,
             sample_images=self.report_images,
-            keep=STEPS_KEPT,
             # Tune starts a failed trial again itself.
             max_failures=0,
         )
@@ -193,6 +191,7 @@ class TrialControl(Control):
             TIME: progress.images_seen,
             LAST: progress.images_seen >= progress.total_images,
             "seconds": progress.seconds,
+            "at": time.time(),
             # One entry: names of metrics have slashes, which mean nesting to Tune.
             "metrics": {"values": list(progress.metrics.items())},
         }

@@ -1,0 +1,54 @@
+"""What makes one trial better than another."""
+
+import math
+
+import pytest
+from helpers import small_config
+
+from raygen.config import PRESETS
+from raygen.errors import RunError, UserError
+from raygen.tuning.objective import Objective, choose_objective, logged_metrics
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_metrics_that_are_known_are_those_that_training_logs(preset: str) -> None:
+    known = logged_metrics(PRESETS[preset].run)
+    assert PRESETS[preset].run.model.tuned_metric in known
+    assert {"quality/swd", "throughput/images_per_second"} < known
+    # Two-phase rests one of the networks at first; its losses are known all the same.
+    if preset != "vae-celeba":
+        other = logged_metrics(small_config(preset, schedule="two-phase"))
+        assert other == logged_metrics(small_config(preset, schedule="1:1"))
+
+
+def test_a_metric_that_is_never_logged_is_refused() -> None:
+    config = PRESETS["dcgan-celeba"].run
+    with pytest.raises(UserError, match="--metric loss/generatr: dcgan-celeba never logs it") as e:
+        choose_objective(config, "loss/generatr", "min", 0)
+    assert "loss/generator" in str(e.value)
+    with pytest.raises(UserError, match="validation/mse"):
+        choose_objective(config, "validation/mse", "min", 0)
+    assert choose_objective(config, "", "min", 0) == Objective("quality/swd")
+    assert choose_objective(PRESETS["vae-celeba"].run, "", "min", 9) == Objective(
+        "validation/mse", "min", 9
+    )
+
+
+def test_the_objective_is_the_metric_with_the_kl_bounded() -> None:
+    metrics = {"quality/swd": 3.0, "validation/mse": 0.1, "validation/kl": 300.0}
+    assert Objective("quality/swd", max_kl=100).value(metrics) == 3
+    assert Objective("validation/mse", max_kl=300).value(metrics) == 0.1
+    assert Objective("validation/mse", max_kl=0).value(metrics) == 0.1
+    assert Objective("validation/mse", max_kl=200).value(metrics) == pytest.approx(0.6)
+    with pytest.raises(RunError, match="accuracy: was not logged"):
+        Objective("accuracy").value(metrics)
+
+
+def test_lower_or_higher_is_better_and_anything_than_nothing() -> None:
+    low, high = Objective("a"), Objective("a", "max")
+    assert low.is_better(1, 2)
+    assert not low.is_better(2, 2)
+    assert high.is_better(2, 1)
+    assert low.is_better(5, math.nan)
+    assert high.is_better(5, math.nan)
+    assert not low.is_better(math.nan, 5)

@@ -1,0 +1,176 @@
+"""Which trials go on, and which values come next."""
+
+import sys
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import pytest
+from ray.tune.schedulers import TrialScheduler
+
+from raygen.errors import UserError
+from raygen.search_space import Choice, Range, Space, Values
+from raygen.tuning.objective import Objective
+from raygen.tuning.records import Report, Status, Trial
+from raygen.tuning.schedulers import Halving, OptunaSearch, Population
+
+LOW = Objective("quality/swd")
+SPACE: Space = {"lr_g": Range(1e-5, 1e-3, log=True), "schedule": Choice(("1:1", "5:1"))}
+DEFAULTS: Values = {"lr_g": 1e-4, "schedule": "1:1"}
+
+
+def tune_trial(number: int) -> Any:
+    return SimpleNamespace(trial_id=f"id{number}", custom_trial_name=f"{number:03d}")
+
+
+def ended(number: int, *objectives: float, status: Status = "finished") -> Trial:
+    reports = [Report(100 * (k + 1), value, 1, 1, {}) for k, value in enumerate(objectives)]
+    values = {"lr_g": 1e-5 * (number + 1), "schedule": "5:1"}
+    return Trial(number, values, status, reports=reports)
+
+
+def halving(history: list[Trial] | None = None, mode: Any = "min") -> Halving:
+    return Halving(Objective("quality/swd", mode), 100, 900, history or [])
+
+
+def decide(scheduler: Halving, number: int, images: int, objective: float) -> bool:
+    """Whether a trial goes on after a report."""
+    result = {"images_seen": images, "objective": objective}
+    decision = scheduler.on_trial_result(None, tune_trial(number), result)
+    return decision == TrialScheduler.CONTINUE
+
+
+def test_halving_stops_what_is_not_among_the_best_third_at_a_rung() -> None:
+    scheduler = halving()
+    for number in range(8):
+        scheduler.on_trial_add(None, tune_trial(number))
+    for number, objective in ((1, 30.0), (2, 20.0), (3, 10.0)):
+        assert decide(scheduler, number, 100, objective)
+    assert not decide(scheduler, 4, 100, 25.0)
+    assert decide(scheduler, 5, 100, 9.0)
+    # Between the rungs, at 1/9 and 1/3 of the length, nothing is decided.
+    assert decide(scheduler, 5, 200, 1e9)
+    assert decide(scheduler, 5, 300, 8.0)
+    assert not decide(scheduler, 3, 300, 8.5)
+
+
+def test_a_high_value_is_good_where_the_user_says_so() -> None:
+    scheduler = halving(mode="max")
+    for number in (1, 2):
+        scheduler.on_trial_add(None, tune_trial(number))
+    assert decide(scheduler, 1, 100, 1.0)
+    assert decide(scheduler, 2, 100, 2.0)
+    scheduler.on_trial_add(None, tune_trial(3))
+    assert not decide(scheduler, 3, 100, 0.5)
+
+
+def test_the_defaults_are_never_stopped_but_others_are_measured_by_them() -> None:
+    scheduler = halving()
+    for number in range(3):
+        scheduler.on_trial_add(None, tune_trial(number))
+    assert decide(scheduler, 1, 100, 1.0)
+    assert decide(scheduler, 0, 100, 50.0)
+    assert decide(scheduler, 0, 900, 50.0)
+    alone = halving()
+    for number in range(2):
+        alone.on_trial_add(None, tune_trial(number))
+    decide(alone, 0, 100, 1.0)
+    assert not decide(alone, 1, 100, 2.0)
+
+
+def test_halving_knows_what_earlier_sessions_saw() -> None:
+    history = [ended(1, 10.0), ended(2, 11.0, status="stopped"), ended(3, 12.0, status="running")]
+    scheduler = halving(history)
+    # The third goes on: what it had told counts once, although it tells it again.
+    scheduler.on_trial_add(None, tune_trial(3))
+    assert decide(scheduler, 3, 100, 12.0)
+    scheduler.on_trial_add(None, tune_trial(4))
+    assert not decide(scheduler, 4, 100, 11.5)
+    scheduler.on_trial_add(None, tune_trial(5))
+    assert decide(scheduler, 5, 100, 9.0)
+
+
+def test_population_based_training_needs_something_to_change() -> None:
+    with pytest.raises(UserError, match="--scheduler pbt: changes values in the middle"):
+        Population(LOW, 100, {"optimizer": Choice(("adam", "rmsprop"))}, 0)
+
+
+def test_changed_values_stay_in_the_space_and_the_rest_is_the_donor_s() -> None:
+    space = SPACE | {"seed": Choice((1, 2)), "label_smoothing": Range(0.0, 0.2)}
+    scheduler = Population(LOW, 100, space, 0)
+    values = {"lr_g": 9.9e-4, "schedule": "1:1", "seed": 2, "label_smoothing": 0.19}
+    donor = SimpleNamespace(config={"trial": {"number": 3, "values": values}})
+    seen = []
+    for _ in range(50):
+        config, _ = scheduler._get_new_config(None, donor)
+        new = config["trial"]["values"]
+        seen.append(new)
+        assert 1e-5 <= new["lr_g"] <= 1e-3
+        assert 0 <= new["label_smoothing"] <= 0.2
+        assert new["schedule"] in ("1:1", "5:1")
+        assert new["seed"] == 2
+    assert values == {"lr_g": 9.9e-4, "schedule": "1:1", "seed": 2, "label_smoothing": 0.19}
+    assert len({new["lr_g"] for new in seen}) > 2
+
+
+def optuna_search(trials: int, history: list[Trial] | None = None) -> OptunaSearch:
+    return OptunaSearch(SPACE, DEFAULTS, LOW, trials, 0, history or [])
+
+
+def suggested(search: OptunaSearch) -> Iterator[tuple[str, int, Values]]:
+    """All trials that come: id, number, values."""
+    for count in range(1000):
+        suggestion = search.suggest(f"t{count}")
+        if suggestion == "FINISHED":
+            return
+        yield f"t{count}", suggestion["trial"]["number"], suggestion["trial"]["values"]
+
+
+def test_optuna_begins_with_the_defaults_and_finds_what_is_good() -> None:
+    trials = []
+    search = optuna_search(40)
+    for name, number, values in suggested(search):
+        assert isinstance(values["lr_g"], float)
+        # Best at 5e-4, by far.
+        result = {"objective": 1e3 * abs(values["lr_g"] - 5e-4), "images_seen": 100, "last": True}
+        search.on_trial_result(name, result)
+        search.on_trial_complete(name, result)
+        trials.append((number, values))
+    assert [number for number, _ in trials] == list(range(40))
+    assert trials[0][1] == DEFAULTS
+    late = [float(values["lr_g"]) for _, values in trials[25:]]
+    # At random, a fifth of them would be so close.
+    assert sum(3e-4 < rate < 8e-4 for rate in late) > len(late) / 2
+
+
+def test_optuna_takes_defaults_from_outside_the_space() -> None:
+    outside: Values = {"lr_g": 0.5, "schedule": "two-phase"}
+    search = OptunaSearch(SPACE, outside, LOW, 3, 0, [])
+    trials = list(suggested(search))
+    assert trials[0][1:] == (0, outside)
+    search.on_trial_complete(trials[0][0], {"objective": 1.0, "images_seen": 100, "last": True})
+    assert all(1e-5 <= float(values["lr_g"]) <= 1e-3 for _, _, values in trials[1:])
+
+
+def test_optuna_goes_on_with_what_had_begun_and_knows_what_had_ended() -> None:
+    history = [ended(0, 5.0), ended(1, 9.0, status="stopped"), ended(2, status="failed")]
+    history += [ended(3, 7.0, status="interrupted")]
+    search = optuna_search(6, history)
+    assert [number for number, _ in search.waiting] == [3, 4, 5]
+    trials = list(suggested(search))
+    assert trials[0][1:] == (3, history[3].values)
+    known = [(t.state.name, t.value) for t in search._study.trials[:2]]
+    assert known == [("COMPLETE", 5.0), ("PRUNED", None)]
+    search.on_trial_complete(trials[1][0], error=True)
+    search.on_trial_complete(trials[2][0], {"objective": 3.0, "images_seen": 100, "last": False})
+    states = [trial.state.name for trial in search._study.trials[2:]]
+    assert states == ["RUNNING", "FAIL", "PRUNED"]
+
+
+def test_without_optuna_the_remedy_is_named() -> None:
+    with (
+        mock.patch.dict(sys.modules, {"optuna": None}),
+        pytest.raises(UserError, match=r"pip install raygen\[optuna\]"),
+    ):
+        optuna_search(3)
