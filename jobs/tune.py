@@ -30,8 +30,8 @@ from raygen.tuning import hparams
 from raygen.tuning.capacity import nodes_of_cluster, plan_capacity
 from raygen.tuning.findings import BEST, sentence, write_findings
 from raygen.tuning.objective import Objective, choose_objective
-from raygen.tuning.records import ENDED, SWEEP, SweepFolder, Trial
-from raygen.tuning.schedulers import REPORTS, import_optuna
+from raygen.tuning.records import ENDED, REPORTS, SWEEP, SweepFolder, Trial
+from raygen.tuning.schedulers import import_optuna
 from raygen.tuning.sweep import run_sweep
 from raygen.tuning.table import LiveTable, aligned, trial_rows
 from raygen.tuning.trial import Task

@@ -15,7 +15,7 @@ from raygen.config import PRESETS, RunConfig
 from raygen.search_space import Choice, Range, Space, short
 from raygen.storage import Folder
 from raygen.tuning.objective import Objective
-from raygen.tuning.records import Trial, best_trial
+from raygen.tuning.records import NEARLY, Trial, best_trial
 from raygen.tuning.table import describe_values
 
 BEST = "best.json"
@@ -175,14 +175,16 @@ def sensitivity(trials: Sequence[Trial], space: Space, objective: Objective) -> 
     panels = [axes for line in grid for axes in line]
     for axes, (name, domain) in zip(panels, space.items(), strict=False):
         for trial, value in measured:
+            x: Any = trial.values[name]
+            if isinstance(domain, Choice):
+                if x not in domain.values:
+                    continue
+                x = domain.values.index(x)
             shown = min(value, worst) if objective.sign > 0 else max(value, worst)
-            x = trial.values[name]
-            ended_early = trial.images_seen < furthest
+            ended_early = trial.images_seen < NEARLY * furthest
             colour = "crimson" if trial is chosen else "black" if trial.number == 0 else "C0"
             axes.plot(
-                [domain.values.index(x) if isinstance(domain, Choice) and x in domain.values else x]
-                if not isinstance(domain, Choice) or x in domain.values
-                else [-1],
+                [x],
                 [shown],
                 marker="^" if shown != value else "o",
                 color=colour,

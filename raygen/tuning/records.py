@@ -24,6 +24,10 @@ TRIALS = "trials"
 Status = Literal["waiting", "running", "finished", "stopped", "failed", "interrupted"]
 ENDED: tuple[Status, ...] = ("finished", "stopped", "failed")
 """The states that `--resume` leaves alone."""
+REDUCTION = 3
+"""Successive halving keeps the best third of the trials at each rung."""
+REPORTS = REDUCTION**2
+"""Of a trial, equally far apart: so that the rungs are at 1/9 and 1/3 of its length."""
 NEARLY = 0.9
 """Trials that have seen so large a share of the images of the furthest one are compared with it:
 with other batch sizes, the last step ends elsewhere."""
@@ -67,9 +71,13 @@ class Trial:
     reports: list[Report] = field(default_factory=list)
 
     def add(self, report: Report) -> None:
-        """Note a report; one for the same number of images, after a restart, replaces the first."""
-        later = [old for old in self.reports if old.images_seen < report.images_seen]
-        self.reports = [*later, report]
+        """Note a report, and forget later ones, which a trial that went back will make again."""
+        for number, old in enumerate(self.reports):
+            told_again = old.images_seen == report.images_seen and old.objective == report.objective
+            if told_again or old.images_seen >= report.images_seen:
+                self.reports = [*self.reports[:number], old if told_again else report]
+                return
+        self.reports.append(report)
 
     @property
     def objective(self) -> float | None:

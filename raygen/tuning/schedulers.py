@@ -17,12 +17,8 @@ from raygen.errors import UserError
 from raygen.model_options import CHANGEABLE
 from raygen.search_space import Domain, Range, Space, Values
 from raygen.tuning.objective import Objective
-from raygen.tuning.records import ENDED, Report, Trial, trial_name
+from raygen.tuning.records import ENDED, REDUCTION, Report, Trial, trial_name
 
-REDUCTION = 3
-"""Successive halving keeps the best third of the trials at each rung."""
-REPORTS = 9
-"""Of a trial, equally far apart: so that the rungs are at 1/9 and 1/3 of its length."""
 TIME = "images_seen"
 LAST = "last"
 """Whether a result is a trial's last one, because the trial has seen all its images."""

@@ -10,7 +10,7 @@ from raygen.progress import ProgressLine, duration
 from raygen.search_space import Space, short
 from raygen.training.loop import Progress
 from raygen.tuning.objective import Objective
-from raygen.tuning.records import ENDED, Status, Trial, best_trial
+from raygen.tuning.records import ENDED, REDUCTION, Status, Trial, best_trial
 
 REFRESH_SECONDS = 1.0
 LOG_SECONDS = 30.0
@@ -83,9 +83,16 @@ def seconds_left(
     # Where trials are stopped early, those to come are taken for as long as those that ended.
     known = ended and not all_to_the_end
     expected = sum(ended) / len(ended) if known else total_images * (1 if all_to_the_end else 0.5)
-    left = sum(max(0.0, expected - each.images_seen) for each in live)
+    left = sum(max(expected, _next_rung(each)) - each.images_seen for each in live)
     left += expected * (count - len(running) - sum(trial.status in ENDED for trial in trials))
     return left / rate
+
+
+def _next_rung(progress: Progress) -> float:
+    """Where a trial may be stopped next: it runs at least so far."""
+    total = progress.total_images
+    rungs = (total / REDUCTION**k for k in (2, 1))
+    return next((rung for rung in rungs if progress.images_seen < rung), total)
 
 
 def headline(

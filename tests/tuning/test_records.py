@@ -30,11 +30,18 @@ def test_trials_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert sweep.read_trials() == trials
 
 
-def test_a_report_that_is_told_again_replaces_the_first() -> None:
+def test_reports_after_one_that_is_made_again_are_forgotten() -> None:
     known = trial(0, 3.0, 2.0, 1.0)
     known.add(report(200, 2.5))
     assert [(r.images_seen, r.objective) for r in known.reports] == [(100, 3.0), (200, 2.5)]
     assert (known.images_seen, known.objective, known.seconds) == (200, 2.5, 20)
+    # Told again after a restart: it is as it was.
+    known.add(Report(200, 2.5, 21, 2e9, {}))
+    assert known.reports[-1] == report(200, 2.5)
+    known.add(report(150, 2.5))
+    assert [r.images_seen for r in known.reports] == [100, 150]
+    known.add(report(300, 1.0))
+    assert [r.images_seen for r in known.reports] == [100, 150, 300]
 
 
 def test_the_best_trial_is_among_those_that_have_come_furthest() -> None:

@@ -26,7 +26,7 @@ def tune_trial(number: int) -> Any:
 
 def ended(number: int, *objectives: float, status: Status = "finished") -> Trial:
     reports = [Report(100 * (k + 1), value, 1, 1, {}) for k, value in enumerate(objectives)]
-    values = {"lr_g": 1e-5 * (number + 1), "schedule": "5:1"}
+    values: Values = {"lr_g": 1e-5 * (number + 1), "schedule": "5:1"}
     return Trial(number, values, status, reports=reports)
 
 
@@ -100,10 +100,10 @@ def test_changed_values_stay_in_the_space_and_the_rest_is_the_donor_s() -> None:
     space = SPACE | {"seed": Choice((1, 2)), "label_smoothing": Range(0.0, 0.2)}
     scheduler = Population(LOW, 100, space, 0)
     values = {"lr_g": 9.9e-4, "schedule": "1:1", "seed": 2, "label_smoothing": 0.19}
-    donor = SimpleNamespace(config={"trial": {"number": 3, "values": values}})
+    donor: Any = SimpleNamespace(config={"trial": {"number": 3, "values": values}})
     seen = []
     for _ in range(50):
-        config, _ = scheduler._get_new_config(None, donor)
+        config, _ = scheduler._get_new_config(donor, donor)
         new = config["trial"]["values"]
         seen.append(new)
         assert 1e-5 <= new["lr_g"] <= 1e-3

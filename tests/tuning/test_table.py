@@ -59,9 +59,10 @@ def test_the_headline_names_the_best_among_the_furthest() -> None:
 def test_the_time_left_counts_what_runs_and_what_is_to_come() -> None:
     # All to the end: 450 + 810 images of those that run, and 900 of each of two more.
     assert seconds_left(TRIALS, 8, LIVE, 900, True) == pytest.approx((450 + 810 + 1800) / 75)
-    # Others were stopped early: (900 + 100 + 900) / 3 images each.
+    # Others were stopped early: (900 + 100 + 900) / 3 images each. One that is past the last rung
+    # runs to its end.
     mean = 1900 / 3
-    expected = (mean - 450) + (mean - 90) + 2 * mean
+    expected = (900 - 450) + (mean - 90) + 2 * mean
     assert seconds_left(TRIALS, 8, LIVE, 900, False) == pytest.approx(expected / 75)
     assert seconds_left(TRIALS, 8, {}, 900, True) is None
 

@@ -1,0 +1,125 @@
+"""A sweep on TensorBoard's HParams page, asked as a browser asks it."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from raygen.search_space import Choice, Range, Space, Values
+from raygen.storage import Folder
+from raygen.tuning.hparams import forget_end, write_end, write_experiment, write_start
+
+SPACE: Space = {"lr_g": Range(1e-5, 1e-3, log=True), "schedule": Choice(("1:1", "5:1"))}
+METRIC = "quality/swd"
+EVERYTHING = {
+    "allowedStatuses": [f"STATUS_{s}" for s in ("UNKNOWN", "SUCCESS", "FAILURE", "RUNNING")],
+    "colParams": [{"hparam": "lr_g"}, {"hparam": "schedule"}, {"metric": {"tag": METRIC}}],
+    "sliceSize": 100,
+}
+
+
+@contextmanager
+def tensorboard(logdir: Path) -> Iterator[str]:
+    """TensorBoard on this machine. Yields: its address."""
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir)]
+    process = subprocess.Popen(
+        [*command, "--host", "127.0.0.1", "--port", "0"], stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr
+    try:
+        for line in process.stderr:
+            address = re.search(r"http://127\.0\.0\.1:\d+", line)
+            if address:
+                yield address[0]
+                break
+        else:
+            raise AssertionError("TensorBoard did not start")
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+def page(logdir: Path, wanted: int) -> dict[str, dict[str, Any]]:
+    """What the page shows of each trial, once so many objectives are there."""
+    deadline = time.monotonic() + 60
+    with tensorboard(logdir) as address:
+        while True:
+            shown = ask(address)
+            if sum(trial["objective"] is not None for trial in shown.values()) == wanted:
+                return shown
+            assert time.monotonic() < deadline, shown
+            time.sleep(0.5)
+
+
+def ask(address: str) -> dict[str, dict[str, Any]]:
+    request = urllib.request.Request(
+        f"{address}/data/plugin/hparams/session_groups",
+        json.dumps(EVERYTHING).encode(),
+        {"Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            groups = json.load(answer)["sessionGroups"]
+    except urllib.error.HTTPError:
+        # Nothing is read yet.
+        return {}
+    shown = {}
+    for group in groups:
+        [session] = group["sessions"]
+        values = {m["name"]["tag"]: m.get("value") for m in group.get("metricValues", [])}
+        shown[session["name"]] = {
+            "status": session["status"],
+            "values": group["hparams"],
+            "objective": values.get(METRIC),
+        }
+    return shown
+
+
+def write_trial(path: Path, number: int, rate: float, schedule: str, *scalars: float) -> Folder:
+    folder = Folder.at(path / f"trials/{number:03d}")
+    values: Values = {"lr_g": rate, "schedule": schedule}
+    write_start(folder, f"{number:03d}", SPACE, values, 1_000.0)
+    writer = SummaryWriter(folder.path)
+    for step, value in enumerate(scalars):
+        writer.add_scalar(METRIC, value, step)
+    writer.close()
+    return folder
+
+
+def test_running_finished_and_failed_trials_are_all_on_the_page(tmp_path: Path) -> None:
+    write_experiment(Folder.at(tmp_path), SPACE, {METRIC: "SWD"})
+    write_end(write_trial(tmp_path, 0, 1e-4, "1:1", 50.0, 34.0), succeeded=True)
+    write_trial(tmp_path, 1, 2e-4, "5:1", 80.0)
+    write_end(write_trial(tmp_path, 2, 3e-4, "5:1"), succeeded=False)
+    shown = page(tmp_path, 2)
+    assert set(shown) == {"trials/000", "trials/001", "trials/002"}
+    assert shown["trials/000"] == {
+        "status": "STATUS_SUCCESS",
+        "values": {"lr_g": 1e-4, "schedule": "1:1"},
+        "objective": 34.0,
+    }
+    assert shown["trials/001"]["objective"] == 80.0
+    assert shown["trials/001"]["values"] == {"lr_g": 2e-4, "schedule": "5:1"}
+    assert shown["trials/001"]["status"] not in ("STATUS_SUCCESS", "STATUS_FAILURE")
+    assert shown["trials/002"]["status"] == "STATUS_FAILURE"
+
+
+def test_a_trial_that_goes_on_has_not_ended(tmp_path: Path) -> None:
+    write_experiment(Folder.at(tmp_path), SPACE, {METRIC: "SWD"})
+    folder = write_trial(tmp_path, 0, 1e-4, "1:1", 50.0)
+    write_end(folder, succeeded=True)
+    forget_end(folder)
+    forget_end(folder)
+    write_trial(tmp_path, 0, 9e-4, "1:1", 40.0)
+    [trial] = page(tmp_path, 1).values()
+    assert trial["values"]["lr_g"] == 9e-4
+    assert trial["status"] not in ("STATUS_SUCCESS", "STATUS_FAILURE")
