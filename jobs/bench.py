@@ -1,396 +1,46 @@
 """Measure raygen on this machine: each figure is a ratio of two timings of one run.
 
 python jobs/bench.py ingest
+python jobs/bench.py sweep
 """
 
-import io
 import json
-import multiprocessing
 import os
 import platform
-import resource
-import shutil
-import statistics
-import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch.utils.data import DataLoader, Dataset
 
-from raygen import cluster
+from raygen.benchmarks.ingest import ingest
+from raygen.benchmarks.sweep import sweep
 from raygen.cli import parse_choice, run_job
-from raygen.config import PRESETS, ImageFormat, Reader
-from raygen.data.drawn_faces import draw_face
-from raygen.data.images import fit_image
-from raygen.data.prepare import Target, delete_dataset, make_part, plan_parts, prepare
-from raygen.data.shards import Manifest
-from raygen.data.sources import TRAIN, ImageFiles, folder
-from raygen.data.stream import ImageStream
-from raygen.errors import RunError
-from raygen.job_options import BenchOptions
-from raygen.storage import Folder
+from raygen.job_options import BenchOptions, IngestBenchOptions, SweepBenchOptions
 
-EPOCHS = 5
-WORKERS = 2
-TRAINING = "dcgan-celeba"
-FACES, SPRITES, SMALL = ImageFormat(218, 178), ImageFormat(64, 64), ImageFormat(32, 32, 150)
-BATCHES = {FACES.size: 32, SPRITES.size: 128}
-"""Images per step of the presets that train on them."""
-STORE_SHARE = 10
-"""The dataset is so many times larger than the object store, where memory is measured."""
-SMALLEST_STORE = 80 * 2**20
-"""Bytes. Ray refuses less."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A measured ratio. Attributes: bar: what it should be at least, or at most, if anything."""
-
-    name: str
-    value: float
-    bar: float | None
-    at_least: bool
-    note: str = ""
-
-    @property
-    def met(self) -> bool | None:
-        if self.bar is None:
-            return None
-        return self.value >= self.bar if self.at_least else self.value <= self.bar
-
-    def __str__(self) -> str:
-        sign = ">=" if self.at_least else "<="
-        bar = f"{sign} {self.bar:g}" if self.bar is not None else ""
-        met = {True: "yes", False: "MISSED", None: ""}[self.met]
-        return f"{self.name:62} {self.value:8.3g}  {bar:7}  {met:6}  {self.note}"
+KINDS = {"ingest": IngestBenchOptions, "sweep": SweepBenchOptions}
 
 
 def main(argv: Sequence[str]) -> None:
-    options = parse_choice({"ingest": BenchOptions}, argv, "Measure raygen on this machine.")
-    assert isinstance(options, BenchOptions)
-    place = Path(options.storage).absolute()
+    options: BenchOptions = parse_choice(KINDS, argv, "Measure raygen on this machine.")
+    name = "sweep" if isinstance(options, SweepBenchOptions) else "ingest"
+    place, jobs = Path(options.storage).absolute(), Path(__file__).absolute().parent
     place.mkdir(parents=True, exist_ok=True)
-    figures = ingest(options, place)
+    if isinstance(options, SweepBenchOptions):
+        figures = sweep(options, place, jobs)
+    else:
+        assert isinstance(options, IngestBenchOptions)
+        figures = ingest(options, place, jobs)
     print("\n".join(str(figure) for figure in figures))
     machine = {"cpus": os.cpu_count(), "platform": platform.platform(), "torch": torch.__version__}
     results = [asdict(figure) | {"met": figure.met} for figure in figures]
     text = json.dumps(
         {"machine": machine, "options": asdict(options), "figures": results}, indent=2
     )
-    out = Path(options.out or place / "ingest.json")
+    out = Path(options.out or place / f"{name}.json")
     out.write_text(text + "\n")
     print(f"as JSON: {out}")
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def ingest(options: BenchOptions, place: Path) -> list[Figure]:
-    """Preparing and streaming, against what users would write without raygen."""
-    jpegs, pngs = draw_sources(options, place)
-    figures = []
-    datasets = {image.size: Folder.at(place / image.size) for image in (FACES, SPRITES, SMALL)}
-    for data in datasets.values():
-        delete_dataset(data)
-    with local_ray():
-        figures.append(measure_preparing(options, jpegs, datasets[SMALL.size]))
-        for source, image in ((jpegs, FACES), (pngs, SPRITES)):
-            say(f"preparing {image.size}")
-            prepare(source, [Target(datasets[image.size], image)])
-    step, waiting = measure_training(options, datasets[SMALL.size], place)
-    with local_ray():
-        for source, image in ((pngs, SPRITES), (jpegs, FACES)):
-            data = datasets[image.size]
-            figures += measure_stream(options, source, data, BATCHES[image.size], step)
-    figures.append(
-        Figure(f"{TRAINING}: share of its time spent waiting for data", waiting, 0.01, False)
-    )
-    readers: tuple[Reader, ...] = ("direct", "ray-data")
-    for reader in readers:
-        figures += measure_memory(datasets[FACES.size], reader, place)
-    return figures
-
-
-def draw_sources(options: BenchOptions, place: Path) -> tuple[ImageFiles, ImageFiles]:
-    """Folders of JPEG faces, 178 x 218, and of PNG faces, 64 x 64: given, or drawn once."""
-    sources = []
-    for kind, given in (("jpg", options.jpeg_images), ("png", options.png_images)):
-        path = Path(given or place / f"{options.images}-{kind}")
-        if not given and not path.exists():
-            say(f"drawing {options.images:,} images to {path}")
-            begun = path.with_suffix(".begun")
-            shutil.rmtree(begun, ignore_errors=True)
-            begun.mkdir()
-            # A few different faces under many names: drawing takes longer than all else.
-            encoded = []
-            for number in range(min(options.images, 500)):
-                image = draw_face(0, number)[0]
-                if kind == "png":
-                    image = Image.fromarray(fit_image(image, ImageFormat(64, 64, 150)))
-                file = io.BytesIO()
-                image.save(file, "JPEG" if kind == "jpg" else "PNG", quality=92)
-                encoded.append(file.getvalue())
-            for number in range(options.images):
-                (begun / f"{number:06d}.{kind}").write_bytes(encoded[number % len(encoded)])
-            begun.rename(path)
-        sources.append(folder(str(path)))
-    return sources[0], sources[1]
-
-
-def local_ray(**options: Any) -> AbstractContextManager[None]:
-    """A Ray of this machine's own, with as many processors as there are workers."""
-    return cluster.connected(address="local", num_cpus=WORKERS, **options)
-
-
-def measure_preparing(options: BenchOptions, source: ImageFiles, data: Folder) -> Figure:
-    """One process, image by image, against Ray on two processors; both write the same shards."""
-    ratios = []
-    alone = Target(data.parent.join("alone"), SMALL)
-    parts = plan_parts(source.splits(), [alone.image_bytes], 4)
-    prepare(source, [Target(data, SMALL)])
-    for repeat in range(options.repeats):
-        say(f"measuring preparation, {repeat + 1} of {options.repeats}")
-        delete_dataset(alone.folder)
-        delete_dataset(data)
-
-        def loop() -> None:
-            for part in parts:
-                make_part(source, source.ids, [alone], part)
-
-        single = seconds(loop)
-        together = seconds(lambda: prepare(source, [Target(data, SMALL)]))
-        if shards_of(alone.folder) != shards_of(data):
-            raise RunError("one process and two wrote different shards")
-        ratios.append(single / together)
-    delete_dataset(alone.folder)
-    note = f"{len(source.ids) / together:,.0f} images/s"
-    return Figure(
-        "prepare 218x178 JPEG to 32x32, 2 CPUs : one process",
-        statistics.median(ratios),
-        1.7,
-        True,
-        note,
-    )
-
-
-def seconds(work: Callable[[], object]) -> float:
-    began = time.monotonic()
-    work()
-    return time.monotonic() - began
-
-
-def shards_of(place: Folder) -> dict[str, bytes]:
-    return {name: place.read_bytes(name) for name in place.names() if name.endswith(".parquet")}
-
-
-class FileImages(Dataset[torch.Tensor]):
-    """What a user would write: image files, decoded one by one."""
-
-    def __init__(self, paths: list[str]) -> None:
-        self._paths = paths
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        return torch.from_numpy(np.array(Image.open(self._paths[index]).convert("RGB")))
-
-
-def load_files(paths: list[str], batch: int, epochs: int) -> float:
-    """Images/s of a torch DataLoader over image files, after an epoch to warm up."""
-    loader = DataLoader(
-        FileImages(paths), batch, shuffle=True, num_workers=WORKERS, persistent_workers=True
-    )
-    count = sum(len(images) for images in loader)
-    began = time.monotonic()
-    count = sum(len(images) for _ in range(epochs) for images in loader)
-    return count / (time.monotonic() - began)
-
-
-@dataclass(frozen=True)
-class Consumed:
-    """What one worker received.
-
-    Attributes:
-        began: when it asked for its first batch, in seconds.
-        arrivals: when each batch came.
-        uses: (rows,) how often each image came.
-        peak_bytes: by which its memory grew.
-    """
-
-    began: float
-    arrivals: list[float]
-    uses: np.ndarray
-    peak_bytes: int
-
-
-def consume(place: str, batch: int, epochs: int, reader: Reader, rank: int) -> Consumed:
-    """Take a worker's batches as fast as they come. A whole number of epochs, or a batch more."""
-    data = Folder.at(place)
-    manifest = Manifest.load(data)
-    stream = ImageStream(data, manifest, TRAIN, batch, 0, reader)
-    rows = manifest.rows(TRAIN)
-    uses = np.zeros(rows, np.int64)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    arrivals, began = [], time.monotonic()
-    for images in stream.batches(0, -(-epochs * rows // batch), rank, WORKERS):
-        arrivals.append(time.monotonic())
-        np.add.at(uses, images.rows, 1)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return Consumed(began, arrivals, uses, peak * 1024)
-
-
-def consume_together(data: Folder, batch: int, epochs: int, reader: Reader) -> list[Consumed]:
-    """Two workers, each in a new process. Raises: RunError if an image was lost."""
-    import ray
-
-    task = ray.remote(num_cpus=0.5, max_calls=1)(consume)
-    ranks = [task.remote(data.uri, batch, epochs, reader, rank) for rank in range(WORKERS)]
-    results: list[Consumed] = ray.get(ranks)
-    uses = sum(result.uses for result in results)
-    if uses.min() < epochs or uses.max() > epochs + 1:  # type: ignore[union-attr]
-        raise RunError(f"{data.uri}: an image was seen too often or too rarely")
-    return results
-
-
-def measure_stream(
-    options: BenchOptions, source: ImageFiles, data: Folder, batch: int, step: float
-) -> list[Figure]:
-    """The stream against a DataLoader, and its longest pause between two epochs.
-
-    Args: step: seconds of a training step.
-    """
-    manifest = Manifest.load(data)
-    paths = [os.path.join(source.files.place.path, path) for path in source.files.paths]
-    train = [
-        paths[k] for k in source.order[source.splits()[TRAIN].start : source.splits()[TRAIN].stop]
-    ]
-    ratios: list[float] = []
-    pauses: list[float] = []
-    rates: list[float] = []
-    for repeat in range(options.repeats):
-        say(f"measuring the stream of {manifest.size}, {repeat + 1} of {options.repeats}")
-        # A process of its own: forking one in which Ray runs is asking for trouble.
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            files = pool.submit(load_files, train, batch, EPOCHS).result()
-        results = consume_together(data, batch, EPOCHS, "direct")
-        rate = images_per_second(results)
-        rates.append(rate)
-        ratios.append(rate / files)
-        pauses += [float(np.diff(result.arrivals).max()) for result in results]
-    slow = images_per_second(consume_together(data, batch, EPOCHS, "ray-data"))
-    rate = statistics.median(rates)
-    return [
-        Figure(
-            f"stream of {manifest.size}, {WORKERS} workers : DataLoader over files",
-            statistics.median(ratios),
-            4,
-            True,
-            f"{rate:,.0f} images/s",
-        ),
-        Figure(
-            f"longest pause in {EPOCHS} epochs of {manifest.size} : step of {TRAINING}",
-            max(pauses) / step,
-            1,
-            False,
-            f"{max(pauses) * 1000:.0f} ms : {step * 1000:.0f} ms",
-        ),
-        Figure(
-            f"stream of {manifest.size} by Ray Data's tasks : by own threads",
-            slow / rate,
-            None,
-            True,
-            f"{slow:,.0f} images/s",
-        ),
-    ]
-
-
-def images_per_second(results: list[Consumed]) -> float:
-    began = min(result.began for result in results)
-    ended = max(result.arrivals[-1] for result in results)
-    return float(sum(result.uses.sum() for result in results) / (ended - began))
-
-
-def measure_training(options: BenchOptions, data: Folder, place: Path) -> tuple[float, float]:
-    """A run of its own. Returns: its median step in seconds, and its data_wait_fraction."""
-    say(f"measuring {options.steps:,} steps of {TRAINING}")
-    batch = PRESETS[TRAINING].run.batch_size
-    arguments = ["--data", data.uri, "--storage", str(place), "--run-name", "run", "--restart"]
-    arguments += ["--steps", str(options.steps), "--log-images", str(batch)]
-    job = Path(__file__).with_name("train.py")
-    done = subprocess.run(
-        [sys.executable, str(job), TRAINING, *arguments], capture_output=True, text=True
-    )
-    if done.returncode:
-        raise RunError(f"{TRAINING} failed: {done.stderr or done.stdout}")
-    summary = json.loads((place / "run/summary.json").read_text())
-    events = EventAccumulator(str(place / "run"))
-    events.Reload()
-    rates = [event.value for event in events.Scalars("throughput/images_per_second")]
-    return batch / statistics.median(rates), summary["data_wait_fraction"]
-
-
-def measure_memory(data: Folder, reader: Reader, place: Path) -> list[Figure]:
-    """An epoch of a dataset that is ten times larger than the object store."""
-    manifest = Manifest.load(data)
-    size = manifest.rows(TRAIN) * manifest.image_bytes
-    store = max(SMALLEST_STORE, size // STORE_SHARE)
-    say(f"measuring memory: {size / store:.1f} times as much data as object store, {reader}")
-    spilled = place / "spilled"
-    shutil.rmtree(spilled, ignore_errors=True)
-    spilled.mkdir()
-    peak, stop = [0], threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(0.05):
-            peak[0] = max(peak[0], sum(_size(file) for file in spilled.rglob("*")))
-
-    with local_ray(object_store_memory=store, object_spilling_directory=str(spilled)):
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        try:
-            results = consume_together(data, BATCHES[FACES.size], 1, reader)
-        finally:
-            stop.set()
-            watcher.join()
-    shutil.rmtree(spilled, ignore_errors=True)
-    grown = max(result.peak_bytes for result in results)
-    times = f"{size / store:.1f} x store"
-    return [
-        Figure(
-            f"memory of a worker : dataset of {times}, {reader}",
-            grown / size,
-            0.25,
-            False,
-            f"{grown / 1e6:,.0f} MB : {size / 1e6:,.0f} MB",
-        ),
-        Figure(
-            f"most bytes spilled to disk : dataset of {times}, {reader}",
-            peak[0] / size,
-            0.1,
-            False,
-            f"{peak[0] / 1e6:,.0f} MB",
-        ),
-    ]
-
-
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size if file.is_file() else 0
-    except FileNotFoundError:
-        return 0
 
 
 if __name__ == "__main__":

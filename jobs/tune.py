@@ -26,13 +26,14 @@ from raygen.search_space import Space, Values, grid_trials, random_trials, read_
 from raygen.signals import Signals
 from raygen.storage import Folder
 from raygen.training.ray_worker import check_batch
+from raygen.training.run import SUMMARY, RunFolder
 from raygen.tuning import hparams
 from raygen.tuning.capacity import nodes_of_cluster, plan_capacity
 from raygen.tuning.findings import BEST, sentence, write_findings
 from raygen.tuning.objective import Objective, choose_objective
-from raygen.tuning.records import ENDED, REPORTS, SWEEP, SweepFolder, Trial
+from raygen.tuning.records import ENDED, REPORTS, SWEEP, SweepFolder
 from raygen.tuning.schedulers import import_optuna
-from raygen.tuning.sweep import run_sweep
+from raygen.tuning.sweep import Finished, run_sweep
 from raygen.tuning.table import LiveTable, aligned, trial_rows
 from raygen.tuning.trial import Task
 
@@ -140,7 +141,7 @@ def main(argv: Sequence[str]) -> None:
             report_images=report_images,
             verbose=job.verbose,
         )
-        trials = run_sweep(
+        finished = run_sweep(
             task,
             command.sweep,
             plan.space,
@@ -151,7 +152,8 @@ def main(argv: Sequence[str]) -> None:
             signals,
         )
         leave_line()
-        conclude(sweep, command, plan, trials)
+        signals.ignore()
+        conclude(sweep, command, plan, finished, capacity.at_once)
 
 
 def read_command(argv: Sequence[str]) -> TuneCommand:
@@ -196,8 +198,6 @@ def read_command(argv: Sequence[str]) -> TuneCommand:
 
 
 def sweep_folder(job: JobOptions) -> Folder:
-    from raygen.training.run import RunFolder
-
     return RunFolder.at(job.storage, job.run_name).folder
 
 
@@ -305,8 +305,11 @@ def open_folder(sweep: SweepFolder, command: TuneCommand, plan: Plan, manifest: 
     hparams.write_experiment(sweep.folder, plan.space, metrics)
 
 
-def conclude(sweep: SweepFolder, command: TuneCommand, plan: Plan, trials: Sequence[Trial]) -> None:
+def conclude(
+    sweep: SweepFolder, command: TuneCommand, plan: Plan, finished: Finished, at_once: int
+) -> None:
     """Write and say what came out. Raises: RunError if nothing did; Interrupted if more is to."""
+    trials = finished.trials
     names = write_findings(sweep.folder, plan.config, plan.space, trials, plan.objective)
     print("\n".join(aligned(trial_rows(trials, plan.objective, plan.space, {}))))
     ended = sum(trial.status in ENDED for trial in trials)
@@ -316,7 +319,12 @@ def conclude(sweep: SweepFolder, command: TuneCommand, plan: Plan, trials: Seque
             f"no trial has been measured: {reasons[0] if reasons else 'none has begun'}\n"
             f"{sweep.folder.uri} holds what there is; --resume goes on with what has not ended"
         )
-    print(sentence(trials, plan.objective))
+    found = sentence(trials, plan.objective)
+    print(found)
+    summary: dict[str, Any] = {"preset": plan.config.preset, "found": found, "trials": len(trials)}
+    summary |= {"images_seen": sum(trial.images_seen for trial in trials), "at_once": at_once}
+    summary |= {"seconds": finished.seconds, "busy_share": finished.busy_share}
+    sweep.folder.write_json(SUMMARY, summary)
     print(f"found:       {', '.join(sweep.folder.join(name).uri for name in names)}")
     best = sweep.folder.join(BEST).uri
     print(f"train it:    {command_line('jobs/train.py', '--config', best, '--run-name', 'tuned')}")

@@ -231,10 +231,20 @@ class ExportOptions(TrainedOptions):
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """Preparing and streaming images."""
+    """Where a measurement has what it needs and leaves its figures."""
 
     storage: str = "runs/bench"
-    """Local folder for what the measurements need: 3 GB for 20,000 images."""
+    """Local folder for what the measurements need."""
+    out: str = ""
+    """JSON file for the figures. Default: named like the first word, in --storage."""
+    config: str = ""
+    """JSON file of options that replace the defaults."""
+
+
+@dataclass(frozen=True)
+class IngestBenchOptions(BenchOptions):
+    """Preparing and streaming images, 3 GB of them."""
+
     images: int = 20_000
     """Images of each kind to draw, a few hundred different ones under many names."""
     jpeg_images: str = ""
@@ -245,14 +255,33 @@ class BenchOptions:
     """How often to measure each ratio; the median counts, and of pauses the longest."""
     steps: int = 60
     """Training steps to measure."""
-    out: str = ""
-    """JSON file for the figures. Default: ingest.json in --storage."""
-    config: str = ""
-    """JSON file of options that replace the defaults."""
 
     def __post_init__(self) -> None:
         require_at_least(self, 1, "repeats", "steps")
         require_at_least(self, 40, "images")
+
+
+@dataclass(frozen=True)
+class SweepBenchOptions(BenchOptions):
+    """Searching hyperparameters, of dcgan-celeba on drawn faces."""
+
+    trials: int = 16
+    """Trials of the sweeps that are compared."""
+    steps: int = 270
+    """Training steps of a trial."""
+    batch_size: int = 64
+    """Images of each."""
+    width: float = 0.25
+    """Multiplies the number of channels."""
+    drawn_count: int = 3_200
+    """Faces to draw."""
+    startups: int = 4
+    """Trials whose start is measured, of each kind."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 2, "trials")
+        require_at_least(self, 1, "steps", "batch_size", "startups")
+        require_drawn_count(self.drawn_count)
 
 
 Search = Literal["random", "optuna", "grid"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 USES_RAY = {
+    "raygen/benchmarks/ingest.py",
     "raygen/cluster.py",
     "raygen/data/ray_reader.py",
     "raygen/data/prepare.py",

@@ -7,6 +7,7 @@ import re
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -39,6 +40,21 @@ CHECKPOINTS_FOR_CLONES = 4
 RETRIES = 1
 
 
+@dataclass(frozen=True)
+class Finished:
+    """What became of a sweep.
+
+    Attributes:
+        trials: all of them, by number.
+        seconds: that this session of it took.
+        busy_share: of this time and of the places for trials, that trials trained in.
+    """
+
+    trials: list[Trial]
+    seconds: float
+    busy_share: float
+
+
 def run_sweep(
     task: Task,
     options: SweepOptions,
@@ -48,19 +64,19 @@ def run_sweep(
     history: Sequence[Trial],
     table: LiveTable,
     signals: Signals,
-) -> list[Trial]:
+) -> Finished:
     """Run all trials that have not ended yet, at most until the time budget is spent.
 
     Args:
         planned: the values of each trial, by number; empty if the searcher chooses them.
         count: of trials in all.
         history: trials of earlier sessions.
-    Returns: all trials, as they are now.
+    Returns: all trials, as they are now, and how the time was spent.
     """
     report_images, total_images = task.report_images, task.total_images
     objective, seed = task.objective, task.config.seed
     board: Any = ray.remote(num_cpus=0)(Board).remote()
-    task = Task(**(task.__dict__ | {"board": board, "clones": options.scheduler == "pbt"}))
+    task = replace(task, board=board, clones=options.scheduler == "pbt")
     watch = Watch(task, space, count, history, table, signals, options)
     begun = {trial.number: trial for trial in history}
     searcher, param_space, samples = None, {}, 1
@@ -76,7 +92,7 @@ def run_sweep(
         samples = len(todo)
         param_space = {"trial": tune.grid_search(todo)}
     if not samples:
-        return list(begun.values())
+        return Finished(list(begun.values()), 0.0, 0.0)
     scheduler: TrialScheduler
     if options.scheduler == "asha":
         scheduler = Halving(objective, report_images, total_images, history)
@@ -114,6 +130,8 @@ def run_sweep(
             verbose=0,
         ),
     )
+    before = sum(trial.seconds for trial in history)
+    began_at = time.monotonic()
     try:
         tuner.fit()
     except (tune.TuneError, ray.exceptions.RayError) as error:
@@ -121,9 +139,11 @@ def run_sweep(
             f"the sweep failed: {error}\nwhat its trials have done is kept; --resume goes on"
         ) from error
     finally:
+        seconds = time.monotonic() - began_at
         watch.close()
         _forget_records(task)
-    return watch.trials
+    trained = sum(trial.seconds for trial in watch.trials) - before
+    return Finished(watch.trials, seconds, trained / (task.capacity.at_once * seconds))
 
 
 def _quiet(verbose: bool) -> None:

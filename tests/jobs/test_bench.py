@@ -5,49 +5,68 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from helpers import load_job, run_script
+from helpers import run_script
+
+from raygen.benchmarks.figures import Figure
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.slow
-def test_ingestion_is_measured(tmp_path: Path) -> None:
-    # A process of its own: it starts a Ray of its own, several times, and others read the script.
-    options = ("--images", "80", "--repeats", "1", "--steps", "2", "--storage", str(tmp_path))
-    command = [sys.executable, str(ROOT / "jobs/bench.py"), "ingest", *options]
+def measure(place: Path, kind: str, *options: str) -> list[dict[str, Any]]:
+    """The figures of a measurement, in a process of its own: it starts a Ray of its own."""
+    command = [sys.executable, str(ROOT / "jobs/bench.py"), kind, "--storage", str(place), *options]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    output = done.stdout
-    results = json.loads((tmp_path / "ingest.json").read_text())
-    assert results["options"]["images"] == 80
+    results = json.loads((place / f"{kind}.json").read_text())
     assert results["machine"]["cpus"] >= 1
     names = [figure["name"] for figure in results["figures"]]
-    assert len(names) == len(set(names)) == 12
+    assert len(names) == len(set(names))
     for figure in results["figures"]:
         assert figure["value"] >= 0
-        assert figure["name"] in output
+        assert figure["name"] in done.stdout
         bar, value = figure["bar"], figure["value"]
         met = None if bar is None else value >= bar if figure["at_least"] else value <= bar
         assert figure["met"] == met
+    return list(results["figures"])
+
+
+@pytest.mark.slow
+def test_ingestion_is_measured(tmp_path: Path) -> None:
+    options = ("--images", "80", "--repeats", "1", "--steps", "2")
+    assert len(measure(tmp_path, "ingest", *options)) == 12
+
+
+@pytest.mark.slow
+def test_sweeps_are_measured(tmp_path: Path) -> None:
+    options = ("--trials", "3", "--steps", "9", "--batch-size", "8", "--width", "0.03")
+    figures = measure(tmp_path, "sweep", *options, "--drawn-count", "60", "--startups", "1")
+    assert len(figures) == 4
+    start, images, best, busy = (figure["value"] for figure in figures)
+    assert start > 0
+    # The defaults run to their end in any case.
+    assert 1 / 3 < images <= 1
+    assert best >= 1
+    assert 0 < busy < 1
 
 
 def test_a_figure_says_whether_it_meets_its_bar() -> None:
-    figure = load_job("bench").Figure
-    assert "MISSED" in str(figure("speed", 1.6, 1.7, True))
-    assert "yes" in str(figure("speed", 1.7, 1.7, True))
-    assert "MISSED" in str(figure("pause", 1.1, 1, False))
-    assert "yes" in str(figure("pause", 0.9, 1, False))
-    assert not {"yes", "MISSED"} & set(str(figure("share", 0.9, None, True)).split())
+    assert "MISSED" in str(Figure("speed", 1.6, 1.7, True))
+    assert "yes" in str(Figure("speed", 1.7, 1.7, True))
+    assert "MISSED" in str(Figure("pause", 1.1, 1, False))
+    assert "yes" in str(Figure("pause", 0.9, 1, False))
+    assert not {"yes", "MISSED"} & set(str(Figure("share", 0.9, None, True)).split())
 
 
 def test_mistakes_are_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
-        ((), "the first word must be one of ingest"),
+        ((), "the first word must be one of ingest, sweep"),
         (("ingest", "--images", "3"), "--images 3: must be at least 40"),
         (("ingest", "--repeats", "0"), "--repeats 0: must be at least 1"),
+        (("sweep", "--trials", "1"), "--trials 1: must be at least 2"),
     ):
         assert run_script("bench", *arguments) == 2
         [line] = capsys.readouterr().err.splitlines()

@@ -279,7 +279,9 @@ def test_several_workers_for_each_trial_and_ctrl_c(
     from ray.util.state import list_actors
 
     def train_workers() -> int:
-        return sum(actor.class_name == "RayTrainWorker" for actor in list_actors(ray_session, limit=10_000))
+        return sum(
+            actor.class_name == "RayTrainWorker" for actor in list_actors(ray_session, limit=10_000)
+        )
 
     before = train_workers()
     options = ("--trials", "2", "--workers-per-trial", "2", "--scheduler", "none")

@@ -1,0 +1,1 @@
+"""What `jobs/bench.py` measures: ratios, each of timings of one run."""

@@ -1,0 +1,102 @@
+"""What a sweep costs besides training, and what stopping bad trials early saves."""
+
+import json
+import statistics
+from itertools import pairwise
+from pathlib import Path
+
+from raygen.benchmarks.figures import Figure, run_job_script, say
+from raygen.errors import RunError
+from raygen.job_options import SweepBenchOptions
+from raygen.storage import Folder
+from raygen.tuning.objective import Objective
+from raygen.tuning.records import SweepFolder, Trial, best_trial
+
+PRESET = "dcgan-celeba"
+SHORT_STEPS = 9
+"""Of trials whose start is measured."""
+
+
+def sweep(options: SweepBenchOptions, place: Path, jobs: Path) -> list[Figure]:
+    """All figures. Args: place: a folder for the sweeps; jobs: that of the scripts."""
+    one = run_sweep(options, place, jobs, "one-worker", *short(options, 1))
+    nested = run_sweep(options, place, jobs, "nested", *short(options, 2))
+    length = ("--steps", str(options.steps), "--trials", str(options.trials))
+    halving = run_sweep(options, place, jobs, "asha", *length)
+    whole = run_sweep(options, place, jobs, "to-the-end", *length, "--scheduler", "none")
+    summary = json.loads((place / "asha/summary.json").read_text())
+    alone, together = startup(one), startup(nested)
+    images = [sum(trial.images_seen for trial in trials) for trials in (halving, whole)]
+    best = [best_objective(trials) for trials in (halving, whole)]
+    return [
+        Figure(
+            "start of a one-worker trial : of one with Ray Train inside",
+            alone / together,
+            0.3,
+            False,
+            f"{alone:.2f} s : {together:.2f} s",
+        ),
+        Figure(
+            f"images of {options.trials} trials with asha : all to the end",
+            images[0] / images[1],
+            0.4,
+            False,
+            f"{images[0]:,} : {images[1]:,}",
+        ),
+        Figure(
+            "best SWD with asha : all to the end",
+            best[0] / best[1],
+            1,
+            False,
+            f"{best[0]:.4g} : {best[1]:.4g}",
+        ),
+        Figure(
+            "time that trials train : places for trials x time of the sweep",
+            summary["busy_share"],
+            0.8,
+            True,
+            f"{summary['at_once']} places, {summary['seconds']:.0f} s",
+        ),
+    ]
+
+
+def short(options: SweepBenchOptions, workers: int) -> list[str]:
+    """Options of a sweep of short trials, one after the other."""
+    arguments = ["--steps", str(SHORT_STEPS), "--trials", str(options.startups + 1)]
+    arguments += ["--scheduler", "none", "--max-concurrent", "1"]
+    return [*arguments, "--workers-per-trial", str(workers)]
+
+
+def run_sweep(
+    options: SweepBenchOptions, place: Path, jobs: Path, name: str, *arguments: str
+) -> list[Trial]:
+    """A sweep in a process of its own. Returns: its trials. Raises: RunError if one failed."""
+    say(f"measuring a sweep: {name}")
+    common = ["--batch-size", str(options.batch_size), "--width", str(options.width)]
+    common += ["--drawn-count", str(options.drawn_count), "--storage", str(place)]
+    common += ["--run-name", name, "--restart"]
+    run_job_script(jobs / "tune.py", PRESET, *common, *arguments)
+    trials = SweepFolder(Folder.at(place / name)).read_trials()
+    for trial in trials:
+        if trial.status not in ("finished", "stopped"):
+            raise RunError(f"{name}: trial {trial.number} {trial.status}: {trial.reason}")
+    return trials
+
+
+def startup(trials: list[Trial]) -> float:
+    """Median seconds between the end of a trial and the first training of the next one.
+
+    Args: trials: of a sweep that ran one after the other.
+    """
+    gaps = []
+    for before, after in pairwise(trials):
+        first = after.reports[0]
+        gaps.append(first.at - first.seconds - before.reports[-1].at)
+    return statistics.median(gaps)
+
+
+def best_objective(trials: list[Trial]) -> float:
+    best = best_trial(trials, Objective("quality/swd"))
+    if best is None or best.objective is None:
+        raise RunError("no trial was measured")
+    return best.objective
