@@ -29,7 +29,7 @@ from raygen.training.ray_worker import check_batch
 from raygen.training.run import SUMMARY, RunFolder
 from raygen.tuning import hparams
 from raygen.tuning.capacity import nodes_of_cluster, plan_capacity
-from raygen.tuning.findings import BEST, sentence, write_findings
+from raygen.tuning.findings import BEST, SEED, over_seeds, sentence, write_findings
 from raygen.tuning.objective import Objective, choose_objective
 from raygen.tuning.records import ENDED, REPORTS, SWEEP, SweepFolder
 from raygen.tuning.schedulers import import_optuna
@@ -319,6 +319,8 @@ def conclude(
             f"no trial has been measured: {reasons[0] if reasons else 'none has begun'}\n"
             f"{sweep.folder.uri} holds what there is; --resume goes on with what has not ended"
         )
+    if SEED in plan.space:
+        print("\n".join(aligned(over_seeds(trials, plan.objective))))
     found = sentence(trials, plan.objective)
     print(found)
     summary: dict[str, Any] = {"preset": plan.config.preset, "found": found, "trials": len(trials)}

@@ -5,6 +5,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import mean, stdev
 from typing import Any
 
 import matplotlib as mpl
@@ -12,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from raygen.config import PRESETS, RunConfig
-from raygen.search_space import Choice, Range, Space, short
+from raygen.search_space import Choice, Range, Space, Value, short
 from raygen.storage import Folder
 from raygen.tuning.objective import Objective
 from raygen.tuning.records import NEARLY, Trial, best_trial
@@ -22,6 +23,8 @@ BEST = "best.json"
 TABLE = "trials.csv"
 PARALLEL = "parallel-coordinates.png"
 SENSITIVITY = "sensitivity.png"
+SEED = "seed"
+"""The option whose values are repetitions of the same setting."""
 _DPI = 120
 _ROBUST = 0.8
 """Share of trials whose objectives a picture's axis shows at full length; the others, which went
@@ -48,6 +51,28 @@ def sentence(trials: Sequence[Trial], objective: Objective) -> str:
         if default.images_seen != best.images_seen:
             text += f" (after {default.images_seen:,} of {best.images_seen:,} images)"
     return f"{text}, trial {best.number}: {describe_values(best)}"
+
+
+def over_seeds(trials: Sequence[Trial], objective: Objective) -> list[list[str]]:
+    """A heading and a row for each setting that was tried with several seeds, the best first.
+
+    Only trials that have come as far as any count; the spread is the sample standard deviation.
+    """
+    measured = _measured(trials)
+    furthest = max((trial.images_seen for trial, _ in measured), default=0)
+    settings: dict[tuple[Value, ...], list[float]] = {}
+    names = [name for name in trials[0].values if name != SEED] if trials else []
+    for trial, value in measured:
+        if trial.images_seen >= NEARLY * furthest:
+            settings.setdefault(tuple(trial.values[name] for name in names), []).append(value)
+    several = {key: values for key, values in settings.items() if len(values) > 1}
+    rows = [
+        [*map(short, key), str(len(values)), f"{mean(values):.4g}", f"{stdev(values):.2g}"]
+        for key, values in sorted(several.items(), key=lambda item: objective.sign * mean(item[1]))
+    ]
+    return (
+        [[*names, "seeds", f"mean {objective.name}", "standard deviation"], *rows] if rows else []
+    )
 
 
 def write_findings(

@@ -48,6 +48,8 @@ def trial_rows(
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows of cells as lines of text, all columns but the last to the right."""
+    if not rows:
+        return []
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:

@@ -12,7 +12,7 @@ from PIL import Image
 from raygen.config import PRESETS, RunConfig
 from raygen.search_space import Choice, Range, Space, Value
 from raygen.storage import Folder
-from raygen.tuning.findings import as_csv, best_config, sentence, write_findings
+from raygen.tuning.findings import as_csv, best_config, over_seeds, sentence, write_findings
 from raygen.tuning.objective import Objective
 from raygen.tuning.records import Report, Status, Trial
 
@@ -103,3 +103,22 @@ def test_a_single_trial_is_a_finding(tmp_path: Path) -> None:
 def test_without_a_measurement_there_is_only_the_table(tmp_path: Path) -> None:
     nothing = [TRIALS[5]]
     assert write_findings(Folder.at(tmp_path), CONFIG, SPACE, nothing, LOW) == ["trials.csv"]
+
+
+def test_settings_with_several_seeds_are_told_by_mean_and_spread() -> None:
+    trials = [
+        trial(0, 30.0, seed=0),
+        trial(1, 40.0, seed=1),
+        trial(2, 20.0, schedule="two-phase", seed=0),
+        trial(3, 22.0, schedule="two-phase", seed=1),
+        trial(4, 24.0, schedule="two-phase", seed=2),
+        # Once is no spread, and half a training no comparison.
+        trial(5, 1.0, schedule="2:1", seed=0),
+        trial(6, 99.0, "stopped", 100, seed=2),
+    ]
+    heading, *rows = over_seeds(trials, LOW)
+    assert heading[-3:] == ["seeds", "mean SWD", "standard deviation"]
+    assert [row[1] for row in rows] == ["two-phase", "1:1"]
+    assert [row[-3:] for row in rows] == [["3", "22", "2"], ["2", "35", "7.1"]]
+    assert over_seeds(trials, Objective("quality/swd", "max"))[1][1] == "1:1"
+    assert over_seeds([], LOW) == over_seeds(trials[5:6], LOW) == []
