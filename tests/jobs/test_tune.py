@@ -17,6 +17,9 @@ from helpers import run_script, write_dataset
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from raygen.storage import Folder
+from raygen.tuning.records import SweepFolder
+
 ROOT = Path(__file__).parents[2]
 STEPS = 18
 BATCH = 8
@@ -149,6 +152,26 @@ def test_clones_have_the_donor_s_networks_and_other_rates(
     assert checked
 
 
+@pytest.mark.slow
+def test_a_sweep_may_lie_in_an_object_store(
+    ray_session: str, place: Path, s3: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rates = ("--space", "none", "--set", "lr_g=loguniform(1e-5,1e-2)", "--steps", "9")
+    storage = ("--storage", s3.uri, "--trials", "3", "--scheduler", "pbt")
+    assert tune(place, *rates, *storage) == 0
+    sweep = SweepFolder(s3.join("sweep"))
+    trials = sweep.read_trials()
+    assert [trial.status for trial in trials] == ["finished"] * 3
+    # Two trials are a population: the worse one goes on from the better one's networks.
+    assert sum(bool(trial.changes) for trial in trials) >= 1
+    assert "goes on from trial" in capsys.readouterr().out
+    assert {"best.json", "trials.csv", "sensitivity.png"} < set(sweep.folder.names())
+    assert not [name for name in sweep.folder.names() if name.startswith(".ray")]
+    assert sweep.trial_run(1).latest_checkpoint()
+    events = [name for name in sweep.trial_run(1).folder.names() if "tfevents" in name]
+    assert len([name for name in events if name.endswith("hparams")]) == 2
+
+
 class Job:
     """jobs/tune.py as a process of its own, on the session's Ray."""
 
@@ -193,7 +216,7 @@ def workers_alive(address: str) -> list[int]:
     from ray.util.state import list_actors
 
     actors = list_actors(address, filters=[("state", "=", "ALIVE")])
-    return [a.pid for a in actors if a.class_name == "run_trial" and a.pid is not None]
+    return [a.pid for a in actors if a.class_name == "ImplicitFunc" and a.pid is not None]
 
 
 @pytest.mark.slow
@@ -358,7 +381,7 @@ def test_a_sweep_is_neither_overwritten_nor_changed_on_the_way(
     ray_session: str, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ("--space", "none", "--set", "lr_g=choice(0.0001,0.001)", "--search", "grid")
-    assert tune(place, *options, "--time-budget", "0.01s") == 1
+    assert tune(place, *options, "--scheduler", "none", "--time-budget", "0.01s") == 1
     captured = capsys.readouterr()
     assert "no trial has been measured" in captured.err
     assert "the time budget is spent" in captured.out
