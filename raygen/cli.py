@@ -3,7 +3,6 @@
 import contextlib
 import inspect
 import io
-import json
 import os
 import re
 import shlex
@@ -24,7 +23,7 @@ from raygen.job_options import (
     SweepOptions,
     TrainedOptions,
 )
-from raygen.options import option, updated
+from raygen.options import option, read_json_object, updated
 
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
@@ -190,18 +189,7 @@ def _config_values(argv: Sequence[str]) -> dict[str, Any]:
             break
     else:
         return {}
-    try:
-        with open(path) as file:
-            values = json.load(file)
-    except OSError as error:
-        raise UserError(
-            f"--config {path}: cannot be read ({error.strerror}); name a JSON file of options"
-        ) from error
-    except ValueError as error:
-        raise UserError(f"--config {path}: not valid JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise UserError(f"--config {path}: must hold one JSON object of options")
-    return values
+    return read_json_object("--config", path)
 
 
 @contextlib.contextmanager

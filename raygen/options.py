@@ -1,5 +1,6 @@
 """What all dataclasses of options share: names, checks, and replacing values by name."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
@@ -62,3 +63,19 @@ def updated(options: Options, values: Mapping[str, Any], where: str) -> Options:
         elif type(value) not in accepted:
             raise UserError(f"{where}: {name} is {value!r}, but must be of type {kind.__name__}")
     return replace(options, **values)
+
+
+def read_json_object(name: str, path: str) -> dict[str, Any]:
+    """What a file that an option names holds: a JSON object. Raises: UserError."""
+    try:
+        with open(path) as file:
+            values = json.load(file)
+    except OSError as error:
+        raise UserError(
+            f"{name} {path}: cannot be read ({error.strerror}); name a JSON file of options"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{name} {path}: not valid JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{name} {path}: must hold one JSON object of options")
+    return values

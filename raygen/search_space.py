@@ -1,7 +1,6 @@
 """What a sweep may try: for each option, a range or a choice of values."""
 
 import itertools
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from raygen.errors import UserError
+from raygen.options import read_json_object
 
 Value = str | bool | int | float
 Values = dict[str, Value]
@@ -145,19 +145,8 @@ def read_space(
 
 
 def _read_file(path: str, known: Mapping[str, Value]) -> Space:
-    try:
-        with open(path) as file:
-            content = json.load(file)
-    except OSError as error:
-        raise UserError(
-            f"--space {path}: cannot be read ({error.strerror}); name a JSON file"
-        ) from error
-    except ValueError as error:
-        raise UserError(f"--space {path}: not valid JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise UserError(f"--space {path}: must hold one JSON object of options and their domains")
     space: Space = {}
-    for name, domain in content.items():
+    for name, domain in read_json_object("--space", path).items():
         where = f"--space {path}: {name}"
         if isinstance(domain, list):
             domain = f"choice({','.join(map(str, domain))})"

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from unittest import mock
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
@@ -129,6 +130,17 @@ def run_script(name: str, *arguments: str | Path) -> int:
     """Run a job in this process as its script would, and return its exit code."""
     with mock.patch.object(sys, "argv", [f"jobs/{name}.py", *map(str, arguments)]):
         return run_job(load_job(name).main)
+
+
+def fails(capsys: pytest.CaptureFixture[str], name: str, *arguments: str | Path) -> str:
+    """Run a job that must end with exit code 2 and one line; return the line."""
+    capsys.readouterr()
+    assert run_script(name, *arguments) == 2
+    captured = capsys.readouterr()
+    [line] = captured.err.splitlines()
+    assert line.startswith("error: ")
+    assert "Traceback" not in captured.out
+    return line
 
 
 def small_config(preset: str, **options: Any) -> RunConfig:

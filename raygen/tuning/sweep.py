@@ -197,6 +197,9 @@ class Watch(tune.Callback):
         self._space = space
         self._count = count
         self._trials = {trial.number: trial for trial in history}
+        for trial in history:
+            if trial.status not in ENDED:
+                trial.status, trial.reason = "waiting", ""
         self._table = table
         self._signals = signals
         self._scheduler: Scheduler = options.scheduler

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import damage, run_script, write_dataset
+from helpers import damage, fails, run_script, write_dataset
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -204,36 +204,31 @@ def test_a_killed_worker_is_replaced_and_ctrl_c_saves(ray_session: str, tmp_path
     assert train("--steps", str(newest() + 2), *options) == 0
 
 
-def fails(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    """Run a job that must end with exit code 2 and one line; return the line."""
-    capsys.readouterr()
-    assert train(*arguments) == 2
-    captured = capsys.readouterr()
-    [line] = captured.err.splitlines()
-    assert line.startswith("error: ")
-    assert "Traceback" not in captured.out
-    return line
-
-
 def test_mistakes_are_told_in_one_line_before_ray_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     there = ("--storage", tmp_path / "runs")
-    assert "preset 'dcgan': unknown; choose one of vae-celeba" in fails(capsys, "dcgan", *there)
-    line = fails(capsys, "--data", tmp_path / "nowhere", *there)
+    assert "preset 'dcgan': unknown; choose one of vae-celeba" in fails(
+        capsys, "train", "dcgan", *there
+    )
+    line = fails(capsys, "train", "--data", tmp_path / "nowhere", *there)
     assert f"--data {tmp_path}/nowhere: holds no manifest.json" in line
     write_dataset(tmp_path / "tiny", (5,), (2,))
-    line = fails(capsys, "--data", tmp_path / "tiny", *there)
+    line = fails(capsys, "train", "--data", tmp_path / "tiny", *there)
     assert "holds 4x4 images, but dcgan-celeba is made for 32x32" in line
-    line = fails(capsys, "dcgan-anime", "--schedule", "0:1", *there)
+    line = fails(capsys, "train", "dcgan-anime", "--schedule", "0:1", *there)
     assert "--schedule 0:1: must be two-phase, or discriminator steps" in line
-    assert "--steps -1: must be 0 or more" in fails(capsys, "--steps", "-1", *there)
-    assert "--stepz" in fails(capsys, "--stepz", "3", *there)
-    assert "--steps many: must be a whole number" in fails(capsys, "--steps", "many", *there)
-    assert "--width big: must be a number" in fails(capsys, "--width", "big", *there)
-    assert "--config nowhere.json: cannot be read" in fails(capsys, "--config", "nowhere.json")
+    assert "--steps -1: must be 0 or more" in fails(capsys, "train", "--steps", "-1", *there)
+    assert "--stepz" in fails(capsys, "train", "--stepz", "3", *there)
+    assert "--steps many: must be a whole number" in fails(
+        capsys, "train", "--steps", "many", *there
+    )
+    assert "--width big: must be a number" in fails(capsys, "train", "--width", "big", *there)
+    assert "--config nowhere.json: cannot be read" in fails(
+        capsys, "train", "--config", "nowhere.json"
+    )
     (tmp_path / "file").write_text("")
-    assert "file" in fails(capsys, "--storage", tmp_path / "file")
+    assert "file" in fails(capsys, "train", "--storage", tmp_path / "file")
     assert not (tmp_path / "runs").exists()
 
 
@@ -243,13 +238,13 @@ def test_mistakes_that_only_ray_or_a_worker_can_see(
 ) -> None:
     manifest, _ = write_dataset(tmp_path / "data", (40, 40), (10,), size=32, rows_per_group=20)
     there = ("--storage", tmp_path / "runs", "--data", tmp_path / "data", "--width", "0.125")
-    line = fails(capsys, "--batch-size", "9", "--num-workers", "2", *there)
+    line = fails(capsys, "train", "--batch-size", "9", "--num-workers", "2", *there)
     assert "--batch-size 9: cannot be split evenly over 2 workers; use 8 or 10" in line
-    line = fails(capsys, "--num-workers", "5000", *there)
+    line = fails(capsys, "train", "--num-workers", "5000", *there)
     assert "--num-workers 5000: too many" in line
-    assert "--sync-bn: needs GPUs" in fails(capsys, "--sync-bn", *there)
-    assert "make no full batch" in fails(capsys, "--epochs", "0.1", *there)
+    assert "--sync-bn: needs GPUs" in fails(capsys, "train", "--sync-bn", *there)
+    assert "make no full batch" in fails(capsys, "train", "--epochs", "0.1", *there)
     damage(tmp_path / "data/train-00001.parquet")
-    line = fails(capsys, "--batch-size", "16", "--num-workers", "1", *there)
+    line = fails(capsys, "train", "--batch-size", "16", "--num-workers", "1", *there)
     assert "train-00001.parquet: is damaged" in line
     assert manifest.size == "32x32"

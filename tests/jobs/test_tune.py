@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import run_script, write_dataset
+from helpers import fails, run_script, write_dataset
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -325,17 +325,6 @@ def test_several_workers_for_each_trial_and_ctrl_c(
         assert "--resume" in output
 
 
-def fails(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    """Run a job that must end with exit code 2 and one line; return the line."""
-    capsys.readouterr()
-    assert run_script("tune", *arguments) == 2
-    captured = capsys.readouterr()
-    [line] = captured.err.splitlines()
-    assert line.startswith("error: ")
-    assert "Traceback" not in captured.out
-    return line
-
-
 def test_mistakes_are_told_in_one_line_before_ray_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -358,7 +347,7 @@ def test_mistakes_are_told_in_one_line_before_ray_starts(
         (("--resume",), "holds no sweep"),
         (("--data", tmp_path / "nowhere"), "holds no manifest.json"),
     ):
-        assert message in fails(capsys, *arguments, *storage)
+        assert message in fails(capsys, "tune", *arguments, *storage)
     assert not (tmp_path / "runs").exists()
 
 
@@ -367,10 +356,10 @@ def test_mistakes_that_only_ray_can_see(
     ray_session: str, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     there = ("--data", place / "data", "--storage", place, "--run-name", "sweep")
-    line = fails(capsys, "--workers-per-trial", "5000", *there)
+    line = fails(capsys, "tune", "--workers-per-trial", "5000", *there)
     assert "--workers-per-trial 5000: the cluster has" in line
-    assert "--max-concurrent 5000" in fails(capsys, "--max-concurrent", "5000", *there)
-    line = fails(capsys, "--workers-per-trial", "2", "--batch-size", "7", *there)
+    assert "--max-concurrent 5000" in fails(capsys, "tune", "--max-concurrent", "5000", *there)
+    line = fails(capsys, "tune", "--workers-per-trial", "2", "--batch-size", "7", *there)
     assert "--batch-size 7: cannot be split evenly over 2 workers" in line
     # Nothing half-started is left behind.
     assert not (place / "sweep").exists()
@@ -386,21 +375,21 @@ def test_a_sweep_is_neither_overwritten_nor_changed_on_the_way(
     assert "no trial has been measured" in captured.err
     assert "the time budget is spent" in captured.out
     there = ("--data", place / "data", "--storage", place, "--run-name", "sweep")
-    assert "holds a sweep; go on with it (--resume)" in fails(capsys, *there)
+    assert "holds a sweep; go on with it (--resume)" in fails(capsys, "tune", *there)
     resumed = (*there, "--resume")
-    assert "--width 0.5: the sweep in" in fails(capsys, *resumed, "--width", "0.5")
+    assert "--width 0.5: the sweep in" in fails(capsys, "tune", *resumed, "--width", "0.5")
     assert "--metric loss/generator: the sweep" in fails(
-        capsys, *resumed, "--metric", "loss/generator"
+        capsys, "tune", *resumed, "--metric", "loss/generator"
     )
-    assert "--set" in fails(capsys, *resumed, "--set", "lr_d=choice(0.1,0.2)")
-    assert "choose one" in fails(capsys, *resumed, "--restart")
+    assert "--set" in fails(capsys, "tune", *resumed, "--set", "lr_d=choice(0.1,0.2)")
+    assert "choose one" in fails(capsys, "tune", *resumed, "--restart")
     write_dataset(place / "other", (32,), (8,), size=32)
-    line = fails(capsys, "--data", place / "other", *resumed[2:])
+    line = fails(capsys, "tune", "--data", place / "other", *resumed[2:])
     assert "is not the dataset of the sweep" in line
 
     assert run_script("tune", *map(str, resumed), "--time-budget", "10m") == 0
     assert [trial["status"] for trial in records(place)] == ["finished"] * 2
     (place / "else").mkdir()
     (place / "else/file").touch()
-    line = fails(capsys, *there[:4], "--run-name", "else", "--restart")
+    line = fails(capsys, "tune", *there[:4], "--run-name", "else", "--restart")
     assert "holds something else" in line
