@@ -9,13 +9,10 @@ from collections.abc import Sequence
 
 from raygen import cluster
 from raygen.cli import Interrupted, TrainCommand, command_line, parse_run, run_job
-from raygen.config import DRAWN, PRESETS
-from raygen.data.prepare import Target, prepare
-from raygen.data.shards import Manifest
-from raygen.data.sources import TRAIN, DrawnFaces, drawn_folder
+from raygen.data.dataset import draw_dataset, open_dataset
+from raygen.data.sources import TRAIN
 from raygen.progress import ProgressLine, describe, duration
 from raygen.signals import Signals
-from raygen.storage import Folder
 from raygen.training.ray_worker import Report, fit, plan_workers, summary
 from raygen.training.run import SUMMARY, RunFolder
 from raygen.training.session import Session
@@ -27,15 +24,8 @@ def main(argv: Sequence[str]) -> None:
         TrainCommand, argv, "Train a model. The same command again resumes the run."
     )
     config, job = command.run, command.job
-    image = PRESETS[config.preset].image.of_faces
     run = RunFolder.at(job.storage, job.run_name)
-    manifest = None
-    if config.data == DRAWN:
-        data = drawn_folder(Folder.at(job.storage), image, config.drawn_count)
-    else:
-        data = Folder.at(config.data)
-        manifest = Manifest.load(data)
-        config.check_images(manifest.height, manifest.width)
+    data, manifest = open_dataset(config, job.storage)
     run.open(config, job.restart)
 
     line = ProgressLine()
@@ -45,13 +35,7 @@ def main(argv: Sequence[str]) -> None:
     with Signals(line.close, saving) as signals, cluster.connected(job.verbose):
         num_workers, use_gpu = plan_workers(config)
         if manifest is None:
-            [manifest] = prepare(
-                DrawnFaces(config.drawn_count),
-                [Target(data, image)],
-                progress=lambda done, total, rate: line.show(
-                    f"drawing faces: {describe(done, total, rate)}"
-                ),
-            )
+            manifest = draw_dataset(config, data, line)
         line.close()
         session = Session(config, run, data, manifest, num_workers, use_gpu, job.verbose)
         run.check_dataset(config.data, manifest.fingerprint)

@@ -14,6 +14,7 @@ USES_RAY = {
     "raygen/data/stored.py",
     "raygen/training/ray_worker.py",
     "raygen/tuning/capacity.py",
+    "raygen/tuning/optuna_search.py",
     "raygen/tuning/schedulers.py",
     "raygen/tuning/sweep.py",
     "raygen/tuning/trial.py",

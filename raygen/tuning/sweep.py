@@ -20,12 +20,12 @@ from raygen.search_space import Space, Values
 from raygen.signals import Signals
 from raygen.training.loop import Progress
 from raygen.tuning import hparams
+from raygen.tuning.optuna_search import OptunaSearch
 from raygen.tuning.records import ENDED, Report, Trial, trial_name
 from raygen.tuning.schedulers import (
     LAST,
     TIME,
     Halving,
-    OptunaSearch,
     Population,
     number_of,
 )

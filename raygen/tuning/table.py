@@ -145,7 +145,7 @@ class LiveTable:
             return
         size = shutil.get_terminal_size()
         texts = [line, *aligned(rows)][: max(2, size.lines - 2)]
-        self._clear()
+        self.clear()
         for text in texts:
             self._stream.write(f"{text[: size.columns - 1]}\n")
         self._stream.flush()
@@ -155,7 +155,7 @@ class LiveTable:
         """Something has happened. Args: in_table: and the table says so too."""
         if self._redraws and in_table:
             return
-        self._clear()
+        self.clear()
         print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
@@ -163,7 +163,8 @@ class LiveTable:
         self._drawn_lines = 0
         self._line.close()
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
+        """Take the table away."""
         if self._drawn_lines:
             # Up to the first line of the table, and everything below it away.
             self._stream.write(f"\x1b[{self._drawn_lines}F\x1b[J")

@@ -1,10 +1,7 @@
 """Which trials go on, and which values come next."""
 
-import sys
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import pytest
 from ray.tune.schedulers import TrialScheduler
@@ -13,11 +10,10 @@ from raygen.errors import UserError
 from raygen.search_space import Choice, Range, Space, Values
 from raygen.tuning.objective import Objective
 from raygen.tuning.records import Report, Status, Trial
-from raygen.tuning.schedulers import Halving, OptunaSearch, Population
+from raygen.tuning.schedulers import Halving, Population
 
 LOW = Objective("quality/swd")
 SPACE: Space = {"lr_g": Range(1e-5, 1e-3, log=True), "schedule": Choice(("1:1", "5:1"))}
-DEFAULTS: Values = {"lr_g": 1e-4, "schedule": "1:1"}
 
 
 def tune_trial(number: int) -> Any:
@@ -112,65 +108,3 @@ def test_changed_values_stay_in_the_space_and_the_rest_is_the_donor_s() -> None:
         assert new["seed"] == 2
     assert values == {"lr_g": 9.9e-4, "schedule": "1:1", "seed": 2, "label_smoothing": 0.19}
     assert len({new["lr_g"] for new in seen}) > 2
-
-
-def optuna_search(trials: int, history: list[Trial] | None = None) -> OptunaSearch:
-    return OptunaSearch(SPACE, DEFAULTS, LOW, trials, 0, history or [])
-
-
-def suggested(search: OptunaSearch) -> Iterator[tuple[str, int, Values]]:
-    """All trials that come: id, number, values."""
-    for count in range(1000):
-        suggestion = search.suggest(f"t{count}")
-        if suggestion == "FINISHED":
-            return
-        yield f"t{count}", suggestion["trial"]["number"], suggestion["trial"]["values"]
-
-
-def test_optuna_begins_with_the_defaults_and_finds_what_is_good() -> None:
-    trials = []
-    search = optuna_search(40)
-    for name, number, values in suggested(search):
-        assert isinstance(values["lr_g"], float)
-        # Best at 5e-4, by far.
-        result = {"objective": 1e3 * abs(values["lr_g"] - 5e-4), "images_seen": 100, "last": True}
-        search.on_trial_result(name, result)
-        search.on_trial_complete(name, result)
-        trials.append((number, values))
-    assert [number for number, _ in trials] == list(range(40))
-    assert trials[0][1] == DEFAULTS
-    late = [float(values["lr_g"]) for _, values in trials[25:]]
-    # At random, a fifth of them would be so close.
-    assert sum(3e-4 < rate < 8e-4 for rate in late) > len(late) / 2
-
-
-def test_optuna_takes_defaults_from_outside_the_space() -> None:
-    outside: Values = {"lr_g": 0.5, "schedule": "two-phase"}
-    search = OptunaSearch(SPACE, outside, LOW, 3, 0, [])
-    trials = list(suggested(search))
-    assert trials[0][1:] == (0, outside)
-    search.on_trial_complete(trials[0][0], {"objective": 1.0, "images_seen": 100, "last": True})
-    assert all(1e-5 <= float(values["lr_g"]) <= 1e-3 for _, _, values in trials[1:])
-
-
-def test_optuna_goes_on_with_what_had_begun_and_knows_what_had_ended() -> None:
-    history = [ended(0, 5.0), ended(1, 9.0, status="stopped"), ended(2, status="failed")]
-    history += [ended(3, 7.0, status="interrupted")]
-    search = optuna_search(6, history)
-    assert [number for number, _ in search.waiting] == [3, 4, 5]
-    trials = list(suggested(search))
-    assert trials[0][1:] == (3, history[3].values)
-    known = [(t.state.name, t.value) for t in search._study.trials[:2]]
-    assert known == [("COMPLETE", 5.0), ("PRUNED", None)]
-    search.on_trial_complete(trials[1][0], error=True)
-    search.on_trial_complete(trials[2][0], {"objective": 3.0, "images_seen": 100, "last": False})
-    states = [trial.state.name for trial in search._study.trials[2:]]
-    assert states == ["RUNNING", "FAIL", "PRUNED"]
-
-
-def test_without_optuna_the_remedy_is_named() -> None:
-    with (
-        mock.patch.dict(sys.modules, {"optuna": None}),
-        pytest.raises(UserError, match=r"pip install raygen\[optuna\]"),
-    ):
-        optuna_search(3)

@@ -89,6 +89,9 @@ def test_a_terminal_s_table_is_redrawn_in_place(monkeypatch: pytest.MonkeyPatch)
     table.close()
     table.tell("end")
     assert stream.getvalue().endswith("head\nend\n")
+    table.show("head", [])
+    table.clear()
+    assert stream.getvalue().endswith("head\n\x1b[1F\x1b[J")
 
 
 def test_a_log_has_lines_and_no_table() -> None:

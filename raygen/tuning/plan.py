@@ -1,0 +1,140 @@
+"""What a sweep searches, decided and checked before anything starts, and noted in its folder."""
+
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+
+from raygen.config import RESUMABLE_CHANGES, RunConfig
+from raygen.data.shards import Manifest
+from raygen.data.sources import TRAIN, VALIDATION
+from raygen.errors import UserError
+from raygen.job_options import JobOptions, SweepOptions
+from raygen.search_space import Space, Values, grid_trials, random_trials, read_space
+from raygen.tuning import hparams
+from raygen.tuning.objective import Objective, choose_objective
+from raygen.tuning.optuna_search import import_optuna
+from raygen.tuning.records import REPORTS, SWEEP, SweepFolder
+
+TRIALS = 16
+NOT_SEARCHED = RESUMABLE_CHANGES | {"preset", "drawn_count"}
+"""They decide how long trials are and how they are measured, which must be the same for all."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep searches, decided before anything starts.
+
+    Attributes:
+        config: the run's options, as trial 0 has them.
+        planned: the values of each trial; of trial 0 alone, if a searcher chooses the others'.
+        count: of trials.
+    """
+
+    config: RunConfig
+    objective: Objective
+    space: Space
+    planned: list[Values]
+    count: int
+
+
+def make_plan(run: RunConfig, sweep: SweepOptions) -> Plan:
+    """Decide what is searched. Raises: UserError."""
+    config = replace(run, model=run.model.explicit)
+    known = {name: v for name, v in config.to_json().items() if name not in NOT_SEARCHED}
+    space = read_space(config.model.search_space, sweep.space, sweep.set, known)
+    if not space:
+        raise UserError(
+            f"--space {sweep.space or 'of the preset'}: there is nothing to search; name options "
+            "with --set, as --set lr_g=loguniform(1e-5,1e-3)"
+        )
+    for name, domain in space.items():
+        for value in domain.extremes:
+            try:
+                config.updated({name: value}, f"--set {name}")
+            except UserError as error:
+                raise UserError(f"--set {name}={domain}: {error}") from None
+    objective = choose_objective(config, sweep.metric, sweep.mode, sweep.max_kl)
+    defaults: Values = {name: known[name] for name in space}
+    count = sweep.count or TRIALS
+    planned = [defaults]
+    if sweep.search == "grid":
+        planned = grid_trials(space, defaults)
+        if sweep.count and sweep.count < len(planned):
+            raise UserError(
+                f"--trials {count}: --search grid has {len(planned)} combinations, the defaults "
+                "among them; leave --trials out, or use --search random"
+            )
+        count = len(planned)
+    elif sweep.search == "random":
+        planned = list(islice(random_trials(space, defaults, config.seed), count))
+    else:
+        import_optuna()
+        if sweep.scheduler == "pbt":
+            raise UserError(
+                "--search optuna: has no say with --scheduler pbt, which changes values itself; "
+                "use --search random, or another --scheduler"
+            )
+    return Plan(config, objective, space, planned, count)
+
+
+def lengths(config: RunConfig, manifest: Manifest) -> tuple[int, int]:
+    """Images that a trial sees, and images between two reports."""
+    steps = config.total_steps(manifest.rows(TRAIN))
+    return steps * config.step_images, -(-steps // REPORTS) * config.step_images
+
+
+def check_length(plan: Plan, manifest: Manifest) -> None:
+    """Raises: UserError if trials have no step, or the metric needs images that are not there."""
+    plan.config.total_steps(manifest.rows(TRAIN))
+    metric = plan.objective.metric
+    if not manifest.rows(VALIDATION) and metric.startswith(("quality/", "validation/")):
+        raise UserError(
+            f"--metric {metric}: is measured on validation images, of which {plan.config.data} has "
+            "none; choose another metric, or prepare the dataset with some"
+        )
+
+
+def check_folder(sweep: SweepFolder, job: JobOptions, options: SweepOptions, plan: Plan) -> None:
+    """Raises: UserError if the folder cannot take this sweep."""
+    folder = sweep.folder
+    holds_sweep = folder.exists(SWEEP)
+    if job.restart and options.resume:
+        raise UserError("--restart and --resume: choose one of them")
+    if options.resume:
+        before = folder.read_json(SWEEP)["space"]
+        if before != {name: str(domain) for name, domain in plan.space.items()}:
+            raise UserError(
+                f"--space {options.space}: the sweep in {folder.uri} searches other values; "
+                "restore the file, or choose another --run-name for a new sweep"
+            )
+        return
+    if holds_sweep and not job.restart:
+        raise UserError(
+            f"--run-name {job.run_name}: {folder.uri} holds a sweep; go on with it (--resume), "
+            "start over (--restart), or choose another name"
+        )
+    if folder.names() and not holds_sweep:
+        raise UserError(
+            f"--run-name {job.run_name}: {folder.uri} holds something else; choose another name"
+        )
+
+
+def check_dataset(sweep: SweepFolder, data: str, manifest: Manifest) -> None:
+    """Raises: UserError if the sweep was begun with other images."""
+    if sweep.folder.read_json(SWEEP)["dataset"] != manifest.fingerprint:
+        raise UserError(
+            f"--data {data}: is not the dataset of the sweep in {sweep.folder.uri}; "
+            "use that one, or another --run-name for a new sweep"
+        )
+
+
+def open_folder(
+    sweep: SweepFolder, run: RunConfig, options: SweepOptions, plan: Plan, manifest: Manifest
+) -> None:
+    """Note what the sweep is. Raises: UserError if that cannot be written."""
+    sweep.folder.check_writable()
+    space = {name: str(domain) for name, domain in plan.space.items()}
+    searched = asdict(replace(options, resume=False))
+    about = {"run": run.to_json(), "sweep": searched, "space": space}
+    sweep.folder.write_json(SWEEP, about | {"dataset": manifest.fingerprint})
+    metrics = {plan.objective.metric: plan.objective.name}
+    hparams.write_experiment(sweep.folder, plan.space, metrics)
