@@ -47,10 +47,8 @@ MAY_CHANGE = {"trials", "max_concurrent", "time_budget", "resume", "workers_per_
 
 def main(argv: Sequence[str]) -> None:
     command = read_command(argv)
-    job, sweep = (
-        command.job,
-        SweepFolder(RunFolder.at(command.job.storage, command.job.run_name).folder),
-    )
+    job = command.job
+    sweep = SweepFolder(RunFolder.at(job.storage, job.run_name).folder)
     history = sweep.read_trials() if command.sweep.resume else []
     plan = make_plan(command.run, command.sweep)
     data, manifest = open_dataset(plan.config, job.storage)
@@ -130,6 +128,8 @@ def main(argv: Sequence[str]) -> None:
         leave_line()
         signals.ignore()
         conclude(sweep, command, plan, finished, capacity.at_once)
+        if signals.stop.is_set():
+            raise Interrupted("interrupted")
 
 
 def read_command(argv: Sequence[str]) -> TuneCommand:
@@ -176,7 +176,7 @@ def read_command(argv: Sequence[str]) -> TuneCommand:
 def conclude(
     sweep: SweepFolder, command: TuneCommand, plan: Plan, finished: Finished, at_once: int
 ) -> None:
-    """Write and say what came out. Raises: RunError if nothing did; Interrupted if more is to."""
+    """Write and say what came out. Raises: RunError if nothing did."""
     trials = finished.trials
     names = write_findings(sweep.folder, plan.config, plan.space, trials, plan.objective)
     print("\n".join(aligned(trial_rows(trials, plan.objective, plan.space, {}))))
@@ -193,17 +193,16 @@ def conclude(
     print(found)
     summary: dict[str, Any] = {"preset": plan.config.preset, "found": found, "trials": len(trials)}
     summary |= {"images_seen": sum(trial.images_seen for trial in trials), "at_once": at_once}
-    summary |= {"seconds": finished.seconds, "busy_share": finished.busy_share}
-    sweep.folder.write_json(SUMMARY, summary)
+    if finished.seconds:
+        summary |= {"seconds": finished.seconds, "busy_share": finished.busy_share}
+        sweep.folder.write_json(SUMMARY, summary)
     print(f"found:       {', '.join(sweep.folder.join(name).uri for name in names)}")
     best = sweep.folder.join(BEST).uri
     print(f"train it:    {command_line('jobs/train.py', '--config', best, '--run-name', 'tuned')}")
     if ended < plan.count:
         again = ["jobs/tune.py", plan.config.preset, "--storage", command.job.storage]
         again += ["--run-name", command.job.run_name, "--resume"]
-        raise Interrupted(
-            f"{ended} of {plan.count} trials have ended; to go on: {command_line(*again)}"
-        )
+        print(f"{ended} of {plan.count} trials have ended; to go on: {command_line(*again)}")
 
 
 if __name__ == "__main__":
