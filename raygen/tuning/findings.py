@@ -128,6 +128,11 @@ def _limits(values: Sequence[float], sign: int) -> tuple[float, float]:
     return (best, worst) if worst != best else (best, best + sign * max(abs(best), 1e-9))
 
 
+def _by_logarithm(best: float, worst: float) -> bool:
+    """Whether objectives lie so far apart that the good ones would not be told apart otherwise."""
+    return min(best, worst) > 0 and max(best, worst) > 3 * min(best, worst)
+
+
 def parallel_coordinates(trials: Sequence[Trial], space: Space, objective: Objective) -> Figure:
     """A line for each trial through its values to its objective; the best ones are the darkest."""
     measured = _measured(trials)
@@ -140,7 +145,11 @@ def parallel_coordinates(trials: Sequence[Trial], space: Space, objective: Objec
 
     def quality(value: float) -> float:
         """1 for the best, 0 for the worst that is shown."""
-        return min(1.0, max(0.0, (worst - value) / (worst - best)))
+        if _by_logarithm(best, worst):
+            share = math.log(worst / max(value, 1e-9)) / math.log(worst / best)
+        else:
+            share = (worst - value) / (worst - best)
+        return min(1.0, max(0.0, share))
 
     for trial, value in sorted(measured, key=lambda pair: -objective.sign * pair[1]):
         heights = [min(1.1, max(-0.1, d.share(trial.values[n]))) for n, d in space.items()]
@@ -194,7 +203,10 @@ def sensitivity(trials: Sequence[Trial], space: Space, objective: Objective) -> 
     figure = Figure(figsize=(4.2 * columns, 3.4 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     best, worst = _limits([value for _, value in measured], objective.sign)
-    margin = 0.08 * abs(worst - best)
+    logarithmic = _by_logarithm(best, worst)
+    low, high = min(best, worst), max(best, worst)
+    margin = 0.08 * (high - low)
+    limits = (low * 0.85, high / 0.85) if logarithmic else (low - margin, high + margin)
     chosen = best_trial(trials, objective)
     furthest = max(trial.images_seen for trial, _ in measured)
     panels = [axes for line in grid for axes in line]
@@ -218,7 +230,11 @@ def sensitivity(trials: Sequence[Trial], space: Space, objective: Objective) -> 
                 linestyle="",
             )
         axes.set_xlabel(name)
-        axes.set_ylim(min(best, worst) - margin, max(best, worst) + margin)
+        if logarithmic:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("{x:g}")
+        axes.set_ylim(limits)
         if isinstance(domain, Range) and domain.log:
             axes.set_xscale("log")
         elif isinstance(domain, Choice):
