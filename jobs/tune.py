@@ -127,8 +127,8 @@ def main(argv: Sequence[str]) -> None:
         table.clear()
         leave_line()
         signals.ignore()
-        conclude(sweep, command, plan, finished, capacity.at_once)
-        if signals.stop.is_set():
+        left = conclude(sweep, command, plan, finished, capacity.at_once)
+        if left and signals.stop.is_set():
             raise Interrupted("interrupted")
 
 
@@ -175,8 +175,11 @@ def read_command(argv: Sequence[str]) -> TuneCommand:
 
 def conclude(
     sweep: SweepFolder, command: TuneCommand, plan: Plan, finished: Finished, at_once: int
-) -> None:
-    """Write and say what came out. Raises: RunError if nothing did."""
+) -> int:
+    """Write and say what came out. Returns: how many trials are left to run.
+
+    Raises: RunError if nothing came out.
+    """
     trials = finished.trials
     names = write_findings(sweep.folder, plan.config, plan.space, trials, plan.objective)
     print("\n".join(aligned(trial_rows(trials, plan.objective, plan.space, {}))))
@@ -203,6 +206,7 @@ def conclude(
         again = ["jobs/tune.py", plan.config.preset, "--storage", command.job.storage]
         again += ["--run-name", command.job.run_name, "--resume"]
         print(f"{ended} of {plan.count} trials have ended; to go on: {command_line(*again)}")
+    return plan.count - ended
 
 
 if __name__ == "__main__":

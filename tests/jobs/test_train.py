@@ -167,10 +167,10 @@ class Job:
             time.sleep(0.1)
 
 
-def worker_pids() -> list[int]:
+def worker_pids(address: str) -> list[int]:
     from ray.util.state import list_actors
 
-    actors = list_actors(filters=[("state", "=", "ALIVE")])
+    actors = list_actors(address, filters=[("state", "=", "ALIVE")])
     return [a.pid for a in actors if a.class_name == "RayTrainWorker" and a.pid is not None]
 
 
@@ -187,7 +187,7 @@ def test_a_killed_worker_is_replaced_and_ctrl_c_saves(ray_session: str, tmp_path
     job = Job(ray_session, tmp_path / "log", *endless, *options)
     try:
         job.wait_for(lambda: newest() >= 50)
-        os.kill(worker_pids()[0], signal.SIGKILL)
+        os.kill(worker_pids(ray_session)[0], signal.SIGKILL)
         job.wait_for(lambda: "a worker failed; going on from step" in job.output)
         resumed = int(re.findall(r"going on from step ([\d,]+)", job.output)[0].replace(",", ""))
         assert resumed >= 50
