@@ -174,7 +174,7 @@ def fit(
     watch: Callable[[Report], None],
     stop: threading.Event,
     cpus_per_worker: float = 0.0,
-    runs_at_once: int = 1,
+    threads: int = 0,
 ) -> Outcome:
     """Train on the Ray cluster.
 
@@ -182,7 +182,7 @@ def fit(
         watch: called a few times a second with what is known.
         stop: set it to have the run saved and ended early.
         cpus_per_worker: to reserve; 0: as many as the cluster has for a run that is alone there.
-        runs_at_once: how many runs like this one share the cluster.
+        threads: that each worker computes with on CPUs; 0: all that its node has for this run.
     Returns: how the run ended.
     Raises: UserError for a mistake found by a worker; RunError for anything else.
     """
@@ -191,7 +191,7 @@ def fit(
     record = session.run.folder.join(f".ray-{uuid.uuid4().hex}")
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"session": session, "monitor": monitor, "runs_at_once": runs_at_once},
+        train_loop_config={"session": session, "monitor": monitor, "threads": threads},
         scaling_config=ScalingConfig(
             num_workers=session.num_workers,
             use_gpu=session.use_gpu,
@@ -287,7 +287,8 @@ def _worker(settings: dict[str, Any]) -> None:
         context = ray.train.get_context()
         device = get_device()
         workers = Workers(context.get_world_rank(), context.get_world_size(), device)
-        use_cores(context.get_local_world_size() * settings["runs_at_once"], device)
+        if device.type == "cpu":
+            use_cores(settings["threads"] or cores() // context.get_local_world_size())
         outcome = run_session(session, workers, MonitorControl(monitor))
         if workers.is_first:
             ray.get(monitor.ended.remote(outcome))
@@ -304,11 +305,16 @@ def _worker(settings: dict[str, Any]) -> None:
         raise
 
 
-def use_cores(workers_on_node: int, device: torch.device) -> None:
-    """Share the node's cores among its CPU workers; Ray gives each what it reserved, here less."""
-    if device.type == "cpu":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        torch.set_num_threads(max(1, (cores or 1) // workers_on_node))
+def cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def use_cores(count: int) -> None:
+    """Compute with so many threads. Ray gives each CPU worker as many as it reserved: too few."""
+    torch.set_num_threads(max(1, min(count, cores())))
 
 
 def summary(session: Session, outcome: Outcome, began_at: float) -> dict[str, Any]:

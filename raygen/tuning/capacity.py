@@ -34,6 +34,7 @@ class Capacity:
         use_gpu: whether the workers are on GPUs.
         cpus_per_worker: that each worker reserves.
         gpus_per_worker: likewise; below 1 where several trials share a GPU.
+        threads: that each worker computes with, where it does so on CPUs.
     """
 
     at_once: int
@@ -41,6 +42,7 @@ class Capacity:
     use_gpu: bool
     cpus_per_worker: float
     gpus_per_worker: float
+    threads: int
 
     @property
     def trial_resources(self) -> dict[str, float]:
@@ -117,7 +119,8 @@ def plan_capacity(
             f"worker of the {cpus:g} CPUs of the cluster; use less"
         )
     gpu_share = 1 / math.ceil(at_once / gpus) if use_gpu and workers == 1 else float(use_gpu)
-    return Capacity(at_once, workers, use_gpu, share, math.floor(gpu_share * 1e4) / 1e4)
+    threads = max(1, int(cpus / count))
+    return Capacity(at_once, workers, use_gpu, share, math.floor(gpu_share * 1e4) / 1e4, threads)
 
 
 def _fitting_share(nodes: Sequence[float], count: int) -> float:

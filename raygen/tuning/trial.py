@@ -135,7 +135,8 @@ def run_trial(config: dict[str, Any], task: Task) -> None:
             _train_nested(session, number, task)
         else:
             device = torch.device("cuda" if capacity.use_gpu else "cpu")
-            nested.use_cores(capacity.at_once, device)
+            if not capacity.use_gpu:
+                nested.use_cores(capacity.threads)
             run_session(session, Workers(device=device), TrialControl(number, task, run))
     except torch.OutOfMemoryError as error:
         raise RunError(f"out of GPU memory ({error})") from error
@@ -218,4 +219,4 @@ def _train_nested(session: Session, number: int, task: Task) -> None:
             control.measured(progress)
 
     capacity = task.capacity
-    nested.fit(session, watch, stop, capacity.cpus_per_worker, capacity.at_once)
+    nested.fit(session, watch, stop, capacity.cpus_per_worker, capacity.threads)

@@ -106,6 +106,14 @@ def test_all_that_is_planned_fits_on_the_nodes_at_once(seed: int) -> None:
     assert max(free) >= 0.25, (nodes, with_stream)
 
 
+def test_workers_share_the_cores() -> None:
+    assert planned(LAPTOP).threads == 1
+    assert planned(LAPTOP, wish="1").threads == 2
+    assert planned(LAPTOP, workers=2).threads == 1
+    assert planned(LAPTOP * 4, wish="4").threads == 2
+    assert planned(LAPTOP, wish="4").threads == 1
+
+
 def test_a_plan_says_what_it_is() -> None:
     assert str(planned(LAPTOP)) == "2 trials at once on CPUs"
     assert str(planned(GPUS, workers=4)) == "1 trial at once of 4 workers on GPUs"
