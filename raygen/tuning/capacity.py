@@ -83,6 +83,7 @@ def plan_capacity(
     if wish != "auto" and number < 1:
         raise UserError(f"--max-concurrent {wish}: must be auto, or a number of trials from 1 on")
     most_workers = gpus if use_gpu else int(cpus / LEAST_CPUS)
+    each = f"{workers} worker{'s' if workers > 1 else ''}"
     device = f"{gpus} GPUs" if use_gpu else f"{cpus:g} CPUs"
     if workers > most_workers:
         raise UserError(
@@ -93,7 +94,7 @@ def plan_capacity(
         most = int(cpus / LEAST_CPUS) if workers == 1 else most_workers // workers
         if number > most:
             raise UserError(
-                f"--max-concurrent {number}: {number} trials of {workers} workers need more than "
+                f"--max-concurrent {number}: {number} trials of {each} need more than "
                 f"the {device} of the cluster; use at most {most}, or auto"
             )
         at_once = min(number, trials)
@@ -115,7 +116,7 @@ def plan_capacity(
         share = min(1.0, share)
     if share < 0.01:
         raise UserError(
-            f"--max-concurrent {wish}: {at_once} trials of {workers} workers leave no CPU for each "
+            f"--max-concurrent {wish}: {at_once} trials of {each} leave no CPU for each "
             f"worker of the {cpus:g} CPUs of the cluster; use less"
         )
     gpu_share = 1 / math.ceil(at_once / gpus) if use_gpu and workers == 1 else float(use_gpu)

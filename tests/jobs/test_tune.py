@@ -110,6 +110,31 @@ def test_a_sweep_finds_the_best_and_train_runs_it(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("preset", "metric", "searched"),
+    [
+        ("vae-celeba", "validation/mse", {"lr", "kl_weight", "optimizer"}),
+        ("vaegan-anime", "quality/swd", {"gamma", "lr_g", "lr_d", "schedule", "beta1"}),
+    ],
+)
+def test_every_family_is_searched_by_its_own_space_and_objective(
+    ray_session: str, tmp_path: Path, preset: str, metric: str, searched: set[str]
+) -> None:
+    small = ("--width", "0.03", "--batch-size", "4", "--drawn-count", "24", "--steps", "9")
+    options = (*small, "--latent-size", "8", "--sample-count", "2", "--max-kl", "1")
+    there = ("--storage", str(tmp_path), "--run-name", "sweep", "--trials", "3")
+    assert run_script("tune", preset, *options, *there, "--scheduler", "none") == 0
+    trials = records(tmp_path)
+    assert [trial["status"] for trial in trials] == ["finished"] * 3
+    for trial in trials:
+        assert searched <= set(trial["values"])
+        last = trial["reports"][-1]
+        excess = max(0.0, last["metrics"].get("validation/kl", 0.0) - 1)
+        bounded = excess if metric == "validation/mse" else 0.0
+        assert last["objective"] == pytest.approx(last["metrics"][metric] + bounded)
+
+
+@pytest.mark.slow
 def test_clones_have_the_donor_s_networks_and_other_rates(
     ray_session: str, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

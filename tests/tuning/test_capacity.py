@@ -49,7 +49,7 @@ def test_what_a_trial_s_process_reserves() -> None:
     ("options", "message"),
     [
         ({"workers": 9}, "--workers-per-trial 9: the cluster has 2 CPUs; use at most 8"),
-        ({"wish": "9"}, "--max-concurrent 9: 9 trials of 1 workers need more than the 2 CPUs"),
+        ({"wish": "9"}, "--max-concurrent 9: 9 trials of 1 worker need more than the 2 CPUs"),
         ({"wish": "2", "workers": 5}, "use at most 1, or auto"),
         ({"wish": "0"}, "--max-concurrent 0: must be auto, or a number of trials"),
         ({"wish": "many"}, "--max-concurrent many: must be auto"),
