@@ -1,5 +1,7 @@
 """How far generated images are from real ones, as numbers that need no pretrained network."""
 
+import math
+
 import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
@@ -11,6 +13,8 @@ PATCHES_PER_IMAGE = 128
 MOST_PATCHES = 2**16  # per level and set: 2**16 of 7 x 7 x 3 float32 are 38 MB
 DIRECTIONS = 4 * 128
 PROJECTIONS_AT_ONCE = 2**22  # 17 MB
+SORTED_AT_MOST = 2**12
+BINS = 2**16
 PIXELS_AT_ONCE = 2**20
 LEAST_SPREAD = 1e-3  # an eighth of a grey level; dividing by less would only blow up rounding
 
@@ -75,13 +79,33 @@ def projected_distance(real: np.ndarray, fake: np.ndarray, random: np.random.Gen
     total = 0.0
     for start in range(0, DIRECTIONS, at_once):
         some = directions[start : start + at_once]
-        # Not torch: its sort takes four times as long, and its products may be in bfloat16 by a
-        # caller's autocast.
-        real_line, fake_line = some @ real.T, some @ fake.T
-        real_line.sort(axis=1)
-        fake_line.sort(axis=1)
-        total += float(np.abs(real_line - fake_line).mean(axis=1, dtype=np.float64).sum())
+        # Not torch, whose products may be in bfloat16 by a caller's autocast.
+        lines = zip(some @ real.T, some @ fake.T, strict=True)
+        total += sum(line_distance(real_line, fake_line) for real_line, fake_line in lines)
     return total / DIRECTIONS
+
+
+def line_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """The Wasserstein-1 distance of two sets of numbers on a line: (M,) float32 each.
+
+    Of few numbers, exactly: the mean distance of the sorted ones. Of many, the area between their
+    cumulative histograms of 2**16 bins, which takes a tenth of the time of sorting; over many
+    lines the difference is less than a millionth.
+    """
+    if len(first) <= SORTED_AT_MOST:
+        return float(np.abs(np.sort(first) - np.sort(second)).mean(dtype=np.float64))
+    # NumPy's minimum: Python's forgets NaN.
+    low = np.minimum(first.min(), second.min())
+    width = (float(np.maximum(first.max(), second.max())) - float(low)) / (BINS - 1)
+    if width == 0 or not math.isfinite(width):
+        # All numbers are the same, or there is no distance.
+        return width
+    counts = [
+        np.bincount(((line - low) / width).astype(np.int64), minlength=BINS)
+        for line in (first, second)
+    ]
+    area = np.abs(np.cumsum(counts[0] - counts[1])).sum() * width
+    return float(area / len(first))
 
 
 def laplacian_pyramid(images: np.ndarray) -> list[np.ndarray]:

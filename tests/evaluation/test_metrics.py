@@ -236,3 +236,25 @@ def test_other_shapes_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         sliced_wasserstein(torch.zeros(real), torch.zeros(fake))
+
+
+@pytest.mark.parametrize("tails", ["normal", "heavy"])
+def test_many_numbers_have_the_distance_of_the_sorted_ones(tails: str) -> None:
+    random = np.random.default_rng(0)
+    shape = (64, 2**16)
+    draw = random.standard_normal if tails == "normal" else random.standard_cauchy
+    exact, binned = [], []
+    for first, second in zip(draw(shape), draw(shape) * 1.01 + 0.01, strict=True):
+        # As real projections: not beyond a few dozen standard deviations.
+        lines = [np.clip(line, -30, 30).astype(np.float32) for line in (first, second)]
+        exact.append(np.abs(np.sort(lines[0]) - np.sort(lines[1])).mean(dtype=np.float64))
+        binned.append(metrics.line_distance(*lines))
+    np.testing.assert_allclose(binned, exact, rtol=2e-3)
+    assert np.mean(binned) == pytest.approx(np.mean(exact), rel=1e-5)
+
+
+def test_many_equal_numbers_have_no_distance_and_nan_has_none() -> None:
+    ones = np.ones(2**13, np.float32)
+    assert metrics.line_distance(ones, ones) == 0
+    assert metrics.line_distance(ones, ones * 3) == pytest.approx(2)
+    assert math.isnan(metrics.line_distance(ones, ones * np.float32("nan")))
