@@ -1,5 +1,6 @@
 """Runs a sweep with Ray Tune, and notes everything that happens as it happens."""
 
+import contextlib
 import logging
 import os
 import posixpath
@@ -12,6 +13,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from raygen.errors import RunError
@@ -19,6 +21,7 @@ from raygen.job_options import Scheduler, SweepOptions
 from raygen.search_space import Space, Values
 from raygen.signals import Signals
 from raygen.training.loop import Progress
+from raygen.training.ray_worker import ANSWER_SECONDS
 from raygen.tuning import hparams
 from raygen.tuning.optuna_search import OptunaSearch
 from raygen.tuning.records import ENDED, Report, Trial, trial_name
@@ -134,7 +137,7 @@ def run_sweep(
     began_at = time.monotonic()
     try:
         tuner.fit()
-    except (tune.TuneError, ray.exceptions.RayError) as error:
+    except (tune.TuneError, RayError) as error:
         raise RunError(
             f"the sweep failed: {error}\nwhat its trials have done is kept; --resume goes on"
         ) from error
@@ -300,6 +303,8 @@ class Watch(tune.Callback):
 
     def close(self) -> None:
         """The sweep is over: trials that have not ended were interrupted."""
+        with contextlib.suppress(RayError):
+            self._take(ray.get(self._task.board.state.remote(), timeout=ANSWER_SECONDS))
         for trial in self._trials.values():
             if trial.status not in (*ENDED, "interrupted"):
                 trial.status, trial.reason = "interrupted", "the sweep was ended"
@@ -311,11 +316,15 @@ class Watch(tune.Callback):
             ready, _ = ray.wait([self._answer], timeout=0)
             if not ready:
                 return
-            self._progress, notices = ray.get(self._answer)
-            for notice in notices[self._notices :]:
-                self._table.tell(notice)
-            self._notices = len(notices)
+            self._take(ray.get(self._answer))
         self._answer = self._task.board.state.remote()
+
+    def _take(self, state: tuple[dict[int, Progress], list[str]]) -> None:
+        """Take note of what the board knows, and tell what is new of it."""
+        self._progress, notices = state
+        for notice in notices[self._notices :]:
+            self._table.tell(notice)
+        self._notices = len(notices)
 
     def _show(self) -> None:
         task, trials = self._task, self.trials
