@@ -23,7 +23,7 @@ from raygen.progress import ProgressLine, describe
 from raygen.signals import Signals
 from raygen.training.ray_worker import check_batch
 from raygen.training.run import SUMMARY, RunFolder
-from raygen.tuning.capacity import nodes_of_cluster, plan_capacity
+from raygen.tuning.capacity import plan_capacity
 from raygen.tuning.findings import BEST, SEED, over_seeds, sentence, write_findings
 from raygen.tuning.plan import (
     Plan,
@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> None:
     line.show("starting Ray")
     with Signals(leave_line, "trials are being saved") as signals, cluster.connected(job.verbose):
         capacity = plan_capacity(
-            nodes_of_cluster(),
+            cluster.nodes(),
             command.sweep.workers_per_trial,
             command.sweep.max_concurrent,
             plan.count,

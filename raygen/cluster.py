@@ -51,3 +51,8 @@ def connected(verbose: bool = False, **options: Any) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def nodes() -> list[dict[str, float]]:
+    """The resources of each node that is alive, by name."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -76,7 +76,7 @@ class Range:
         return [self.clip(self.low), self.clip(self.high)]
 
     def __str__(self) -> str:
-        kind = "randint" if self.whole else "loguniform" if self.log else "uniform"
+        kind = "loguniform" if self.log else "randint" if self.whole else "uniform"
         return f"{kind}({self.low:g},{self.high:g})"
 
 

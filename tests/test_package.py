@@ -13,7 +13,6 @@ USES_RAY = {
     "raygen/data/prepare.py",
     "raygen/data/stored.py",
     "raygen/training/ray_worker.py",
-    "raygen/tuning/capacity.py",
     "raygen/tuning/optuna_search.py",
     "raygen/tuning/schedulers.py",
     "raygen/tuning/sweep.py",

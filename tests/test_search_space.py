@@ -51,6 +51,7 @@ def test_each_kind_of_domain_is_read() -> None:
 def test_a_domain_says_what_it_was_read_from() -> None:
     for text in ("loguniform(1e-05,0.001)", "uniform(0,0.3)", "choice(0.5,0.9)"):
         assert str(read(f"lr_g={text}")["lr_g"]) == text
+    assert str(read("batch_size=loguniform(16,64)")["batch_size"]) == "loguniform(16,64)"
     assert str(read("batch_size=randint(16,64)")["batch_size"]) == "randint(16,64)"
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import ray
 
+from raygen import cluster
 from raygen.data.reader import ShardReader
 from raygen.data.shards import Manifest
 from raygen.storage import Folder
@@ -38,7 +39,7 @@ def store_images(
     Raises: ShardError if a file is missing or damaged.
     """
     total = sum(manifest.rows(split) for split in manifest.splits)
-    stores = [n["Resources"].get("object_store_memory", 0) for n in ray.nodes() if n["Alive"]]
+    stores = [node.get("object_store_memory", 0) for node in cluster.nodes()]
     if total * manifest.image_bytes > STORE_SHARE * min(stores):
         return None
     groups: dict[str, list[ray.ObjectRef[np.ndarray]]] = {}

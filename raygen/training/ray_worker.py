@@ -91,22 +91,22 @@ class Monitor:
 
 
 class Question:
-    """A truth value that an actor is asked for again and again, without waiting for its answer."""
+    """Something that an actor is asked for again and again, without waiting for its answer."""
 
     def __init__(self) -> None:
         self._answer: Any = None
 
-    def ask(self, method: Any, *arguments: Any) -> bool:
+    def ask(self, method: Any, *arguments: Any) -> Any:
         """Ask once more, if the last question is answered.
 
-        Returns: the answer to the question before; False as long as there is none.
+        Returns: the answer to the question before; None as long as there is none.
         """
-        answer = False
+        answer = None
         if self._answer is not None:
             ready, _ = ray.wait([self._answer], timeout=0)
             if not ready:
-                return False
-            answer = bool(ray.get(self._answer))
+                return None
+            answer = ray.get(self._answer)
         self._answer = method.remote(*arguments)
         return answer
 
@@ -128,7 +128,7 @@ class MonitorControl(Control):
         ray.get(self._monitor.notice.remote(text))
 
     def exchange(self, progress: Progress) -> bool:
-        return self._stopping.ask(self._monitor.exchange, progress)
+        return bool(self._stopping.ask(self._monitor.exchange, progress))
 
     def measured(self, progress: Progress) -> None:
         ray.get(self._monitor.measured.remote(progress))

@@ -8,9 +8,6 @@ planned fits all at once, so that no trial ever waits for what another one holds
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import ray
 
 from raygen.config import RAY_DATA, Reader
 from raygen.data.ray_reader import TASK_CPUS, TASKS_IN_FLIGHT
@@ -138,8 +135,3 @@ def _fitting_share(nodes: Sequence[float], count: int) -> float:
         if share > 0 and sum(int(node / share + 1e-6) for node in nodes) >= count
     )
     return max(fitting, default=0.0)
-
-
-def nodes_of_cluster() -> list[dict[str, Any]]:
-    """The resources of each node that is alive."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]

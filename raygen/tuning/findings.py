@@ -16,7 +16,7 @@ from raygen.config import PRESETS, RunConfig
 from raygen.search_space import Choice, Range, Space, Value, short
 from raygen.storage import Folder
 from raygen.tuning.objective import Objective
-from raygen.tuning.records import NEARLY, Trial, best_trial
+from raygen.tuning.records import Trial, best_trial, comparable
 from raygen.tuning.table import describe_values
 
 BEST = "best.json"
@@ -59,11 +59,11 @@ def over_seeds(trials: Sequence[Trial], objective: Objective) -> list[list[str]]
     Only trials that have come as far as any count; the spread is the sample standard deviation.
     """
     measured = _measured(trials)
-    furthest = max((trial.images_seen for trial, _ in measured), default=0)
+    far = comparable(trial for trial, _ in measured)
     settings: dict[tuple[Value, ...], list[float]] = {}
     names = [name for name in trials[0].values if name != SEED] if trials else []
     for trial, value in measured:
-        if trial.images_seen >= NEARLY * furthest:
+        if trial in far:
             settings.setdefault(tuple(trial.values[name] for name in names), []).append(value)
     several = {key: values for key, values in settings.items() if len(values) > 1}
     rows = [
@@ -208,7 +208,7 @@ def sensitivity(trials: Sequence[Trial], space: Space, objective: Objective) -> 
     margin = 0.08 * (high - low)
     limits = (low * 0.85, high / 0.85) if logarithmic else (low - margin, high + margin)
     chosen = best_trial(trials, objective)
-    furthest = max(trial.images_seen for trial, _ in measured)
+    far = comparable(trial for trial, _ in measured)
     panels = [axes for line in grid for axes in line]
     for axes, (name, domain) in zip(panels, space.items(), strict=False):
         for trial, value in measured:
@@ -218,14 +218,13 @@ def sensitivity(trials: Sequence[Trial], space: Space, objective: Objective) -> 
                     continue
                 x = domain.values.index(x)
             shown = min(value, worst) if objective.sign > 0 else max(value, worst)
-            ended_early = trial.images_seen < NEARLY * furthest
             colour = "crimson" if trial is chosen else "black" if trial.number == 0 else "C0"
             axes.plot(
                 [x],
                 [shown],
                 marker="^" if shown != value else "o",
                 color=colour,
-                markerfacecolor="none" if ended_early else colour,
+                markerfacecolor=colour if trial in far else "none",
                 markersize=8 if trial is chosen or trial.number == 0 else 6,
                 linestyle="",
             )

@@ -7,17 +7,16 @@ by default the sliced Wasserstein distance between samples and validation images
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 
 from raygen.config import PRESETS, RunConfig
 from raygen.errors import RunError, UserError
+from raygen.job_options import Direction
 from raygen.model_options import AdversarialConfig
 from raygen.models import build_model
 from raygen.models.base import Step
 
-Mode = Literal["min", "max"]
 KL = "validation/kl"
 MSE = "validation/mse"
 QUALITY = "quality/swd"
@@ -39,7 +38,7 @@ class Objective:
     """
 
     metric: str
-    mode: Mode = "min"
+    mode: Direction = "min"
     max_kl: float = 0.0
 
     def value(self, metrics: Mapping[str, float]) -> float:
@@ -90,7 +89,7 @@ def logged_metrics(config: RunConfig) -> set[str]:
     return names | {QUALITY, "throughput/images_per_second", "throughput/data_wait_fraction"}
 
 
-def choose_objective(config: RunConfig, metric: str, mode: Mode, max_kl: float) -> Objective:
+def choose_objective(config: RunConfig, metric: str, mode: Direction, max_kl: float) -> Objective:
     """The objective that a user named, or the model family's own.
 
     Raises: UserError if runs never log the metric.

@@ -123,20 +123,23 @@ def trial_name(number: int) -> str:
     return f"{number:03d}"
 
 
+def comparable(trials: Iterable[Trial]) -> list[Trial]:
+    """The trials that have come about as far as the furthest one."""
+    reported = [trial for trial in trials if trial.reports]
+    furthest = max((trial.images_seen for trial in reported), default=0)
+    return [trial for trial in reported if trial.images_seen >= NEARLY * furthest]
+
+
 def best_trial(trials: Iterable[Trial], objective: Objective) -> Trial | None:
     """The trial with the best last report, among those that have come furthest.
 
     A report of a longer training is worth more than a better one of a shorter: the numbers of
     trials that were stopped early are not what their settings lead to.
     """
-    reported = [trial for trial in trials if trial.reports and trial.status != "failed"]
-    if not reported:
-        return None
-    furthest = max(trial.images_seen for trial in reported)
     best: Trial | None = None
-    for trial in reported:
+    for trial in comparable(trial for trial in trials if trial.status != "failed"):
         value = trial.objective
-        if trial.images_seen < NEARLY * furthest or value is None:
+        if value is None:
             continue
         if best is None or best.objective is None or objective.is_better(value, best.objective):
             best = trial

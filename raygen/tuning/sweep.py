@@ -21,7 +21,7 @@ from raygen.job_options import Scheduler, SweepOptions
 from raygen.search_space import Space, Values
 from raygen.signals import Signals
 from raygen.training.loop import Progress
-from raygen.training.ray_worker import ANSWER_SECONDS
+from raygen.training.ray_worker import ANSWER_SECONDS, Question
 from raygen.tuning import hparams
 from raygen.tuning.optuna_search import OptunaSearch
 from raygen.tuning.records import ENDED, Report, Trial, trial_name
@@ -71,18 +71,18 @@ def run_sweep(
     """Run all trials that have not ended yet, at most until the time budget is spent.
 
     Args:
-        planned: the values of each trial, by number; empty if the searcher chooses them.
+        planned: the values of each trial, by number; of trial 0 alone, if a searcher chooses the
+            others'.
         count: of trials in all.
         history: trials of earlier sessions.
     Returns: all trials, as they are now, and how the time was spent.
     """
-    report_images, total_images = task.report_images, task.total_images
-    objective, seed = task.objective, task.config.seed
+    report_images, objective, seed = task.report_images, task.objective, task.config.seed
     board: Any = ray.remote(num_cpus=0)(Board).remote()
     task = replace(task, board=board, clones=options.scheduler == "pbt")
     watch = Watch(task, space, count, history, table, signals, options)
     begun = {trial.number: trial for trial in history}
-    searcher, param_space, samples = None, {}, 1
+    searcher, param_space = None, {}
     if options.search == "optuna":
         searcher = OptunaSearch(space, planned[0], objective, count, seed, history)
         samples = len(searcher.waiting)
@@ -98,7 +98,7 @@ def run_sweep(
         return Finished(list(begun.values()), 0.0, 0.0)
     scheduler: TrialScheduler
     if options.scheduler == "asha":
-        scheduler = Halving(objective, report_images, total_images, history)
+        scheduler = Halving(objective, report_images, task.total_images, history)
     elif options.scheduler == "pbt":
         scheduler = Population(objective, report_images, space, seed)
     else:
@@ -209,7 +209,7 @@ class Watch(tune.Callback):
         self._budget = options.budget_seconds()
         self._began_at = time.monotonic()
         self._stop_at: float | None = None
-        self._answer: Any = None
+        self._state = Question()
         self._progress: dict[int, Progress] = {}
         self._notices = 0
 
@@ -298,7 +298,9 @@ class Watch(tune.Callback):
         if any(trial.reports for trial in self._trials.values()):
             self._signals.save()
         if self._table.is_due:
-            self._ask()
+            state = self._state.ask(self._task.board.state)
+            if state is not None:
+                self._take(state)
             self._show()
 
     def close(self) -> None:
@@ -309,15 +311,6 @@ class Watch(tune.Callback):
             if trial.status not in (*ENDED, "interrupted"):
                 trial.status, trial.reason = "interrupted", "the sweep was ended"
                 self._note(trial)
-
-    def _ask(self) -> None:
-        """Ask the board how far the trials are, and take its last answer."""
-        if self._answer is not None:
-            ready, _ = ray.wait([self._answer], timeout=0)
-            if not ready:
-                return
-            self._take(ray.get(self._answer))
-        self._answer = self._task.board.state.remote()
 
     def _take(self, state: tuple[dict[int, Progress], list[str]]) -> None:
         """Take note of what the board knows, and tell what is new of it."""

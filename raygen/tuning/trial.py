@@ -176,7 +176,7 @@ class TrialControl(Control):
         self._reported = 0
 
     def exchange(self, progress: Progress) -> bool:
-        return self._stopping.ask(self._task.board.exchange, self._number, progress)
+        return bool(self._stopping.ask(self._task.board.exchange, self._number, progress))
 
     def measured(self, progress: Progress) -> None:
         """Report to Tune, which may end the trial here.
