@@ -13,7 +13,8 @@ from raygen.data.dataset import draw_dataset, open_dataset
 from raygen.data.sources import TRAIN
 from raygen.progress import ProgressLine, describe, duration
 from raygen.signals import Signals
-from raygen.training.ray_worker import Report, fit, plan_workers, summary
+from raygen.training.placement import plan_workers
+from raygen.training.ray_worker import Known, fit, summary
 from raygen.training.run import SUMMARY, RunFolder
 from raygen.training.session import Session
 
@@ -33,11 +34,12 @@ def main(argv: Sequence[str]) -> None:
     # The signals outermost, so that Ctrl-C just after the end does not spoil it.
     saving = "a checkpoint is being saved"
     with Signals(line.close, saving) as signals, cluster.connected(job.verbose):
-        num_workers, use_gpu = plan_workers(config)
+        placement = plan_workers(config, cluster.nodes(), cluster.possible_nodes())
         if manifest is None:
             manifest = draw_dataset(config, data, line)
         line.close()
-        session = Session(config, run, data, manifest, num_workers, use_gpu, job.verbose)
+        workers, use_gpu = placement.workers, placement.use_gpu
+        session = Session(config, run, data, manifest, workers, use_gpu, job.verbose)
         run.check_dataset(config.data, manifest.fingerprint)
         done, total_steps = run.position().global_step, session.total_steps
         if done >= total_steps:
@@ -48,12 +50,13 @@ def main(argv: Sequence[str]) -> None:
         else:
             print(
                 f"{config.preset}: {total_steps:,} steps of {config.batch_size} images on "
-                f"{num_workers} {'GPU' if use_gpu else 'CPU'} workers; "
+                f"{workers} {'GPU' if use_gpu else 'CPU'} workers; "
                 f"{manifest.rows(TRAIN):,} training images in {data.uri}"
             )
             if done:
                 print(f"resuming {run.folder.uri} at step {done:,}")
-            outcome = fit(session, Watcher(line, signals), signals.stop)
+            watcher = Watcher(line, signals)
+            outcome = fit(session, watcher, signals.stop, placement.cpus_per_worker)
             line.close()
             if not outcome.finished:
                 raise Interrupted(
@@ -99,7 +102,7 @@ class Watcher:
         self._groups = 0
         self._notices = 0
 
-    def __call__(self, report: Report) -> None:
+    def __call__(self, report: Known) -> None:
         for notice in report.notices[self._notices :]:
             self._line.close()
             print(notice)

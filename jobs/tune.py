@@ -17,15 +17,16 @@ from raygen.data.dataset import draw_dataset, open_dataset
 from raygen.data.sources import TRAIN
 from raygen.data.stored import store_images
 from raygen.errors import RunError, UserError
-from raygen.job_options import SweepOptions
+from raygen.job_options import JobOptions, SweepOptions
 from raygen.options import option, updated
 from raygen.progress import ProgressLine, describe
 from raygen.signals import Signals
-from raygen.training.ray_worker import check_batch
+from raygen.training.placement import check_sync_bn
 from raygen.training.run import SUMMARY, RunFolder
 from raygen.tuning.capacity import plan_capacity
 from raygen.tuning.findings import BEST, SEED, over_seeds, sentence, write_findings
-from raygen.tuning.plan import (
+from raygen.tuning.planning import (
+    OWN_DEFAULTS,
     Plan,
     check_dataset,
     check_folder,
@@ -39,8 +40,6 @@ from raygen.tuning.sweep import Finished, run_sweep
 from raygen.tuning.table import LiveTable, aligned, trial_rows
 from raygen.tuning.trial import Task
 
-KEPT = 1
-"""Checkpoints of each trial, unless the user wants more; the best one besides."""
 MAY_CHANGE = {"trials", "max_concurrent", "time_budget", "resume", "workers_per_trial"}
 """Options of a sweep that may differ when it is resumed."""
 
@@ -65,13 +64,13 @@ def main(argv: Sequence[str]) -> None:
     line.show("starting Ray")
     with Signals(leave_line, "trials are being saved") as signals, cluster.connected(job.verbose):
         capacity = plan_capacity(
-            cluster.nodes(),
+            cluster.possible_nodes(),
             command.sweep.workers_per_trial,
             command.sweep.max_concurrent,
             plan.count,
             plan.config.reader,
         )
-        check_batch(plan.config, capacity.workers)
+        check_sync_bn(plan.config, capacity.use_gpu)
         if manifest is None:
             manifest = draw_dataset(plan.config, data, line)
             check_length(plan, manifest)
@@ -116,9 +115,7 @@ def main(argv: Sequence[str]) -> None:
         finished = run_sweep(
             task,
             command.sweep,
-            plan.space,
-            plan.planned,
-            plan.count,
+            plan,
             history,
             table,
             signals,
@@ -138,7 +135,7 @@ def read_command(argv: Sequence[str]) -> TuneCommand:
     Raises: UserError.
     """
     description = "Search for better hyperparameters."
-    command = parse_run(TuneCommand, argv, description, "-sweep", saved={"keep": KEPT})
+    command = parse_run(TuneCommand, argv, description, "-sweep", saved=OWN_DEFAULTS)
     if not command.sweep.resume:
         return command
     folder = RunFolder.at(command.job.storage, command.job.run_name).folder
@@ -201,7 +198,9 @@ def conclude(
         sweep.folder.write_json(SUMMARY, summary)
     print(f"found:       {', '.join(sweep.folder.join(name).uri for name in names)}")
     best = sweep.folder.join(BEST).uri
-    print(f"train it:    {command_line('jobs/train.py', '--config', best, '--run-name', 'tuned')}")
+    there = ["--storage", command.job.storage] if command.job.storage != JobOptions.storage else []
+    again = ["jobs/train.py", "--config", best, "--run-name", "tuned", *there]
+    print(f"train it:    {command_line(*again)}")
     if ended < plan.count:
         again = ["jobs/tune.py", plan.config.preset, "--storage", command.job.storage]
         again += ["--run-name", command.job.run_name, "--resume"]

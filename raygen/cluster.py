@@ -9,8 +9,14 @@ from typing import Any
 
 import ray
 import ray.data  # Sets its loggers' levels when imported, so before ours are set.
+import yaml
 
 from raygen.errors import UserError
+
+HEAD = "node:__internal_head__"
+"""A resource that the head node alone has."""
+BOOTSTRAP = "~/ray_bootstrap_config.yaml"
+"""Where Ray's cluster launcher leaves the cluster's configuration, on the head node."""
 
 
 @contextmanager
@@ -56,3 +62,68 @@ def connected(verbose: bool = False, **options: Any) -> Iterator[None]:
 def nodes() -> list[dict[str, float]]:
     """The resources of each node that is alive, by name."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def possible_nodes() -> list[dict[str, float]]:
+    """The resources of each node that there is, or that an autoscaler may add.
+
+    Known where Ray's cluster launcher started the cluster: it leaves its configuration on the head
+    node. Any other cluster is taken to stay as it is.
+    """
+    heads = [node for node in ray.nodes() if node["Alive"] and HEAD in node["Resources"]]
+    if not heads:
+        return nodes()
+    [head] = heads
+    if ray.get_runtime_context().get_node_id() == head["NodeID"]:
+        launched = read_launched()
+    else:
+        read = ray.remote(num_cpus=0, resources={HEAD: 0.001})(read_launched)
+        launched = ray.get(read.remote())
+    return max(nodes(), [head["Resources"], *launched], key=_size)
+
+
+def read_launched(path: str = BOOTSTRAP) -> list[dict[str, float]]:
+    """The resources of each worker node that the cluster launcher's configuration allows for.
+
+    Args: path: of the configuration; if there is none, there are no such nodes.
+    """
+    try:
+        with open(os.path.expanduser(path)) as file:
+            config = yaml.safe_load(file)
+    except OSError:
+        return []
+    kinds = config["available_node_types"]
+    workers = [
+        kind.get("resources", {})
+        for name, kind in kinds.items()
+        if name != config["head_node_type"]
+        for _ in range(kind.get("max_workers", 0))
+    ]
+    # The cluster has a limit of its own. Those that are wanted for training come first.
+    workers.sort(key=lambda resources: _size([resources]), reverse=True)
+    return workers[: config.get("max_workers", len(workers))]
+
+
+def _size(nodes: list[dict[str, float]]) -> tuple[float, float]:
+    return sum(node.get("GPU", 0) for node in nodes), sum(node.get("CPU", 0) for node in nodes)
+
+
+class Question:
+    """Something that an actor is asked for again and again, without waiting for its answer."""
+
+    def __init__(self) -> None:
+        self._answer: Any = None
+
+    def ask(self, method: Any, *arguments: Any) -> Any:
+        """Ask once more, if the last question is answered.
+
+        Returns: the answer to the question before; None as long as there is none.
+        """
+        answer = None
+        if self._answer is not None:
+            ready, _ = ray.wait([self._answer], timeout=0)
+            if not ready:
+                return None
+            answer = ray.get(self._answer)
+        self._answer = method.remote(*arguments)
+        return answer

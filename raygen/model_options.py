@@ -13,7 +13,7 @@ from raygen.schedule import TWO_PHASE, Schedule
 from raygen.search_space import Choice, Range, Space, decades_around
 
 AdversarialLoss = Literal["non-saturating", "hinge", "least-squares", "wasserstein-gp"]
-Objective = Literal["larsen", "article"]
+VAEGANObjective = Literal["larsen", "article"]
 Optimizer = Literal["rmsprop", "adam"]
 
 CHANGEABLE = frozenset(
@@ -177,7 +177,7 @@ class VAEGANConfig(AdversarialConfig):
     """Discriminator steps : generator steps, as 1:1, 5:1, 1:2; or two-phase: 4:1 in the first half
     of the run and 1:4 in the second. The generator's steps are those of encoder and decoder; the
     VAE step of the `article` objective is taken in every iteration."""
-    objective: Objective = "larsen"
+    objective: VAEGANObjective = "larsen"
     """larsen: the paper's, which measures reconstructions by the discriminator's features;
     article: by pixels, with a VAE step of its own, which tends to collapse the posterior."""
     gamma: float = 0.1
@@ -197,7 +197,7 @@ class VAEGANConfig(AdversarialConfig):
         super().__post_init__()
         require_at_least(self, 0, "lr_g", "lr_vae")
         require(self.gamma >= 0, "--gamma", self.gamma, "be 0 or more")
-        require_choice(self, "objective", Objective)
+        require_choice(self, "objective", VAEGANObjective)
 
     @property
     def explicit(self) -> Self:

@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from raygen.errors import UserError
+from raygen.storage import Folder
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -66,13 +67,14 @@ def updated(options: Options, values: Mapping[str, Any], where: str) -> Options:
 
 
 def read_json_object(name: str, path: str) -> dict[str, Any]:
-    """What a file that an option names holds: a JSON object. Raises: UserError."""
+    """What a file or URI that an option names holds: a JSON object. Raises: UserError."""
+    file = Folder.at(path)
     try:
-        with open(path) as file:
-            values = json.load(file)
+        values = json.loads(file.parent.read_bytes(file.name))
     except OSError as error:
+        reason = error.strerror or " ".join(str(error).split())
         raise UserError(
-            f"{name} {path}: cannot be read ({error.strerror}); name a JSON file of options"
+            f"{name} {path}: cannot be read ({reason}); name a JSON file of options"
         ) from error
     except ValueError as error:
         raise UserError(f"{name} {path}: not valid JSON ({error})") from error

@@ -3,7 +3,7 @@
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ HELP = (
 )
 _TRIAL_VALUES = 7
 """Tells a sweep's random numbers from a run's."""
-_MOST_ATTEMPTS = 100
+MOST_ATTEMPTS = 100
 
 
 @dataclass(frozen=True)
@@ -202,20 +202,31 @@ def _convert(word: str, example: Value, where: str) -> Value:
         raise UserError(f"{where}: {word} must be {kind}") from None
 
 
-def random_trials(space: Space, defaults: Values, seed: int) -> Iterator[Values]:
+def random_trials(
+    space: Space, defaults: Values, seed: int, allowed: Callable[[Values], bool] = lambda _: True
+) -> Iterator[Values]:
     """The values of trial 0, which are the defaults, and of endless others, drawn at random.
 
     A trial's values depend on the space and the seed alone. They repeat only where the space has
     few others.
+
+    Args: allowed: whether values go together; others are drawn in place of those that do not.
+    Raises: UserError if none are found that do.
     """
     yield defaults
     seen = [defaults]
     for number in itertools.count(1):
         random = np.random.default_rng((_TRIAL_VALUES, seed, number))
-        for _ in range(_MOST_ATTEMPTS):
+        fitting: Values = {}
+        for _ in range(MOST_ATTEMPTS):
             values = {name: domain.sample(random) for name, domain in space.items()}
-            if values not in seen:
-                break
+            if allowed(values):
+                fitting = values
+                if values not in seen:
+                    break
+        if not fitting:
+            raise nothing_fits(space)
+        values = fitting
         seen.append(values)
         yield values
 
@@ -225,6 +236,15 @@ def grid_trials(space: Space, defaults: Values) -> list[Values]:
     points = itertools.product(*(domain.points() for domain in space.values()))
     combinations = [dict(zip(space, values, strict=True)) for values in points]
     return [defaults, *(values for values in combinations if values != defaults)]
+
+
+def nothing_fits(space: Space) -> UserError:
+    """That no values of a space go together with each other and the other options."""
+    domains = ", ".join(f"{name}={domain}" for name, domain in space.items())
+    return UserError(
+        f"--space {domains}: of {MOST_ATTEMPTS} settings drawn from it none can be trained; "
+        "narrow it, with --set"
+    )
 
 
 def short(value: Any) -> str:

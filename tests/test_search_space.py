@@ -123,6 +123,18 @@ def test_values_repeat_only_where_there_are_no_others() -> None:
     assert four[3] in four[:3]
 
 
+def test_values_that_do_not_go_together_are_drawn_again() -> None:
+    space: Space = {"batch_size": Range(8, 16, whole=True)}
+
+    def even(values: Values) -> bool:
+        return int(values["batch_size"]) % 2 == 0
+
+    drawn = list(islice(random_trials(space, {"batch_size": 8}, 0, even), 5))
+    assert {values["batch_size"] for values in drawn} == {8, 10, 12, 14, 16}
+    with pytest.raises(UserError, match=r"batch_size=randint\(8,16\): of 100 settings .* none"):
+        list(islice(random_trials(space, {"batch_size": 8}, 0, lambda _: False), 2))
+
+
 def test_random_values_fill_their_ranges() -> None:
     random = np.random.default_rng(0)
     rates = [LR.sample(random) for _ in range(500)]

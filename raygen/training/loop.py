@@ -187,7 +187,9 @@ def train(
             first_step_at = time.time()
             session, since_log, since_control = Stopwatch(), Stopwatch(), Stopwatch()
 
-        if last or _passed(config.log_images, before, images_seen):
+        measuring = last or _passed(validation.every, before, images_seen)
+        # What is measured on validation images is told together with the losses up to there.
+        if measuring or _passed(config.log_images, before, images_seen):
             watch.check(workers)
             # Without the losses of networks that have not stepped since the last time.
             fresh = means.take(workers)
@@ -213,7 +215,7 @@ def train(
             draw()
         score, better = None, 0
         known: dict[str, float] = {}
-        if last or _passed(validation.every, before, images_seen):
+        if measuring:
             watch.check(workers)
             measured = validate()
             known = logged | measured

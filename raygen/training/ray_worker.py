@@ -1,4 +1,4 @@
-"""A run inside Ray Train: planning the workers, starting them, and watching them.
+"""A run inside Ray Train: starting its workers, and watching them.
 
 `fit` runs in the job's own process. It starts the workers through a TorchTrainer and a `Monitor`
 actor beside them, through which the first worker reports its progress and learns that it should
@@ -23,8 +23,7 @@ from ray.train import FailureConfig, ScalingConfig
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer, get_device
 
-from raygen.config import RAY_DATA, Reader, RunConfig
-from raygen.data.ray_reader import TASK_CPUS, TASKS_IN_FLIGHT
+from raygen.cluster import Question
 from raygen.errors import RunError, UserError
 from raygen.training.loop import Control, Outcome, Progress
 from raygen.training.session import Session, run_session
@@ -36,7 +35,7 @@ ANSWER_SECONDS = 30
 
 
 @dataclass
-class Report:
+class Known:
     """What the monitor knows.
 
     Attributes:
@@ -59,10 +58,10 @@ class Monitor:
     """An actor between the workers, wherever they run, and the job that watches them."""
 
     def __init__(self) -> None:
-        self._report = Report()
+        self._report = Known()
         self._stop = False
 
-    def report(self) -> Report:
+    def report(self) -> Known:
         return self._report
 
     def stop(self) -> None:
@@ -90,27 +89,6 @@ class Monitor:
         self._report.error = error
 
 
-class Question:
-    """Something that an actor is asked for again and again, without waiting for its answer."""
-
-    def __init__(self) -> None:
-        self._answer: Any = None
-
-    def ask(self, method: Any, *arguments: Any) -> Any:
-        """Ask once more, if the last question is answered.
-
-        Returns: the answer to the question before; None as long as there is none.
-        """
-        answer = None
-        if self._answer is not None:
-            ready, _ = ray.wait([self._answer], timeout=0)
-            if not ready:
-                return None
-            answer = ray.get(self._answer)
-        self._answer = method.remote(*arguments)
-        return answer
-
-
 class MonitorControl(Control):
     """The first worker's line to the monitor."""
 
@@ -134,46 +112,11 @@ class MonitorControl(Control):
         ray.get(self._monitor.measured.remote(progress))
 
 
-def plan_workers(config: RunConfig) -> tuple[int, bool]:
-    """How many workers, and whether on GPUs, on the Ray cluster at hand.
-
-    Raises: UserError if the cluster cannot hold them, or the batch cannot be split over them.
-    """
-    resources = ray.cluster_resources()
-    gpus, cpus = int(resources.get("GPU", 0)), resources.get("CPU", 0)
-    count = config.num_workers or gpus or 2
-    use_gpu = gpus > 0
-    if use_gpu and count > gpus:
-        raise UserError(
-            f"--num-workers {count}: the cluster has {gpus} GPUs; use --num-workers {gpus}"
-        )
-    if not use_gpu and count > 4 * cpus:
-        raise UserError(
-            f"--num-workers {count}: too many for {cpus:g} CPUs; use at most {int(4 * cpus)}"
-        )
-    check_batch(config, count)
-    if config.sync_bn and not use_gpu:
-        raise UserError("--sync-bn: needs GPUs, the cluster has none; leave it out")
-    return count, use_gpu
-
-
-def check_batch(config: RunConfig, count: int) -> None:
-    """Raises: UserError if a batch cannot be split over so many workers."""
-    unit = count * config.model.images_divisor
-    if config.batch_size % unit:
-        lower = config.batch_size - config.batch_size % unit
-        near = f"{lower} or {lower + unit}" if lower else f"{unit}"
-        raise UserError(
-            f"--batch-size {config.batch_size}: cannot be split evenly over {count} workers; "
-            f"use {near}, or another number of workers"
-        )
-
-
 def fit(
     session: Session,
-    watch: Callable[[Report], None],
+    watch: Callable[[Known], None],
     stop: threading.Event,
-    cpus_per_worker: float = 0.0,
+    cpus_per_worker: float,
     threads: int = 0,
 ) -> Outcome:
     """Train on the Ray cluster.
@@ -181,7 +124,7 @@ def fit(
     Args:
         watch: called a few times a second with what is known.
         stop: set it to have the run saved and ended early.
-        cpus_per_worker: to reserve; 0: as many as the cluster has for a run that is alone there.
+        cpus_per_worker: to reserve.
         threads: that each worker computes with on CPUs; 0: all that its node has for this run.
     Returns: how the run ended.
     Raises: UserError for a mistake found by a worker; RunError for anything else.
@@ -195,15 +138,7 @@ def fit(
         scaling_config=ScalingConfig(
             num_workers=session.num_workers,
             use_gpu=session.use_gpu,
-            resources_per_worker={
-                "CPU": cpus_per_worker
-                or share_of_cpus(
-                    ray.cluster_resources().get("CPU", 1),
-                    session.num_workers,
-                    session.config.reader,
-                )
-            }
-            | ({"GPU": 1} if session.use_gpu else {}),
+            resources_per_worker={"CPU": cpus_per_worker} | ({"GPU": 1} if session.use_gpu else {}),
         ),
         run_config=RayRunConfig(
             name=posixpath.basename(record.path),
@@ -238,16 +173,16 @@ def _watch(
     session: Session,
     training: threading.Thread,
     monitor: Any,
-    watch: Callable[[Report], None],
+    watch: Callable[[Known], None],
     stop: threading.Event,
-) -> Report:
+) -> Known:
     """Pass on reports until the training ends, and the wish to stop. Returns: the last report."""
     told = False
     while True:
         training.join(POLL_SECONDS)
         ended = not training.is_alive()
         try:
-            report: Report = ray.get(monitor.report.remote(), timeout=ANSWER_SECONDS)
+            report: Known = ray.get(monitor.report.remote(), timeout=ANSWER_SECONDS)
         except RayError as error:
             raise _failed(session, "Ray stopped answering") from error
         watch(report)
@@ -264,16 +199,6 @@ def _failed(session: Session, reason: str) -> RunError:
     step = session.run.position().global_step
     kept = f"is saved up to step {step:,}" if step else "had not been saved yet"
     return RunError(f"training failed: {reason}\nthe run {kept}; the same command goes on with it")
-
-
-def share_of_cpus(cpus: float, workers: int, reader: Reader) -> float:
-    """The CPUs to reserve for each worker, such that the data stream's tasks have room beside them.
-
-    Ray Data waits for ever, without a word, for CPUs that the workers have reserved. More than
-    one each would only keep workers off nodes with many GPUs and few CPUs.
-    """
-    tasks = workers * TASKS_IN_FLIGHT if reader == RAY_DATA else 0
-    return min(1.0, int((cpus - min(cpus / 2, TASK_CPUS * tasks)) / workers * 100) / 100)
 
 
 def _worker(settings: dict[str, Any]) -> None:

@@ -151,8 +151,10 @@ def _train_from(
         log = None
         if workers.is_first:
             control.started(start.global_step)
-            known = checkpoint.read_state(saved).get("metrics") if saved else None
-            if known:
+            state = checkpoint.read_state(saved) if saved else {}
+            known = state.get("metrics")
+            # What another run's networks were measured at, which this one goes on from, is its own.
+            if known and state["about"]["run"] == run.folder.name:
                 total = start.images_seen + config.step_images * (
                     session.total_steps - start.global_step
                 )

@@ -1,24 +1,20 @@
-"""How many trials run at once on the Ray cluster at hand, and what each reserves.
+"""How many trials run at once on a Ray cluster, and what each reserves.
 
 Everything that runs is counted: the workers of each trial, the tasks that read for them where
-Ray Data reads, and the process that drives a trial's workers where there are several. What is
-planned fits all at once, so that no trial ever waits for what another one holds.
+Ray Data reads, and the process that drives a trial's workers where there are several.
 """
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from raygen.config import RAY_DATA, Reader
-from raygen.data.ray_reader import TASK_CPUS, TASKS_IN_FLIGHT
+from raygen.config import Reader
 from raygen.errors import UserError
+from raygen.training.placement import LEAST_CPUS, Nodes, fitting_cpus, resources, total
 
 DRIVER_CPUS = 0.01
 """A trial's driver only waits for its workers."""
 TRIAL_MEMORY = 1.5 * 2**30
 """Bytes that a worker process takes without its networks, about."""
-LEAST_CPUS = 0.25
-"""Per worker. More workers than four for each CPU only get in each other's way."""
 
 
 @dataclass(frozen=True)
@@ -60,20 +56,17 @@ class Capacity:
         )
 
 
-def plan_capacity(
-    nodes: Sequence[Mapping[str, float]], workers: int, wish: str, trials: int, reader: Reader
-) -> Capacity:
+def plan_capacity(nodes: Nodes, workers: int, wish: str, trials: int, reader: Reader) -> Capacity:
     """Decide how many trials run at once.
 
     Args:
-        nodes: the resources of each node.
+        nodes: those that there are, and those that an autoscaler may add.
         workers: of each trial.
         wish: what the user said: `auto`, or a number of trials.
         trials: how many there are at most.
-    Raises: UserError, with the numbers, if the cluster cannot hold what is wished for.
+    Raises: UserError, with the numbers, if the cluster can never hold what is wished for.
     """
-    cpus = sum(node.get("CPU", 0) for node in nodes)
-    gpus = int(sum(node.get("GPU", 0) for node in nodes))
+    cpus, gpus = total(nodes, "CPU"), int(total(nodes, "GPU"))
     memory = sum(node.get("memory", math.inf) for node in nodes)
     use_gpu = gpus > 0
     number = int(wish) if wish.isdecimal() else 0
@@ -81,10 +74,10 @@ def plan_capacity(
         raise UserError(f"--max-concurrent {wish}: must be auto, or a number of trials from 1 on")
     most_workers = gpus if use_gpu else int(cpus / LEAST_CPUS)
     each = f"{workers} worker{'s' if workers > 1 else ''}"
-    device = f"{gpus} GPUs" if use_gpu else f"{cpus:g} CPUs"
     if workers > most_workers:
         raise UserError(
-            f"--workers-per-trial {workers}: the cluster has {device}; use at most {most_workers}"
+            f"--workers-per-trial {workers}: the cluster has {resources(nodes)}; use at most "
+            f"{most_workers}"
         )
     if number:
         # Small networks leave much of a GPU idle, which several trials may share.
@@ -92,7 +85,7 @@ def plan_capacity(
         if number > most:
             raise UserError(
                 f"--max-concurrent {number}: {number} trials of {each} need more than "
-                f"the {device} of the cluster; use at most {most}, or auto"
+                f"the {resources(nodes)} of the cluster; use at most {most}, or auto"
             )
         at_once = min(number, trials)
     else:
@@ -100,38 +93,17 @@ def plan_capacity(
         fits = min(units // workers, memory // (workers * TRIAL_MEMORY))
         at_once = max(1, min(trials, int(fits)))
     count = at_once * workers
-    # Wherever they land, the drivers and the stream's tasks find their place beside the workers.
+    gpus_each = float(use_gpu)
+    if use_gpu and workers == 1:
+        gpus_each = math.floor(1e4 / math.ceil(at_once / gpus)) / 1e4
+    # Wherever they land, the drivers find their place beside the workers.
     drivers = DRIVER_CPUS * at_once if workers > 1 else 0.0
-    tasks = TASK_CPUS * TASKS_IN_FLIGHT * count if reader == RAY_DATA else 0.0
-    usable = []
-    for node in nodes:
-        own = node.get("CPU", 0)
-        stream = min(own / 2, max(TASK_CPUS, tasks * own / cpus)) if tasks else 0.0
-        usable.append(max(0.0, own - drivers - stream))
-    share = _fitting_share(usable, count)
-    if use_gpu or workers > 1:
-        share = min(1.0, share)
-    if share < 0.01:
+    share = fitting_cpus(nodes, count, reader, gpus_each, drivers)
+    if not share:
         raise UserError(
             f"--max-concurrent {wish}: {at_once} trials of {each} leave no CPU for each "
             f"worker of the {cpus:g} CPUs of the cluster; use less"
         )
-    gpu_share = 1 / math.ceil(at_once / gpus) if use_gpu and workers == 1 else float(use_gpu)
-    threads = max(1, int(cpus / count))
-    return Capacity(at_once, workers, use_gpu, share, math.floor(gpu_share * 1e4) / 1e4, threads)
-
-
-def _fitting_share(nodes: Sequence[float], count: int) -> float:
-    """The most CPUs that each of `count` workers may reserve such that all fit on the nodes.
-
-    Args: nodes: CPUs of each that workers may have.
-    """
-    candidates = {node / k for node in nodes for k in range(1, count + 1)}
-    # In steps of Ray's own precision, and never rounded up.
-    shares = (math.floor(share * 1e4) / 1e4 for share in candidates)
-    fitting = (
-        share
-        for share in shares
-        if share > 0 and sum(int(node / share + 1e-6) for node in nodes) >= count
-    )
-    return max(fitting, default=0.0)
+    if workers > 1:
+        share = min(1.0, share)
+    return Capacity(at_once, workers, use_gpu, share, gpus_each, max(1, int(cpus / count)))

@@ -16,6 +16,7 @@ from raygen.config import PRESETS, RunConfig
 from raygen.search_space import Choice, Range, Space, Value, short
 from raygen.storage import Folder
 from raygen.tuning.objective import Objective
+from raygen.tuning.planning import OWN_DEFAULTS
 from raygen.tuning.records import Trial, best_trial, comparable
 from raygen.tuning.table import describe_values
 
@@ -33,8 +34,9 @@ far astray, are drawn at its end."""
 
 def best_config(config: RunConfig, trial: Trial) -> RunConfig:
     """The run of a trial at the preset's full length. Args: config: where nothing is searched."""
-    keep = PRESETS[config.preset].run.keep
-    return replace(config.updated(trial.values, "trial"), steps=0, epochs=0.0, keep=keep)
+    preset = PRESETS[config.preset].run
+    own: dict[str, Any] = {name: getattr(preset, name) for name in OWN_DEFAULTS}
+    return replace(config.updated(trial.values, "trial"), steps=0, epochs=0.0, **own)
 
 
 def sentence(trials: Sequence[Trial], objective: Objective) -> str:
@@ -101,7 +103,7 @@ def as_csv(trials: Sequence[Trial], space: Space, objective: Objective) -> str:
     writer = csv.writer(file)
     # The objective may be more than the metric: KL beyond its bound is added.
     writer.writerow(
-        ["trial", "status", "images_seen", "seconds", "objective", objective.metric, *space]
+        ["trial", "status", "images_seen", "seconds", "sweep_objective", objective.metric, *space]
         + ["reason", "failures"]
     )
     for trial in trials:

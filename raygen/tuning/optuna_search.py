@@ -1,12 +1,12 @@
 """Optuna as a searcher for Ray Tune, which is told what earlier sessions of a sweep saw."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ray.tune.search import Searcher
 
 from raygen.errors import UserError
-from raygen.search_space import Domain, Range, Space, Values
+from raygen.search_space import MOST_ATTEMPTS, Domain, Range, Space, Values, nothing_fits
 from raygen.tuning.objective import Objective
 from raygen.tuning.records import ENDED, Trial
 from raygen.tuning.schedulers import LAST, TIME
@@ -23,15 +23,21 @@ class OptunaSearch(Searcher):
         trials: int,
         seed: int,
         history: Sequence[Trial],
+        allowed: Callable[[Values], bool] = lambda _: True,
     ) -> None:
-        """Args: trials: how many there are in all; history: those of earlier sessions.
+        """What to suggest.
 
+        Args:
+            trials: how many there are in all.
+            history: those of earlier sessions.
+            allowed: whether values go together; others are suggested in place of those that do not.
         Raises: UserError if Optuna is not installed.
         """
         super().__init__(metric="objective", mode=objective.mode)
         optuna = import_optuna()
         self._optuna = optuna
         self._space = space
+        self._allowed = allowed
         self._distributions = {name: self._distribution(d) for name, d in space.items()}
         sampler = optuna.samplers.TPESampler(
             n_startup_trials=max(4, min(10, trials // 4)),
@@ -48,7 +54,8 @@ class OptunaSearch(Searcher):
                 self.waiting.append((trial.number, trial.values))
             elif trial.reports and self._knows(trial.values):
                 self._add(trial)
-        new = range(max((trial.number for trial in history), default=-1) + 1, trials)
+        begun = {trial.number for trial in history}
+        new = [number for number in range(trials) if number not in begun]
         self.waiting += [(number, None if number else defaults) for number in new]
 
     def _distribution(self, domain: Domain) -> Any:
@@ -89,15 +96,23 @@ class OptunaSearch(Searcher):
         if values is None or self._knows(values):
             if values is not None:
                 self._study.enqueue_trial(values)
+            self._asked[trial_id], values = self._ask()
+        return {"trial": {"number": number, "values": values}}
+
+    def _ask(self) -> tuple[Any, Values]:
+        """What Optuna suggests next. Raises: UserError if nothing of it can be trained."""
+        for _ in range(MOST_ATTEMPTS):
             asked = self._study.ask(self._distributions)
-            self._asked[trial_id] = asked
-            values = {
+            values: Values = {
                 name: domain.clip(asked.params[name])
                 if isinstance(domain, Range)
                 else asked.params[name]
                 for name, domain in self._space.items()
             }
-        return {"trial": {"number": number, "values": values}}
+            if self._allowed(values):
+                return asked, values
+            self._study.tell(asked, state=self._optuna.trial.TrialState.FAIL)
+        raise nothing_fits(self._space)
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         if trial_id in self._asked:

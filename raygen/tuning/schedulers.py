@@ -1,7 +1,7 @@
 """Which trials go on: Ray Tune's schedulers, for sweeps.
 
 The trial of the defaults is never stopped and never cloned over, so that what the search gained can
-be told against it. Schedulers are told what earlier sessions of a sweep saw.
+be told against it.
 """
 
 import random
@@ -34,7 +34,10 @@ def as_result(report: Report) -> dict[str, float]:
 
 
 class Halving(ASHAScheduler):
-    """Asynchronous successive halving (Li et al. 2018, arXiv 1810.05934)."""
+    """Asynchronous successive halving (Li et al. 2018, arXiv 1810.05934).
+
+    It is told what trials of earlier sessions of the sweep came to.
+    """
 
     def __init__(
         self, objective: Objective, report_images: int, total_images: int, history: Sequence[Trial]

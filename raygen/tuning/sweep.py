@@ -16,22 +16,18 @@ from ray import tune
 from ray.exceptions import RayError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from raygen.cluster import Question
 from raygen.errors import RunError
 from raygen.job_options import Scheduler, SweepOptions
-from raygen.search_space import Space, Values
+from raygen.search_space import Space
 from raygen.signals import Signals
 from raygen.training.loop import Progress
-from raygen.training.ray_worker import ANSWER_SECONDS, Question
+from raygen.training.ray_worker import ANSWER_SECONDS
 from raygen.tuning import hparams
 from raygen.tuning.optuna_search import OptunaSearch
+from raygen.tuning.planning import Plan
 from raygen.tuning.records import ENDED, Report, Trial, trial_name
-from raygen.tuning.schedulers import (
-    LAST,
-    TIME,
-    Halving,
-    Population,
-    number_of,
-)
+from raygen.tuning.schedulers import LAST, TIME, Halving, Population, number_of
 from raygen.tuning.table import LiveTable, headline, seconds_left, trial_rows
 from raygen.tuning.trial import Board, Task, run_trial
 
@@ -61,35 +57,31 @@ class Finished:
 def run_sweep(
     task: Task,
     options: SweepOptions,
-    space: Space,
-    planned: Sequence[Values],
-    count: int,
+    plan: Plan,
     history: Sequence[Trial],
     table: LiveTable,
     signals: Signals,
 ) -> Finished:
     """Run all trials that have not ended yet, at most until the time budget is spent.
 
-    Args:
-        planned: the values of each trial, by number; of trial 0 alone, if a searcher chooses the
-            others'.
-        count: of trials in all.
-        history: trials of earlier sessions.
+    Args: history: trials of earlier sessions.
     Returns: all trials, as they are now, and how the time was spent.
     """
     report_images, objective, seed = task.report_images, task.objective, task.config.seed
     board: Any = ray.remote(num_cpus=0)(Board).remote()
     task = replace(task, board=board, clones=options.scheduler == "pbt")
-    watch = Watch(task, space, count, history, table, signals, options)
+    watch = Watch(task, plan.space, plan.count, history, table, signals, options)
     begun = {trial.number: trial for trial in history}
     searcher, param_space = None, {}
     if options.search == "optuna":
-        searcher = OptunaSearch(space, planned[0], objective, count, seed, history)
+        searcher = OptunaSearch(
+            plan.space, plan.planned[0], objective, plan.count, seed, history, plan.allows
+        )
         samples = len(searcher.waiting)
     else:
         todo = [
             {"number": number, "values": begun[number].values if number in begun else values}
-            for number, values in enumerate(planned)
+            for number, values in enumerate(plan.planned)
             if number not in begun or begun[number].status not in ENDED
         ]
         samples = len(todo)
@@ -100,7 +92,7 @@ def run_sweep(
     if options.scheduler == "asha":
         scheduler = Halving(objective, report_images, task.total_images, history)
     elif options.scheduler == "pbt":
-        scheduler = Population(objective, report_images, space, seed)
+        scheduler = Population(objective, report_images, plan.space, seed)
     else:
         scheduler = FIFOScheduler()
     _quiet(task.verbose)
@@ -223,8 +215,10 @@ class Watch(tune.Callback):
         return [self._trials[number] for number in sorted(self._trials)]
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        number, values = number_of(trial), trial.config["trial"]["values"]
-        known = self._trials.setdefault(number, Trial(number, values))
+        if self._stop_at is not None:
+            # Ray Tune still fills free places; such a trial ends at once.
+            return
+        known, values = self._known(trial), trial.config["trial"]["values"]
         if known.values != values:
             changed = [
                 f"{name} {known.values[name]} -> {value}"
@@ -234,10 +228,10 @@ class Watch(tune.Callback):
             known.changes.append(f"{known.images_seen:,} images: {', '.join(changed)}")
             known.values = values
         known.status, known.reason = "running", ""
-        self._progress.pop(number, None)
-        run = self._task.sweep.trial_run(number).folder
+        self._progress.pop(known.number, None)
+        run = self._task.sweep.trial_run(known.number).folder
         hparams.forget_end(run)
-        hparams.write_start(run, trial_name(number), self._space, values, time.time())
+        hparams.write_start(run, trial_name(known.number), self._space, values, time.time())
         self._note(known)
 
     def on_trial_result(
@@ -270,16 +264,15 @@ class Watch(tune.Callback):
             self._end(known, f"trial {known.number} stopped{told} is {known.reason}")
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        known, reason = self._trials[number_of(trial)], _reason(trial)
+        # Its process may have died before it had begun.
+        known, reason = self._known(trial), _reason(trial)
         known.failures.append(reason)
         known.status, known.reason = "waiting", "to be started again"
         self._table.tell(f"trial {known.number} failed ({reason}); it is started again")
         self._note(known)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        number = number_of(trial)
-        known = self._trials.setdefault(number, Trial(number, trial.config["trial"]["values"]))
-        reason = _reason(trial)
+        known, reason = self._known(trial), _reason(trial)
         known.failures.append(reason)
         self._fail(known, reason)
 
@@ -318,6 +311,11 @@ class Watch(tune.Callback):
         for notice in notices[self._notices :]:
             self._table.tell(notice)
         self._notices = len(notices)
+
+    def _known(self, trial: Any) -> Trial:
+        """The record of a Ray Tune trial."""
+        number = number_of(trial)
+        return self._trials.setdefault(number, Trial(number, trial.config["trial"]["values"]))
 
     def _show(self) -> None:
         task, trials = self._task, self.trials

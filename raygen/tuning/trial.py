@@ -14,6 +14,7 @@ import ray
 import torch
 from ray import tune
 
+from raygen.cluster import Question
 from raygen.config import RunConfig
 from raygen.data.shards import Manifest
 from raygen.data.stored import StoredImages
@@ -21,8 +22,8 @@ from raygen.errors import RunError, UserError
 from raygen.search_space import Values
 from raygen.storage import Folder
 from raygen.training import checkpoint
-from raygen.training import ray_worker as nested
 from raygen.training.loop import Control, Progress
+from raygen.training.ray_worker import Known, fit, use_cores
 from raygen.training.run import CONFIG, RunFolder
 from raygen.training.session import Session, run_session
 from raygen.training.workers import Workers
@@ -102,6 +103,8 @@ class Task:
             sample_images=self.report_images,
             # Tune starts a failed trial again itself.
             max_failures=0,
+            # With halved learning rates, it would not be these values that are measured.
+            on_nan="stop",
         )
 
 
@@ -136,7 +139,7 @@ def run_trial(config: dict[str, Any], task: Task) -> None:
         else:
             device = torch.device("cuda" if capacity.use_gpu else "cpu")
             if not capacity.use_gpu:
-                nested.use_cores(capacity.threads)
+                use_cores(capacity.threads)
             run_session(session, Workers(device=device), TrialControl(number, task, run))
     except torch.OutOfMemoryError as error:
         raise RunError(f"out of GPU memory ({error})") from error
@@ -172,7 +175,7 @@ class TrialControl(Control):
         self._number = number
         self._task = task
         self._run = run
-        self._stopping = nested.Question()
+        self._stopping = Question()
         self._reported = 0
 
     def exchange(self, progress: Progress) -> bool:
@@ -209,7 +212,7 @@ def _train_nested(session: Session, number: int, task: Task) -> None:
     stop = threading.Event()
     passed_on = 0
 
-    def watch(report: nested.Report) -> None:
+    def watch(report: Known) -> None:
         nonlocal passed_on
         if report.progress and control.exchange(report.progress):
             stop.set()
@@ -219,4 +222,4 @@ def _train_nested(session: Session, number: int, task: Task) -> None:
             control.measured(progress)
 
     capacity = task.capacity
-    nested.fit(session, watch, stop, capacity.cpus_per_worker, capacity.threads)
+    fit(session, watch, stop, capacity.cpus_per_worker, capacity.threads)

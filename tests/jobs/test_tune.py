@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,8 +18,10 @@ from helpers import fails, run_script, write_dataset
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from raygen.cli import TrainCommand, parse_run
 from raygen.storage import Folder
-from raygen.tuning.records import SweepFolder
+from raygen.tuning.objective import Objective
+from raygen.tuning.records import SweepFolder, best_trial
 
 ROOT = Path(__file__).parents[2]
 STEPS = 18
@@ -173,6 +176,11 @@ def test_clones_have_the_donor_s_networks_and_other_rates(
             assert rate == after["about"]["config"]["lr_g"] == trial["values"]["lr_g"]
             assert rate != state["about"]["config"]["lr_g"]
             assert 1e-5 <= rate <= 1e-2
+            # What the donor was measured at is not reported as the clone's.
+            seen, its = state["position"]["images_seen"], records(place)[int(maker)]
+            donors = [r["objective"] for r in its["reports"] if r["images_seen"] == seen]
+            [mine] = [r["objective"] for r in trial["reports"] if r["images_seen"] == seen]
+            assert mine not in donors
             checked += 1
     assert checked
 
@@ -184,12 +192,22 @@ def test_a_sweep_may_lie_in_an_object_store(
     rates = ("--space", "none", "--set", "lr_g=loguniform(1e-5,1e-2)", "--steps", "9")
     storage = ("--storage", s3.uri, "--trials", "3", "--scheduler", "pbt")
     assert tune(place, *rates, *storage) == 0
+    output = capsys.readouterr().out
     sweep = SweepFolder(s3.join("sweep"))
+    # The command that it prints works as it is.
+    [printed] = re.findall(r"^train it: +(?:uv run|python) jobs/(.*)$", output, re.MULTILINE)
+    script, *words = shlex.split(printed)
+    command = parse_run(TrainCommand, words, "")
+    assert script == "train.py"
+    assert command.job.storage == s3.uri
+    best = best_trial(sweep.read_trials(), Objective("quality/swd"))
+    assert best
+    assert command.run.to_json()["lr_g"] == best.values["lr_g"]
     trials = sweep.read_trials()
     assert [trial.status for trial in trials] == ["finished"] * 3
     # Two trials are a population: the worse one goes on from the better one's networks.
     assert sum(bool(trial.changes) for trial in trials) >= 1
-    assert "goes on from trial" in capsys.readouterr().out
+    assert "goes on from trial" in output
     assert {"best.json", "trials.csv", "sensitivity.png"} < set(sweep.folder.names())
     assert not [name for name in sweep.folder.names() if name.startswith(".ray")]
     assert sweep.trial_run(1).latest_checkpoint()

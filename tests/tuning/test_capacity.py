@@ -38,9 +38,11 @@ def test_as_many_trials_at_once_as_there_are_places_for_their_workers() -> None:
 def test_what_a_trial_s_process_reserves() -> None:
     assert planned(LAPTOP).trial_resources == {"CPU": 1.0}
     assert planned(LAPTOP, wish="1").trial_resources == {"CPU": 2.0}
-    assert planned(GPUS).trial_resources == {"CPU": 1.0, "GPU": 1.0}
+    assert planned(GPUS).trial_resources == {"CPU": 4.0, "GPU": 1.0}
     # Small networks may share a GPU.
-    assert planned(GPUS, wish="8").trial_resources == {"CPU": 1.0, "GPU": 0.5}
+    assert planned(GPUS, wish="8").trial_resources == {"CPU": 2.0, "GPU": 0.5}
+    # Nor do more run than wished for: they would not find the processors.
+    assert planned(GPUS, wish="2").trial_resources == {"CPU": 8.0, "GPU": 1.0}
     # The driver of several workers only waits for them.
     assert planned(LAPTOP, workers=2).trial_resources == {"CPU": 0.01}
 
@@ -68,6 +70,14 @@ def test_more_workers_than_gpus_are_refused() -> None:
         planned(GPUS, workers=5)
     with pytest.raises(UserError, match="use at most 1, or auto"):
         planned(GPUS, workers=3, wish="2")
+
+
+def test_trials_on_gpus_only_count_the_processors_beside_them() -> None:
+    mixed = [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 16.0}]
+    assert planned(mixed, wish="8").trial_resources == {"CPU": 0.5, "GPU": 0.125}
+    crowded = [{"CPU": 4.0, "GPU": 8.0}, {"CPU": 32.0}]
+    nested = planned(crowded, workers=8)
+    assert 8 * nested.cpus_per_worker + nested.trial_resources["CPU"] <= 4
 
 
 def free_cpus(nodes: Sequence[dict[str, float]], plan: Capacity) -> list[float] | None:

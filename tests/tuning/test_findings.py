@@ -63,7 +63,9 @@ def test_the_sentence_says_how_much_was_gained() -> None:
 
 def test_the_best_options_are_those_of_a_run_of_full_length() -> None:
     best = best_config(CONFIG, TRIALS[1])
-    assert (best.steps, best.epochs, best.keep) == (0, 0, PRESETS["dcgan-celeba"].run.keep)
+    preset = PRESETS["dcgan-celeba"].run
+    assert (best.steps, best.epochs, best.keep) == (0, 0, preset.keep)
+    assert best.validation_count == preset.validation_count
     assert (best.width, best.data) == (0.5, "data/celeba")
     assert best.to_json()["lr_g"] == 2.13e-4
     assert best.to_json()["schedule"] == "2:1"
@@ -72,10 +74,10 @@ def test_the_best_options_are_those_of_a_run_of_full_length() -> None:
 def test_the_table_has_a_row_for_each_trial() -> None:
     rows = list(csv.DictReader(io.StringIO(as_csv(TRIALS, SPACE, LOW))))
     assert [row["trial"] for row in rows] == ["0", "17", "3", "4", "5", "6"]
-    assert rows[1]["objective"] == rows[1]["quality/swd"] == "21.42"
+    assert rows[1]["sweep_objective"] == rows[1]["quality/swd"] == "21.42"
     assert rows[1]["schedule"] == "2:1"
     assert rows[1]["seconds"] == "12.35"
-    assert (rows[5]["objective"], rows[5]["images_seen"]) == ("", "0")
+    assert (rows[5]["sweep_objective"], rows[5]["images_seen"]) == ("", "0")
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])

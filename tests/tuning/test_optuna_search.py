@@ -53,6 +53,26 @@ def test_optuna_begins_with_the_defaults_and_finds_what_is_good() -> None:
     assert sum(3e-4 < rate < 8e-4 for rate in late) > len(late) / 2
 
 
+def test_trials_that_an_earlier_session_did_not_begin_are_not_lost() -> None:
+    search = optuna_search(4, [ended(1, 3.0), ended(3, status="interrupted")])
+    trials = list(suggested(search))
+    assert sorted(number for _, number, _ in trials) == [0, 2, 3]
+    assert next(values for _, number, values in trials if number == 0) == DEFAULTS
+
+
+def test_values_that_do_not_go_together_are_not_suggested() -> None:
+    def allowed(values: Values) -> bool:
+        return float(values["lr_g"]) > 1e-4 or values["schedule"] == "1:1"
+
+    search = OptunaSearch(SPACE, DEFAULTS, LOW, 30, 0, [], allowed)
+    trials = list(suggested(search))
+    assert len(trials) == 30
+    assert all(allowed(values) for _, _, values in trials)
+    assert {values["schedule"] for _, _, values in trials} == {"1:1", "5:1"}
+    with pytest.raises(UserError, match="none can be trained"):
+        list(suggested(OptunaSearch(SPACE, DEFAULTS, LOW, 2, 0, [], lambda _: False)))
+
+
 def test_optuna_takes_defaults_from_outside_the_space() -> None:
     outside: Values = {"lr_g": 0.5, "schedule": "two-phase"}
     search = OptunaSearch(SPACE, outside, LOW, 3, 0, [])

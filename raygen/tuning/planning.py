@@ -9,12 +9,16 @@ from raygen.data.sources import TRAIN, VALIDATION
 from raygen.errors import UserError
 from raygen.job_options import JobOptions, SweepOptions
 from raygen.search_space import Space, Values, grid_trials, random_trials, read_space
+from raygen.training.placement import check_batch
 from raygen.tuning import hparams
 from raygen.tuning.objective import Objective, choose_objective
 from raygen.tuning.optuna_search import import_optuna
 from raygen.tuning.records import REPORTS, SWEEP, SweepFolder
 
 TRIALS = 16
+OWN_DEFAULTS = {"keep": 1, "validation_count": 1_000}
+"""Options of which trials have defaults of their own: a trial keeps its newest checkpoint and the
+best one, and is measured nine times in what may be a short life."""
 NOT_SEARCHED = RESUMABLE_CHANGES | {"preset", "drawn_count"}
 """They decide how long trials are and how they are measured, which must be the same for all."""
 
@@ -27,6 +31,7 @@ class Plan:
         config: the run's options, as trial 0 has them.
         planned: the values of each trial; of trial 0 alone, if a searcher chooses the others'.
         count: of trials.
+        workers: of each trial.
     """
 
     config: RunConfig
@@ -34,13 +39,27 @@ class Plan:
     space: Space
     planned: list[Values]
     count: int
+    workers: int = 1
+
+    def check(self, values: Values) -> None:
+        """Raises: UserError if values do not go together, with each other or the other options."""
+        check_batch(self.config.updated(values, "--set"), self.workers)
+
+    def allows(self, values: Values) -> bool:
+        try:
+            self.check(values)
+        except UserError:
+            return False
+        return True
 
 
 def make_plan(run: RunConfig, sweep: SweepOptions) -> Plan:
     """Decide what is searched. Raises: UserError."""
-    config = replace(run, model=run.model.explicit)
-    known = {name: v for name, v in config.to_json().items() if name not in NOT_SEARCHED}
-    space = read_space(config.model.search_space, sweep.space, sweep.set, known)
+    # What is not searched keeps a 0 that stands for another number: which one may depend on what
+    # is searched.
+    explicit = replace(run, model=run.model.explicit)
+    known = {name: v for name, v in explicit.to_json().items() if name not in NOT_SEARCHED}
+    space = read_space(explicit.model.search_space, sweep.space, sweep.set, known)
     if not space:
         raise UserError(
             f"--space {sweep.space or 'of the preset'}: there is nothing to search; name options "
@@ -49,13 +68,19 @@ def make_plan(run: RunConfig, sweep: SweepOptions) -> Plan:
     for name, domain in space.items():
         for value in domain.extremes:
             try:
-                config.updated({name: value}, f"--set {name}")
+                run.updated({name: value}, f"--set {name}")
             except UserError as error:
                 raise UserError(f"--set {name}={domain}: {error}") from None
-    objective = choose_objective(config, sweep.metric, sweep.mode, sweep.max_kl)
+    objective = choose_objective(run, sweep.metric, sweep.mode, sweep.max_kl)
     defaults: Values = {name: known[name] for name in space}
     count = sweep.count or TRIALS
-    planned = [defaults]
+    plan = Plan(run, objective, space, [defaults], count, sweep.workers_per_trial)
+    plan.check(defaults)
+    if sweep.scheduler == "pbt" and sweep.workers_per_trial > 1:
+        raise UserError(
+            f"--workers-per-trial {sweep.workers_per_trial}: --scheduler pbt pauses and clones "
+            "trials, which have to be of one worker each; use --scheduler asha"
+        )
     if sweep.search == "grid":
         planned = grid_trials(space, defaults)
         if sweep.count and sweep.count < len(planned):
@@ -63,17 +88,19 @@ def make_plan(run: RunConfig, sweep: SweepOptions) -> Plan:
                 f"--trials {count}: --search grid has {len(planned)} combinations, the defaults "
                 "among them; leave --trials out, or use --search random"
             )
-        count = len(planned)
-    elif sweep.search == "random":
-        planned = list(islice(random_trials(space, defaults, config.seed), count))
-    else:
+        for values in planned:
+            plan.check(values)
+        return replace(plan, planned=planned, count=len(planned))
+    if sweep.search == "optuna":
         import_optuna()
         if sweep.scheduler == "pbt":
             raise UserError(
                 "--search optuna: has no say with --scheduler pbt, which changes values itself; "
                 "use --search random, or another --scheduler"
             )
-    return Plan(config, objective, space, planned, count)
+        return plan
+    planned = list(islice(random_trials(space, defaults, run.seed, plan.allows), count))
+    return replace(plan, planned=planned)
 
 
 def lengths(config: RunConfig, manifest: Manifest) -> tuple[int, int]:

@@ -1,0 +1,123 @@
+"""How many workers a cluster has room for, and what each of them reserves.
+
+What is planned fits on the nodes all at once, so that nothing ever waits for what something else
+holds: Ray waits for ever, without a word, for processors that are all reserved.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from raygen.config import RAY_DATA, Reader, RunConfig
+from raygen.data.ray_reader import TASK_CPUS, TASKS_IN_FLIGHT
+from raygen.errors import UserError
+
+Nodes = Sequence[Mapping[str, float]]
+"""The resources of each node, by name: CPU, GPU, memory in bytes."""
+LEAST_CPUS = 0.25
+"""Per worker. More workers than four for each CPU only get in each other's way."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The workers of a run.
+
+    Attributes: cpus_per_worker: that each reserves.
+    """
+
+    workers: int
+    use_gpu: bool
+    cpus_per_worker: float
+
+
+def plan_workers(config: RunConfig, nodes: Nodes, possible: Nodes) -> Placement:
+    """Decide how many workers train, and on what.
+
+    Args: nodes: that are there; possible: those besides that an autoscaler may add.
+    Raises: UserError if the cluster can never hold them, or the batch cannot be split over them.
+    """
+    gpus, cpus = total(possible, "GPU"), total(possible, "CPU")
+    use_gpu = gpus > 0
+    # Where there is no GPU yet, as many as come with one node.
+    ready = total(nodes, "GPU") or max((node.get("GPU", 0) for node in possible), default=0)
+    count = config.num_workers or int(ready) or 2
+    most = int(gpus if use_gpu else cpus / LEAST_CPUS)
+    if count > most:
+        raise UserError(
+            f"--num-workers {count}: the cluster has {resources(possible)}, enough for {most} "
+            f"workers; use --num-workers {most}"
+        )
+    check_batch(config, count)
+    check_sync_bn(config, use_gpu)
+    share = fitting_cpus(possible, count, config.reader, 1.0 if use_gpu else 0.0)
+    if not share:
+        raise UserError(
+            f"--num-workers {count}: leaves no CPU for each worker of the {resources(possible)} of "
+            "the cluster; use less"
+        )
+    # More than one each would only keep workers off nodes with many GPUs and few CPUs.
+    return Placement(count, use_gpu, min(1.0, share))
+
+
+def check_batch(config: RunConfig, count: int) -> None:
+    """Raises: UserError if a batch cannot be split over so many workers."""
+    unit = count * config.model.images_divisor
+    if config.batch_size % unit:
+        lower = config.batch_size - config.batch_size % unit
+        near = f"{lower} or {lower + unit}" if lower else f"{unit}"
+        raise UserError(
+            f"--batch-size {config.batch_size}: cannot be split evenly over {count} workers; "
+            f"use {near}, or another number of workers"
+        )
+
+
+def check_sync_bn(config: RunConfig, use_gpu: bool) -> None:
+    """Raises: UserError if batch norm is to be synchronised where that cannot be done."""
+    if config.sync_bn and not use_gpu:
+        raise UserError("--sync-bn: needs GPUs, the cluster has none; leave it out")
+
+
+def total(nodes: Nodes, name: str) -> float:
+    """A resource of all nodes together."""
+    return sum(node.get(name, 0) for node in nodes)
+
+
+def resources(nodes: Nodes) -> str:
+    """What messages say there is: `4 GPUs`, or `2 CPUs`."""
+    gpus, cpus = total(nodes, "GPU"), total(nodes, "CPU")
+    number, name = (gpus, "GPU") if gpus else (cpus, "CPU")
+    return f"{number:g} {name}{'' if number == 1 else 's'}"
+
+
+def fitting_cpus(
+    nodes: Nodes, count: int, reader: Reader, gpus_each: float, drivers: float = 0.0
+) -> float:
+    """The most CPUs that each worker may reserve such that all fit, wherever the rest lands.
+
+    Args:
+        count: of workers.
+        reader: with Ray Data, its tasks need room beside the workers.
+        gpus_each: that each worker reserves.
+        drivers: CPUs that other processes reserve on any of the nodes.
+    Returns: CPUs, in steps of Ray's own precision; 0.0 if there is no room for so many.
+    """
+    tasks = TASK_CPUS * TASKS_IN_FLIGHT * count if reader == RAY_DATA else 0.0
+    cpus = total(nodes, "CPU")
+    free: list[tuple[float, int]] = []
+    for node in nodes:
+        own = node.get("CPU", 0)
+        stream = min(own / 2, max(TASK_CPUS, tasks * own / cpus)) if tasks and own else 0.0
+        most = int(node.get("GPU", 0) / gpus_each + 1e-6) if gpus_each else count
+        free.append((max(0.0, own - drivers - stream), min(most, count)))
+    candidates = {_floor(own / k) for own, most in free for k in range(1, most + 1)}
+    fitting = (
+        share
+        for share in candidates
+        if share > 0 and sum(min(most, int(own / share + 1e-6)) for own, most in free) >= count
+    )
+    return max(fitting, default=0.0)
+
+
+def _floor(number: float) -> float:
+    """Never rounded up, which would not fit any more."""
+    return math.floor(number * 1e4) / 1e4

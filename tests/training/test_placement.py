@@ -1,0 +1,73 @@
+"""How many workers a cluster has room for, and what they reserve."""
+
+import pytest
+from helpers import tiny_config
+
+from raygen.config import PRESETS, Reader
+from raygen.errors import UserError
+from raygen.training.placement import Nodes, Placement, fitting_cpus, plan_workers
+
+FOUR_GPUS = [{"CPU": 64.0, "GPU": 4.0}]
+
+
+def planned(nodes: Nodes, possible: Nodes = (), **options: int | bool | str) -> Placement:
+    return plan_workers(tiny_config(**options), nodes, possible or nodes)
+
+
+def test_two_workers_without_gpus_and_one_for_each_gpu() -> None:
+    assert planned([{"CPU": 2}]) == Placement(2, False, 1.0)
+    assert planned([{"CPU": 64}]) == Placement(2, False, 1.0)
+    assert planned(FOUR_GPUS) == Placement(4, True, 1.0)
+    assert planned(FOUR_GPUS, num_workers=2) == Placement(2, True, 1.0)
+    assert planned([{"CPU": 2}], num_workers=1) == Placement(1, False, 1.0)
+    assert planned([{"CPU": 2}], num_workers=4) == Placement(4, False, 0.5)
+
+
+def test_an_autoscaler_may_bring_what_is_missing() -> None:
+    head = [{"CPU": 8.0}]
+    growing = [*head, *[{"CPU": 8.0, "GPU": 2.0}] * 3]
+    assert planned(head, growing, num_workers=4) == Placement(4, True, 1.0)
+    # Unless it is told how many, a run takes what is there, or one node of what may come.
+    assert planned(head, growing).workers == 2
+    assert planned(growing[:3], growing).workers == 4
+    with pytest.raises(UserError, match="has 6 GPUs, enough for 6 workers; use --num-workers 6"):
+        planned(head, growing, num_workers=8)
+
+
+def test_workers_that_cannot_be_are_refused() -> None:
+    with pytest.raises(UserError, match="--num-workers 8: the cluster has 4 GPUs"):
+        planned(FOUR_GPUS, num_workers=8)
+    with pytest.raises(UserError, match="has 2 CPUs, enough for 8 workers"):
+        planned([{"CPU": 1}, {"CPU": 1}], num_workers=16)
+    with pytest.raises(UserError, match="--batch-size 8: cannot be split evenly over 3 workers"):
+        planned([{"CPU": 4}], num_workers=3)
+    with pytest.raises(UserError, match="--sync-bn: needs GPUs"):
+        planned([{"CPU": 4}], sync_bn=True)
+    assert planned([{"CPU": 4, "GPU": 2}], sync_bn=True).workers == 2
+    with pytest.raises(UserError, match="leaves no CPU for each worker"):
+        planned([{"GPU": 2}, {"CPU": 4}])
+
+
+def test_half_batches_must_be_split_evenly_too() -> None:
+    config = PRESETS["dcgan-anime"].run.updated({"batch_size": 10, "num_workers": 2}, "test")
+    with pytest.raises(UserError, match="cannot be split evenly over 2 workers; use 8 or 12"):
+        plan_workers(config, [{"CPU": 4}], [{"CPU": 4}])
+
+
+def test_workers_fit_on_single_nodes_not_only_on_all_together() -> None:
+    # 6 workers of 5/6 CPU would leave the sixth without a place.
+    assert planned([{"CPU": 2}, {"CPU": 3}], num_workers=6, batch_size=12).cpus_per_worker == 0.75
+    # Processors of nodes without GPUs are none for workers that need one.
+    mixed = [{"CPU": 4.0, "GPU": 8.0}, {"CPU": 32.0}]
+    assert planned(mixed).cpus_per_worker == 0.5
+    assert fitting_cpus(mixed, 9, "direct", 1.0) == 0.0
+
+
+@pytest.mark.parametrize(("cpus", "workers"), [(1, 1), (2, 1), (2, 2), (2, 4), (16, 2), (64, 3)])
+def test_workers_leave_room_for_the_stream(cpus: int, workers: int) -> None:
+    def share(reader: Reader) -> float:
+        return fitting_cpus([{"CPU": cpus}], workers, reader, 0.0)
+
+    assert share("direct") == pytest.approx(cpus / workers, abs=1e-4)
+    assert 0 < share("ray-data") <= share("direct")
+    assert cpus - share("ray-data") * workers >= 0.25

@@ -1,0 +1,53 @@
+"""What a sweep searches, decided before anything starts."""
+
+from typing import Any
+
+import pytest
+
+from raygen.config import PRESETS, RunConfig
+from raygen.errors import UserError
+from raygen.job_options import SweepOptions
+from raygen.tuning.planning import Plan, make_plan
+
+
+def planned(
+    preset: str, *settings: str, options: dict[str, Any] | None = None, **sweep: Any
+) -> Plan:
+    run: RunConfig = PRESETS[preset].run.updated({"width": 0.03} | (options or {}), "test")
+    sweep = {"space": "none", "search": "grid"} | sweep
+    return make_plan(run, SweepOptions(set=settings, **sweep))
+
+
+def test_an_option_that_is_not_searched_keeps_what_depends_on_those_that_are() -> None:
+    plan = planned("vaegan-anime", "objective=choice(larsen,article)")
+    [larsen] = [v for v in plan.planned if v["objective"] == "larsen"]
+    [article] = [v for v in plan.planned if v["objective"] == "article"]
+    rates = [plan.config.updated(v, "test").model.explicit for v in (larsen, article)]
+    assert [(model.lr_g, model.lr_vae) for model in rates] == [(1e-3, 1e-3), (1e-4, 3e-4)]  # type: ignore[attr-defined]
+
+
+def test_a_learning_rate_of_its_own_is_searched_around_the_number_it_stands_for() -> None:
+    plan = planned("vaegan-anime", space="", search="random", trials="4")
+    assert plan.planned[0]["lr_g"] == 1e-3
+    assert str(plan.space["lr_g"]) == "loguniform(0.0001,0.01)"
+    assert "lr_vae" not in plan.space
+
+
+def test_values_that_do_not_go_together_are_not_tried() -> None:
+    # Half a batch of an odd number of images is none.
+    halves = {"half_batches": True, "batch_size": 16}
+    plan = planned("dcgan-celeba", "batch_size=randint(8,32)", options=halves, search="random")
+    assert len(plan.planned) == plan.count == 16
+    assert all(int(values["batch_size"]) % 2 == 0 for values in plan.planned)
+    # Nor is one that cannot be split over a trial's workers.
+    plan = planned("dcgan-celeba", "batch_size=randint(8,64)", search="random", workers_per_trial=4)
+    assert all(int(values["batch_size"]) % 4 == 0 for values in plan.planned)
+    with pytest.raises(UserError, match="--batch-size 10: cannot be split evenly over 4 workers"):
+        planned("dcgan-celeba", "batch_size=choice(8,10)", workers_per_trial=4)
+    with pytest.raises(UserError, match="--batch-size 50: cannot be split evenly over 4 workers"):
+        planned("dcgan-celeba", options={"batch_size": 50}, space="", workers_per_trial=4)
+
+
+def test_cloning_trials_of_several_workers_is_refused() -> None:
+    with pytest.raises(UserError, match="--workers-per-trial 2: --scheduler pbt pauses"):
+        planned("dcgan-celeba", space="", search="random", scheduler="pbt", workers_per_trial=2)

@@ -1,0 +1,84 @@
+"""How a sweep takes note of what Ray Tune says, also where that comes in an odd order."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from raygen.job_options import SweepOptions
+from raygen.search_space import Range
+from raygen.storage import Folder
+from raygen.tuning.objective import Objective
+from raygen.tuning.records import SweepFolder, Trial
+from raygen.tuning.sweep import Watch
+from raygen.tuning.table import LiveTable
+
+
+def watch(path: Path, history: Sequence[Trial] = (), stop: bool = False) -> Watch:
+    task: Any = SimpleNamespace(
+        sweep=SweepFolder(Folder.at(path)),
+        objective=Objective("quality/swd"),
+        board=mock.Mock(),
+        total_images=900,
+    )
+    signals: Any = mock.Mock()
+    signals.stop.is_set.return_value = stop
+    space: Any = {"lr_g": Range(1e-5, 1e-3, log=True)}
+    return Watch(task, space, 4, history, LiveTable(), signals, SweepOptions())
+
+
+def tune_trial(number: int) -> Any:
+    values = {"lr_g": 1e-4}
+    return SimpleNamespace(
+        custom_trial_name=f"{number:03d}",
+        config={"trial": {"number": number, "values": values}},
+        error_file=None,
+    )
+
+
+def record(path: Path, number: int) -> dict[str, Any]:
+    return dict(json.loads((path / f"trials/{number:03d}/trial.json").read_text()))
+
+
+def result(images: int) -> dict[str, Any]:
+    metrics = {"values": [("quality/swd", 3.0)]}
+    told = {"images_seen": images, "objective": 3.0, "seconds": 1.0, "last": False, "at": 1.0}
+    return told | {"metrics": metrics}
+
+
+def test_a_trial_whose_process_dies_before_it_begins_is_a_trial_that_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noted = watch(tmp_path)
+    noted.on_trial_recover(1, [], tune_trial(2))
+    assert record(tmp_path, 2)["status"] == "waiting"
+    noted.on_trial_start(2, [], tune_trial(2))
+    noted.on_trial_error(3, [], tune_trial(2))
+    assert record(tmp_path, 2)["status"] == "failed"
+    assert len(record(tmp_path, 2)["failures"]) == 2
+    assert "trial 2 failed" in capsys.readouterr().out
+
+
+def test_stopping_waits_for_running_trials_and_begins_no_others(tmp_path: Path) -> None:
+    waiting = Trial(1, {"lr_g": 1e-4}, "interrupted")
+    noted = watch(tmp_path, [waiting], stop=True)
+    noted.on_trial_start(1, [], tune_trial(0))
+    noted.on_trial_result(1, [], tune_trial(0), result(100))
+    noted.on_step_end(1, [])
+    assert not noted.ending.now
+    # Ray Tune fills the places that become free all the same.
+    for number in (1, 2):
+        noted.on_trial_start(2, [], tune_trial(number))
+        noted.on_trial_complete(2, [], tune_trial(number))
+    noted.on_step_end(2, [])
+    assert not noted.ending.now
+    noted.on_trial_complete(3, [], tune_trial(0))
+    noted.on_step_end(3, [])
+    assert noted.ending.now
+    assert [trial.number for trial in noted.trials] == [0, 1]
+    assert [trial.status for trial in noted.trials] == ["interrupted", "interrupted"]
+    assert not (tmp_path / "trials/002").exists()
