@@ -70,6 +70,8 @@ def main(argv: Sequence[str]) -> None:
         if not ready:
             line.show("starting Ray")
         with contextlib.nullcontext() if ready else cluster.connected(options.verbose):
+            if not ready:
+                cluster.check_shared(source_places(options), {"--out": place})
             manifests = prepare(
                 source,
                 targets,
@@ -112,6 +114,15 @@ def open_source(options: PrepareOptions) -> Source:
     if isinstance(options, FolderOptions):
         return folder(options.images, train_share, options.labels)
     return folder(options.images, train_share, kind="anime")
+
+
+def source_places(options: PrepareOptions) -> dict[str, Folder]:
+    """What the cluster's machines read, by option."""
+    given = {
+        "--download": getattr(options, "download", ""),
+        "--images": getattr(options, "images", ""),
+    }
+    return {option: Folder.at(path) for option, path in given.items() if path}
 
 
 def require_path(option: str, value: str, remedy: str) -> None:

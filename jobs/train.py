@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from raygen import cluster
 from raygen.cli import Interrupted, TrainCommand, command_line, parse_run, run_job
 from raygen.data.dataset import draw_dataset, open_dataset
+from raygen.data.shards import MANIFEST
 from raygen.data.sources import TRAIN
 from raygen.progress import ProgressLine, describe, duration
 from raygen.signals import Signals
+from raygen.storage import Folder
 from raygen.training.placement import plan_workers
 from raygen.training.ray_worker import Known, fit, summary
 from raygen.training.run import SUMMARY, RunFolder
@@ -27,7 +29,7 @@ def main(argv: Sequence[str]) -> None:
     config, job = command.run, command.job
     run = RunFolder.at(job.storage, job.run_name)
     data, manifest = open_dataset(config, job.storage)
-    run.open(config, job.restart)
+    run.check(config, job.restart)
 
     line = ProgressLine()
     line.show("starting Ray")
@@ -35,6 +37,9 @@ def main(argv: Sequence[str]) -> None:
     saving = "a checkpoint is being saved"
     with Signals(line.close, saving) as signals, cluster.connected(job.verbose):
         placement = plan_workers(config, cluster.nodes(), cluster.possible_nodes())
+        read = {"--data": data.join(MANIFEST)} if manifest else {}
+        cluster.check_shared(read, {"--storage": Folder.at(job.storage)})
+        run.open(config, job.restart)
         if manifest is None:
             manifest = draw_dataset(config, data, line)
         line.close()

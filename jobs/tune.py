@@ -14,6 +14,7 @@ from raygen import cluster
 from raygen.cli import Interrupted, TuneCommand, command_line, parse_run, run_job
 from raygen.config import RESUMABLE_CHANGES
 from raygen.data.dataset import draw_dataset, open_dataset
+from raygen.data.shards import MANIFEST
 from raygen.data.sources import TRAIN
 from raygen.data.stored import store_images
 from raygen.errors import RunError, UserError
@@ -21,6 +22,7 @@ from raygen.job_options import JobOptions, SweepOptions
 from raygen.options import option, updated
 from raygen.progress import ProgressLine, describe
 from raygen.signals import Signals
+from raygen.storage import Folder
 from raygen.training.placement import check_sync_bn
 from raygen.training.run import SUMMARY, RunFolder
 from raygen.tuning.capacity import plan_capacity
@@ -71,6 +73,8 @@ def main(argv: Sequence[str]) -> None:
             plan.config.reader,
         )
         check_sync_bn(plan.config, capacity.use_gpu)
+        read = {"--data": data.join(MANIFEST)} if manifest else {}
+        cluster.check_shared(read, {"--storage": Folder.at(job.storage)})
         if manifest is None:
             manifest = draw_dataset(plan.config, data, line)
             check_length(plan, manifest)

@@ -1,22 +1,28 @@
-"""Connecting to Ray: a cluster if there is one, this machine otherwise."""
+"""Connecting to Ray, on a cluster or on this machine, and what it consists of."""
 
 import logging
 import os
+import socket
+import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import ray
 import ray.data  # Sets its loggers' levels when imported, so before ours are set.
 import yaml
+from ray.exceptions import AuthenticationError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raygen.errors import UserError
+from raygen.storage import Folder
 
 HEAD = "node:__internal_head__"
 """A resource that the head node alone has."""
 BOOTSTRAP = "~/ray_bootstrap_config.yaml"
 """Where Ray's cluster launcher leaves the cluster's configuration, on the head node."""
+CONNECT_SECONDS = 10
 
 
 @contextmanager
@@ -35,20 +41,24 @@ def connected(verbose: bool = False, **options: Any) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    address = os.environ.get("RAY_ADDRESS", "")
+    check_address(address)
     level = logging.INFO if verbose else logging.ERROR
     # Workers' warnings would otherwise be repeated on the terminal, once per worker.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if not verbose:
+        # What Ray's own processes and libraries write, such as at each attempt to connect.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
         for name in ("ray", "ray.data", "ray.train", "ray.tune"):
             logging.getLogger(name).setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     try:
         ray.init(logging_level=level, log_to_driver=verbose, **options)
-    except ConnectionError as error:
-        address = os.environ.get("RAY_ADDRESS", "auto")
+    except (ConnectionError, AuthenticationError) as error:
         raise UserError(
-            f"RAY_ADDRESS {address}: no Ray cluster answers there ({error}); start it with "
-            "`ray start --head`, or unset RAY_ADDRESS to run on this machine alone"
+            f"RAY_ADDRESS {address or 'auto'}: what answers there is no Ray cluster that lets this "
+            "job in; check the address, and the cluster's token (RAY_AUTH_MODE=token and "
+            "RAY_AUTH_TOKEN, which `ray get-auth-token` prints on its head node)"
         ) from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = verbose
@@ -57,6 +67,92 @@ def connected(verbose: bool = False, **options: Any) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def check_address(address: str) -> None:
+    """Find out soon whether anything answers: Ray itself tries for minutes.
+
+    Args: address: as in `RAY_ADDRESS`.
+    Raises: UserError.
+    """
+    kind, mark, _ = address.partition("://")
+    if mark:
+        what = "Ray's client" if kind == "ray" else "the Jobs API"
+        raise UserError(
+            f"RAY_ADDRESS {address}: is an address of {what}, but a job needs the cluster's own, "
+            "as 10.0.0.1:6379; or submit it: ray job submit --address http://HEAD:8265 "
+            "--working-dir . -- python jobs/..."
+        )
+    if address in ("", "auto", "local"):
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS):
+            pass
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"RAY_ADDRESS {address}: no Ray cluster answers there ({error}); start it with "
+            "`ray start --head`, or unset RAY_ADDRESS to run on this machine alone"
+        ) from error
+
+
+def check_shared(read: Mapping[str, Folder], written: Mapping[str, Folder]) -> None:
+    """Check that every machine of the cluster sees the local folders that a job uses.
+
+    On one that does not, workers would find no images, or leave checkpoints where nobody looks.
+
+    Args:
+        read: files or folders that exist, by the option that names them.
+        written: folders, in which a file is made for a moment.
+    Raises: UserError, also if a folder cannot be written.
+    """
+    for place in written.values():
+        place.check_writable()
+    here = ray.get_runtime_context().get_node_id()
+    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
+    if not others:
+        return
+    probe = f".probe-{uuid.uuid4().hex}"
+    places = {option: (place, place.path) for option, place in read.items() if place.is_local}
+    local = {option: place for option, place in written.items() if place.is_local}
+    places |= {option: (place, place.path_of(probe)) for option, place in local.items()}
+    if not places:
+        return
+    try:
+        for place in local.values():
+            place.write_bytes(probe, b"")
+        expected = {option: _size_of(path) for option, (_, path) in places.items()}
+        look = ray.remote(num_cpus=0)(_sizes_of)
+        paths = {option: path for option, (_, path) in places.items()}
+        answers = [
+            look.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(paths)
+            for node in others
+        ]
+        for node, answer in zip(others, ray.get(answers), strict=True):
+            for option, size in answer.items():
+                if size != expected[option]:
+                    raise UserError(
+                        f"{option} {places[option][0].uri}: is not the same folder on "
+                        f"{node['NodeManagerAddress']}, another machine of the cluster; use a "
+                        "URI, as s3://bucket/folder, or a folder that all its machines share"
+                    )
+    finally:
+        for place in local.values():
+            if place.exists(probe):
+                place.delete_file(probe)
+
+
+def _sizes_of(paths: Mapping[str, str]) -> dict[str, int | None]:
+    return {option: _size_of(path) for option, path in paths.items()}
+
+
+def _size_of(path: str) -> int | None:
+    """Bytes of a file, 0 for a folder; None if there is nothing."""
+    if os.path.isdir(path):
+        return 0
+    return os.path.getsize(path) if os.path.exists(path) else None
 
 
 def nodes() -> list[dict[str, float]]:

@@ -20,6 +20,9 @@ from raygen.errors import UserError
 RESERVED = ":/?#@!$&'()*+,;=%~"
 """Characters that may have a meaning in a URI."""
 
+JOBS_COPIES = "/runtime_resources/working_dir_files/"
+"""Where the working directories lie that jobs are submitted with."""
+
 
 @dataclass(frozen=True)
 class Folder:
@@ -155,7 +158,13 @@ class Folder:
         self.filesystem.delete_file(self.path_of(name))
 
     def check_writable(self) -> None:
-        """Raises: UserError if files cannot be made here."""
+        """Raises: UserError if files cannot be made here, or would not last."""
+        if self.is_local and JOBS_COPIES in self.path:
+            raise UserError(
+                f"{self.uri}: lies in this job's copy of the working directory, which Ray deletes; "
+                "name a URI, as s3://bucket/folder, or the full path of a folder that all machines "
+                "of the cluster share"
+            )
         probe = f".probe-{uuid.uuid4().hex}"
         try:
             self.write_bytes(probe, b"")

@@ -61,28 +61,34 @@ class RunFolder:
                 "on; use that one, another --run-name for a new run, or --restart"
             )
 
-    def open(self, config: RunConfig, restart: bool) -> None:
-        """Make the folder for a run, or check that a run that is there is this one.
+    def check(self, config: RunConfig, restart: bool) -> None:
+        """Check that the folder is free, or that the run in it is this one, or is to be deleted.
 
         Raises: UserError if the run in the folder has other options, or the folder holds
-            something else, or cannot be written.
+            something else.
         """
-        if restart:
-            if self.folder.exists(CONFIG):
-                self.folder.delete()
-            elif self.folder.names():
+        if self.folder.exists(CONFIG):
+            # Before the first checkpoint nothing has been learnt with the options noted there.
+            if not restart and self.latest_checkpoint():
+                self._check_same(config)
+        elif self.folder.names():
+            if restart:
                 raise UserError(
                     f"--restart: {self.folder.uri} holds no {CONFIG}, so it is no run of raygen's "
                     "and is not deleted; choose another --run-name"
                 )
-        if self.folder.exists(CONFIG):
-            # Before the first checkpoint nothing has been learnt with the options noted there.
-            if self.latest_checkpoint():
-                self._check_same(config)
-        elif self.folder.names():
             raise UserError(
                 f"--run-name: {self.folder.uri} exists and holds no run; choose another name"
             )
+
+    def open(self, config: RunConfig, restart: bool) -> None:
+        """Make the folder for a run, after the same checks.
+
+        Raises: UserError, also if it cannot be written.
+        """
+        self.check(config, restart)
+        if restart:
+            self.folder.delete()
         self.folder.check_writable()
         self.folder.write_json(CONFIG, config.to_json())
 

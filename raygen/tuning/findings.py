@@ -127,6 +127,8 @@ def _limits(values: Sequence[float], sign: int) -> tuple[float, float]:
     """The best value, and the worst one that a picture shows at full length."""
     ordered = sorted(values, key=lambda value: sign * value)
     best, worst = ordered[0], ordered[min(len(ordered) - 1, int(_ROBUST * len(ordered)))]
+    if abs(ordered[-1] - best) <= 1.5 * abs(worst - best):
+        worst = ordered[-1]
     return (best, worst) if worst != best else (best, best + sign * max(abs(best), 1e-9))
 
 

@@ -402,7 +402,7 @@ def test_mistakes_that_only_ray_can_see(
     ray_session: str, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     there = ("--data", place / "data", "--storage", place, "--run-name", "sweep")
-    line = fails(capsys, "tune", "--workers-per-trial", "5000", *there)
+    line = fails(capsys, "tune", "--workers-per-trial", "5000", "--batch-size", "5000", *there)
     assert "--workers-per-trial 5000: the cluster has" in line
     assert "--max-concurrent 5000" in fails(capsys, "tune", "--max-concurrent", "5000", *there)
     line = fails(capsys, "tune", "--workers-per-trial", "2", "--batch-size", "7", *there)

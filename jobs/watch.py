@@ -1,0 +1,89 @@
+"""Show all runs and sweeps of a storage in TensorBoard, wherever the storage is.
+
+python jobs/watch.py
+python jobs/watch.py --storage s3://bucket/runs
+"""
+
+import logging
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+
+from tensorboard import program
+
+from raygen.cli import parse_options, run_job
+from raygen.errors import UserError
+from raygen.job_options import WatchOptions
+from raygen.mirror import Mirror
+from raygen.signals import Signals
+from raygen.storage import Folder
+
+
+def main(argv: Sequence[str]) -> None:
+    options = parse_options(WatchOptions, argv, "Show runs and sweeps in TensorBoard.")
+    storage = Folder.at(options.storage)
+    try:
+        known = storage.exists()
+    except OSError as error:
+        raise UserError(f"--storage {options.storage}: cannot be read ({error})") from error
+    if not known:
+        raise UserError(
+            f"--storage {options.storage}: does not exist; name the folder or URI that runs were "
+            "given as --storage"
+        )
+    with tempfile.TemporaryDirectory(prefix="raygen-watch-") as place:
+        mirror = None if storage.is_local else Mirror(storage, place)
+        if mirror:
+            print(f"fetching what TensorBoard shows of {storage.uri}")
+            mirror.update()
+        with Signals(lambda: None, "") as signals:
+            url = serve(storage.path if mirror is None else place, options)
+            print(f"TensorBoard: {url} shows {storage.uri}; Ctrl-C ends it", flush=True)
+            try:
+                watch(mirror, options.reload_seconds, signals.stop)
+            except KeyboardInterrupt:
+                print("ended")
+
+
+def serve(logdir: str, options: WatchOptions) -> str:
+    """Start TensorBoard in this process. Returns: its address. Raises: UserError."""
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)
+    board = program.TensorBoard()
+    board.configure(
+        argv=[
+            "tensorboard",
+            *("--logdir", logdir, "--host", options.host, "--port", str(options.port)),
+            *("--reload_interval", str(options.reload_seconds)),
+            # Its other reader of files knows none of those that begin before a run does.
+            *("--load_fast", "false", "--samples_per_plugin", "images=100"),
+        ]
+    )
+    try:
+        return str(board.launch())
+    except program.TensorBoardServerException as error:
+        raise UserError(
+            f"--port {options.port}: TensorBoard cannot listen there ({error}); use another port, "
+            "or 0 for any that is free"
+        ) from error
+
+
+def watch(mirror: Mirror | None, seconds: int, stop: threading.Event) -> None:
+    """Keep the copy up to date until the job is ended."""
+    told = ""
+    while not stop.wait(seconds):
+        if mirror is None:
+            continue
+        try:
+            mirror.update()
+            told = ""
+        except OSError as error:
+            # The network may come back; what was fetched stays to be seen.
+            if str(error) != told:
+                print(f"{time.strftime('%H:%M:%S')}: the storage does not answer ({error})")
+            told = str(error)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(main))

@@ -1,0 +1,79 @@
+"""A local copy of what TensorBoard reads of a storage, kept up to date.
+
+TensorBoard reads only some object stores, each with another library's settings. The copy works for
+every URI that raygen's other jobs take, and of a file that has grown only its new end is fetched.
+"""
+
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from pyarrow import fs
+
+from raygen.storage import Folder
+
+WANTED = re.compile(r"(.*/)?([^/]*tfevents[^/]*|projector_config\.pbtxt|projector/[^/]+)")
+AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """Attributes: storage: whose files are copied; place: local folder of the copy."""
+
+    storage: Folder
+    place: str
+
+    def update(self) -> int:
+        """Copy what is new, and delete what is gone. Returns: how many files changed.
+
+        Raises: OSError if the storage cannot be read.
+        """
+        selector = fs.FileSelector(self.storage.path, allow_not_found=True, recursive=True)
+        root = self.storage.path.rstrip("/") + "/"
+        found = {
+            info.path.removeprefix(root): info
+            for info in self.storage.filesystem.get_file_info(selector)
+            if info.type == fs.FileType.File
+        }
+        wanted = {name: info for name, info in found.items() if WANTED.fullmatch(name)}
+        gone = [name for name in self._present() if name not in wanted]
+        for name in gone:
+            os.remove(os.path.join(self.place, name))
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            changed = sum(pool.map(self._copy, wanted, wanted.values()))
+        return changed + len(gone)
+
+    def _present(self) -> list[str]:
+        return [
+            os.path.relpath(os.path.join(folder, file), self.place)
+            for folder, _, files in os.walk(self.place)
+            for file in files
+        ]
+
+    def _copy(self, name: str, info: fs.FileInfo) -> bool:
+        """Bring one file up to date. Returns: whether it was not."""
+        target = os.path.join(self.place, name)
+        before = os.stat(target) if os.path.exists(target) else None
+        if before and before.st_size == info.size and before.st_mtime_ns == info.mtime_ns:
+            return False
+        # Event files grow at their end; the others are written anew.
+        grown = before is not None and "tfevents" in name and before.st_size <= info.size
+        start = before.st_size if before and grown else 0
+        try:
+            with self.storage.filesystem.open_input_file(info.path) as file:
+                file.seek(start)
+                data = file.read()
+        except FileNotFoundError:
+            # Deleted since it was listed.
+            return False
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        if grown:
+            with open(target, "ab") as copy:
+                copy.write(data)
+        else:
+            with open(f"{target}.tmp", "wb") as copy:
+                copy.write(data)
+            os.replace(f"{target}.tmp", target)
+        os.utime(target, ns=(info.mtime_ns, info.mtime_ns))
+        return True
