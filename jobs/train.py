@@ -15,8 +15,9 @@ from raygen.data.sources import TRAIN
 from raygen.progress import ProgressLine, describe, duration
 from raygen.signals import Signals
 from raygen.storage import Folder
+from raygen.training.monitor import Known
 from raygen.training.placement import plan_workers
-from raygen.training.ray_worker import Known, fit, summary
+from raygen.training.ray_worker import fit, summary
 from raygen.training.run import SUMMARY, RunFolder
 from raygen.training.session import Session
 

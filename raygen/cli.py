@@ -22,6 +22,7 @@ from raygen.job_options import (
     ShowOptions,
     SweepOptions,
     TrainedOptions,
+    WatchOptions,
 )
 from raygen.options import option, read_json_object, updated
 
@@ -32,7 +33,9 @@ EXIT_INTERRUPTED = 130
 Options = TypeVar("Options")
 Chosen = TypeVar("Chosen", bound=PrepareOptions | ShowOptions | BenchOptions)
 Command = TypeVar("Command", bound="TrainCommand")
-Plain = TypeVar("Plain", bound=PrepareOptions | ShowOptions | BenchOptions | TrainedOptions)
+Plain = TypeVar(
+    "Plain", bound=PrepareOptions | ShowOptions | BenchOptions | TrainedOptions | WatchOptions
+)
 
 
 class Interrupted(Exception):

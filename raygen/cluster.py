@@ -1,8 +1,11 @@
 """Connecting to Ray, on a cluster or on this machine, and what it consists of."""
 
+import contextlib
 import logging
 import os
+import signal
 import socket
+import sys
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping
@@ -47,13 +50,12 @@ def connected(verbose: bool = False, **options: Any) -> Iterator[None]:
     # Workers' warnings would otherwise be repeated on the terminal, once per worker.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if not verbose:
-        # What Ray's own processes and libraries write, such as at each attempt to connect.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
         for name in ("ray", "ray.data", "ray.train", "ray.tune"):
             logging.getLogger(name).setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     try:
-        ray.init(logging_level=level, log_to_driver=verbose, **options)
+        with _kept_signals(), contextlib.nullcontext() if verbose else _silent_stderr():
+            ray.init(logging_level=level, log_to_driver=verbose, **options)
     except (ConnectionError, AuthenticationError) as error:
         raise UserError(
             f"RAY_ADDRESS {address or 'auto'}: what answers there is no Ray cluster that lets this "
@@ -67,6 +69,31 @@ def connected(verbose: bool = False, **options: Any) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _kept_signals() -> Iterator[None]:
+    """Keep what a job does when it is told to stop: Ray puts handlers of its own in their place."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        if handler not in (None, signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Keep what Ray's C++ library writes off the terminal, such as at each attempt to connect."""
+    sys.stderr.flush()
+    before = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(nowhere)
 
 
 def check_address(address: str) -> None:

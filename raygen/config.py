@@ -135,6 +135,9 @@ class RunConfig:
     0: once in each pass over the training images."""
     validation_count: int = 1_000
     """Validation images to measure them on, the first ones."""
+    projector_images: int = 500
+    """Validation images whose codes are shown in TensorBoard's projector whenever losses are
+    measured on them, where the model has an encoder; 0: none."""
     checkpoint_images: int = 20_000
     """Save a checkpoint every so many images (and at the end)."""
     keep: int = 3
@@ -146,6 +149,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         require_at_least(self, 0, "steps", "num_workers", "seed", "max_failures", "validate_images")
+        require_at_least(self, 0, "projector_images")
         require_at_least(self, 1, "log_images", "sample_images", "sample_count")
         require_at_least(self, 1, "validation_count", "checkpoint_images", "keep", "batch_size")
         require_choice(self, "precision", Precision)
@@ -251,6 +255,7 @@ RESUMABLE_CHANGES = frozenset(
         "sample_count",
         "validate_images",
         "validation_count",
+        "projector_images",
         "checkpoint_images",
         "keep",
         "max_failures",

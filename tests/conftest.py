@@ -1,44 +1,133 @@
-"""One Ray for the whole test session: starting it takes longer than most tests."""
+"""One Ray and one object store for the whole session: to start Ray takes longer than most tests.
 
+Ray is started as the head of a cluster would be, with a token and the Jobs API on loopback, so that
+tests can submit jobs to it and add nodes.
+"""
+
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from raygen.storage import Folder
 
+# Ray reads these when it is imported.
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+START_SECONDS = 120
+CPUS = 2
+
+
+@dataclass(frozen=True)
+class Head:
+    """Attributes: address: of Ray; jobs: URL of the Jobs API."""
+
+    address: str
+    jobs: str
+
+
+def ray_command(*arguments: str) -> list[str]:
+    """Ray's command line, of this environment."""
+    return [str(Path(sys.executable).with_name("ray")), *arguments]
+
+
+@contextmanager
+def ray_process(*arguments: str) -> Iterator[None]:
+    """`ray start`, until the end of the context."""
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            ray_command("start", "--block", f"--num-cpus={CPUS}", *arguments),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            # Until a job that is stopped is killed; as in cluster.yaml.
+            env=os.environ | {"RAY_JOB_STOP_WAIT_TIME_S": "120"},
+            start_new_session=True,
+        )
+
+        def text() -> str:
+            log.seek(0)
+            return log.read()
+
+        try:
+            deadline = time.monotonic() + START_SECONDS
+            while "Ray runtime started" not in text():
+                assert process.poll() is None, text()
+                assert time.monotonic() < deadline, text()
+                time.sleep(0.2)
+            yield
+        finally:
+            # Ends Ray's other processes, too.
+            process.terminate()
+            process.wait()
+
 
 @pytest.fixture(scope="session")
-def ray_session() -> Iterator[str]:
-    """Ray on this machine, with the CPUs that two training workers and the stream share.
+def ray_head(s3_server: str) -> Iterator[Head]:
+    """A Ray cluster of one node with two CPUs, whose jobs know the S3 server."""
+    from helpers import free_port
+
+    port, jobs = free_port(), free_port()
+    with (
+        tempfile.TemporaryDirectory(prefix="ray-") as place,
+        ray_process(
+            *("--head", "--node-ip-address=127.0.0.1", f"--port={port}", f"--temp-dir={place}"),
+            *(f"--dashboard-port={jobs}", f"--dashboard-agent-listen-port={free_port()}"),
+            f"--ray-client-server-port={free_port()}",
+        ),
+    ):
+        yield Head(f"127.0.0.1:{port}", f"http://127.0.0.1:{jobs}")
+
+
+@contextmanager
+def add_node(head: Head) -> Iterator[None]:
+    """Another node of the cluster, with two CPUs, on this machine."""
+    from helpers import free_port
+
+    with ray_process(f"--address={head.address}", f"--dashboard-agent-listen-port={free_port()}"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def ray_session(ray_head: Head) -> Iterator[str]:
+    """This process on the cluster.
 
     Yields: its address, for jobs that are started as processes of their own.
     """
-    import ray
-
     from raygen import cluster
 
-    with cluster.connected():
-        yield ray.get_runtime_context().gcs_address
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", ray_head.address)
+        with cluster.connected():
+            yield ray_head.address
 
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
-    """An S3 server on this machine. Yields: the options that lead a URI to it."""
+    """An S3 server on this machine, which URIs without options lead to as well.
+
+    Yields: the options that lead a URI to it.
+    """
     import boto3
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    boto3.client(
-        "s3",
-        endpoint_url=f"http://{host}:{port}",
-        region_name="us-east-1",
-        aws_access_key_id="key",
-        aws_secret_access_key="secret",
-    ).create_bucket(Bucket="bucket")
-    yield f"scheme=http&endpoint_override={host}:{port}&region=us-east-1"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "key")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        boto3.client("s3").create_bucket(Bucket="bucket")
+        yield f"scheme=http&endpoint_override={host}:{port}&region=us-east-1"
     server.stop()
 
 

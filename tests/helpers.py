@@ -29,7 +29,7 @@ from raygen.models import build_model
 from raygen.models.base import Model, Step
 from raygen.storage import Folder
 from raygen.training import checkpoint
-from raygen.training.checkpoint import Position
+from raygen.training.control import Position
 from raygen.training.run import CONFIG, RunFolder
 
 # Tests' networks are so small that more threads only wait for each other: for minutes, where the
@@ -93,7 +93,7 @@ def random_images(count: int, size: int = 32, seed: int = 0) -> torch.Tensor:
 
 def run_processes(count: int, function: Callable[..., None], *arguments: Any) -> None:
     """Call `function(rank, *arguments)` in `count` new processes that form a gloo group."""
-    port = _free_port()
+    port = free_port()
     spawn(_in_group, (count, port, function, arguments), nprocs=count)
 
 
@@ -109,7 +109,7 @@ def _in_group(
         dist.destroy_process_group()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -26,6 +26,7 @@ def launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str,
 
     # The launcher leaves an SSH key there, and looks for the token.
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.chdir(ROOT)

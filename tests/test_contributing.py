@@ -15,7 +15,7 @@ from raygen.config import PRESETS
 from raygen.data.prefetch import as_images
 from raygen.data.stream import Batch, ImageStream
 from raygen.storage import Folder
-from raygen.training.loop import Control
+from raygen.training.control import Control
 from raygen.training.run import RunFolder
 from raygen.training.session import Session, run_session
 from raygen.training.workers import Workers

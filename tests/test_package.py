@@ -64,6 +64,14 @@ def test_models_and_the_loop_work_where_ray_is_not_installed() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+def test_actors_that_only_pass_on_what_is_told_load_no_torch() -> None:
+    code = (
+        "import sys; import raygen.training.monitor, raygen.tuning.board\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
 def test_workers_are_not_restarted_through_uv() -> None:
     code = (
         "import os; os.environ.pop('RAY_ENABLE_UV_RUN_RUNTIME_ENV', None)\n"

@@ -27,7 +27,7 @@ from raygen.models.base import Model
 from raygen.storage import Folder
 from raygen.trained import TrainedModel, find_checkpoint
 from raygen.training import checkpoint
-from raygen.training.checkpoint import Position
+from raygen.training.control import Position
 from raygen.training.run import CONFIG, RunFolder
 
 ROOT = Path(__file__).parents[1]

@@ -13,7 +13,7 @@ cleaned away. Nothing is pickled.
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -24,29 +24,12 @@ from safetensors.torch import save as save_tensors
 from raygen.errors import CheckpointError
 from raygen.models.base import Model
 from raygen.storage import Folder
+from raygen.training.control import Position
 
 FORMAT_VERSION = 1
 STATE = "state.json"
 OPTIMIZERS = "optimizers.safetensors"
 _ADVICE = "delete this checkpoint to go on from the one before"
-
-
-@dataclass(frozen=True)
-class Position:
-    """How far a run is.
-
-    Attributes:
-        global_step: training steps taken.
-        images_seen: by all workers.
-        seconds: spent training, over all sessions of the run.
-        restores: how often it went back to a checkpoint because a loss was not finite; each time
-            halved the learning rates.
-    """
-
-    global_step: int = 0
-    images_seen: int = 0
-    seconds: float = 0.0
-    restores: int = 0
 
 
 def save(

@@ -5,9 +5,11 @@ import tempfile
 from types import TracebackType
 
 import numpy as np
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from torch.utils.tensorboard import FileWriter, SummaryWriter
 
 from raygen.evaluation.pictures import encode_png
+from raygen.training.descriptions import description
 from raygen.training.run import RunFolder
 
 
@@ -31,7 +33,10 @@ class RunLog:
 
     def scalars(self, values: dict[str, float], images_seen: int) -> None:
         for tag, value in values.items():
-            self._writer.add_scalar(tag, value, images_seen)
+            about = SummaryMetadata(summary_description=description(tag))
+            summary = Summary(value=[Summary.Value(tag=tag, simple_value=value, metadata=about)])
+            file: FileWriter = self._writer._get_file_writer()
+            file.add_summary(summary, images_seen)
 
     def picture(self, name: str, pixels: np.ndarray, images_seen: int) -> None:
         """(height, width, 3) uint8, shown in TensorBoard and kept as a PNG in `samples/`."""

@@ -7,7 +7,7 @@ so that batch size and number of workers do not change what an option means.
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,72 +20,16 @@ from raygen.models.base import Metrics, Model, Step
 from raygen.models.layers import DROPOUT
 from raygen.models.pictures import RECONSTRUCTIONS
 from raygen.training import checkpoint
-from raygen.training.checkpoint import Position
+from raygen.training.control import Control, Outcome, Position, Progress
 from raygen.training.finite import LossWatch, check_weights
 from raygen.training.logging import RunLog
+from raygen.training.projector import show_codes
 from raygen.training.run import RunFolder
 from raygen.training.validation import Validation
 from raygen.training.workers import Workers
 
 CONTROL_SECONDS = 1.0
 """How often, about, the first worker reports progress and the workers ask whether to stop."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What the first worker tells whoever watches.
-
-    Attributes:
-        seconds: spent training, over all sessions of the run.
-        doing: what it does between training steps, with how far that is; or nothing.
-    """
-
-    images_seen: int
-    total_images: int
-    images_per_second: float
-    metrics: dict[str, float]
-    seconds: float = 0.0
-    doing: str = ""
-
-
-class Control:
-    """Whoever watches the run. This one does not care."""
-
-    def started(self, step: int) -> None:
-        """The workers go on from this step."""
-
-    def exchange(self, progress: Progress) -> bool:
-        """Take note of the progress; say whether the run is to stop. Must not block."""
-        return False
-
-    def measured(self, progress: Progress) -> None:
-        """The networks have been measured on validation images, and what is known is saved.
-
-        Told once more where a run is resumed at such a point.
-        """
-
-    def notice(self, text: str) -> None:
-        """Something happened that a user will want to know."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a training session ended.
-
-    Attributes:
-        finished: False if it was asked to stop before its last step.
-        first_step_at: Unix time when this session's first step was done, in seconds.
-        images_per_second: of all workers, from then on.
-        data_wait_fraction: of the time from then on, spent waiting for data, in [0, 1].
-        metrics: the last logged value of each.
-    """
-
-    finished: bool
-    position: Position
-    first_step_at: float
-    images_per_second: float
-    data_wait_fraction: float
-    metrics: dict[str, float]
 
 
 def train(
@@ -158,6 +102,8 @@ def train(
         values = validation.measure(model, workers, tell)
         if log:
             log.scalars(values, images_seen)
+            if model.has_encoder and config.projector_images:
+                show_codes(run.folder, model, validation.images, config.projector_images)
         return values
 
     if step == 0:

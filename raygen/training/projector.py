@@ -12,7 +12,10 @@ import numpy as np
 from PIL import Image
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 
+from raygen.data.prefetch import as_images
+from raygen.data.reader import HeldOut
 from raygen.evaluation.pictures import encode_png
+from raygen.models.base import Model
 from raygen.storage import Folder
 
 CONFIG = "projector_config.pbtxt"
@@ -22,8 +25,26 @@ THUMBNAIL = 64
 """Pixels of a thumbnail's longer side, at most."""
 LARGEST_SHEET = 8192
 """Pixels of a side of the sheet of all thumbnails, which graphics cards have to hold."""
+ENCODED_AT_ONCE = 64
 MOST_IMAGES = (LARGEST_SHEET // THUMBNAIL) ** 2
 _WORDS = {1: "yes", -1: "no", 0: "unknown"}
+
+
+def show_codes(run: Folder, model: Model, images: HeldOut, count: int) -> None:
+    """Show the means of the codes of the first images in the projector, with their attributes.
+
+    Args: run: its folder; count: at most so many images, and at most `MOST_IMAGES`.
+    """
+    pixels = images.images(0, min(count, MOST_IMAGES))
+    if not len(pixels):
+        return
+    parts = [
+        model.encode(as_images(part, model.device))[0].float().cpu().numpy()
+        for part in np.split(pixels, range(ENCODED_AT_ONCE, len(pixels), ENCODED_AT_ONCE))
+    ]
+    ids, values = images.reader.labels(np.arange(len(pixels)))
+    attributes = images.reader.manifest.attributes
+    write_projector(run, np.concatenate(parts), pixels, ids, attributes, values)
 
 
 def write_projector(

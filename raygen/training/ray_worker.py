@@ -13,7 +13,6 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -25,68 +24,14 @@ from ray.train.torch import TorchTrainer, get_device
 
 from raygen.cluster import Question
 from raygen.errors import RunError, UserError
-from raygen.training.loop import Control, Outcome, Progress
+from raygen.training.control import Control, Outcome, Progress
+from raygen.training.monitor import Known, Monitor
 from raygen.training.session import Session, run_session
 from raygen.training.workers import Workers
 
 POLL_SECONDS = 0.25
 ANSWER_SECONDS = 30
 """Without an answer for so long, Ray is taken for dead."""
-
-
-@dataclass
-class Known:
-    """What the monitor knows.
-
-    Attributes:
-        groups: worker groups that have started so far; more than one after a failure.
-        error: what no retry can mend.
-        notices: what a user will want to know, in the order it happened.
-        measured: what was known each time that the networks were measured and saved.
-    """
-
-    groups: int = 0
-    resumed_at: int = 0
-    progress: Progress | None = None
-    outcome: Outcome | None = None
-    error: UserError | RunError | None = None
-    notices: list[str] = field(default_factory=list)
-    measured: list[Progress] = field(default_factory=list)
-
-
-class Monitor:
-    """An actor between the workers, wherever they run, and the job that watches them."""
-
-    def __init__(self) -> None:
-        self._report = Known()
-        self._stop = False
-
-    def report(self) -> Known:
-        return self._report
-
-    def stop(self) -> None:
-        self._stop = True
-
-    def started(self, step: int, new_group: bool) -> None:
-        self._report.groups += int(new_group)
-        self._report.resumed_at = step
-        self._report.progress = None
-
-    def notice(self, text: str) -> None:
-        self._report.notices.append(text)
-
-    def exchange(self, progress: Progress) -> bool:
-        self._report.progress = progress
-        return self._stop
-
-    def measured(self, progress: Progress) -> None:
-        self._report.measured.append(progress)
-
-    def ended(self, outcome: Outcome) -> None:
-        self._report.outcome = outcome
-
-    def failed(self, error: UserError | RunError) -> None:
-        self._report.error = error
 
 
 class MonitorControl(Control):

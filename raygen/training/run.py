@@ -9,6 +9,7 @@ from raygen.errors import UserError
 from raygen.options import option
 from raygen.storage import Folder
 from raygen.training import checkpoint
+from raygen.training.control import Position
 
 CONFIG = "config.json"
 SUMMARY = "summary.json"
@@ -42,11 +43,11 @@ class RunFolder:
         step = checkpoint.latest_step(self.checkpoints)
         return None if step is None else checkpoint.at_step(self.checkpoints, step)
 
-    def position(self) -> checkpoint.Position:
+    def position(self) -> Position:
         """Where the run would go on."""
         latest = self.latest_checkpoint()
         if latest is None:
-            return checkpoint.Position()
+            return Position()
         return checkpoint.read_position(latest)
 
     def check_dataset(self, data: str, fingerprint: str) -> None:

@@ -20,10 +20,10 @@ from raygen.models import build_model
 from raygen.models.base import Model
 from raygen.storage import Folder
 from raygen.training import checkpoint
-from raygen.training.checkpoint import Position
+from raygen.training.control import Control, Outcome, Position, Progress
 from raygen.training.finite import NotFinite
 from raygen.training.logging import RunLog
-from raygen.training.loop import Control, Outcome, Progress, train
+from raygen.training.loop import train
 from raygen.training.run import RunFolder
 from raygen.training.validation import Validation
 from raygen.training.workers import Workers

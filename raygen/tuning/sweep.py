@@ -21,15 +21,16 @@ from raygen.errors import RunError
 from raygen.job_options import Scheduler, SweepOptions
 from raygen.search_space import Space
 from raygen.signals import Signals
-from raygen.training.loop import Progress
+from raygen.training.control import Progress
 from raygen.training.ray_worker import ANSWER_SECONDS
 from raygen.tuning import hparams
+from raygen.tuning.board import Board
 from raygen.tuning.optuna_search import OptunaSearch
 from raygen.tuning.planning import Plan
 from raygen.tuning.records import ENDED, Report, Trial, trial_name
 from raygen.tuning.schedulers import LAST, TIME, Halving, Population, number_of
 from raygen.tuning.table import LiveTable, headline, seconds_left, trial_rows
-from raygen.tuning.trial import Board, Task, run_trial
+from raygen.tuning.trial import Task, run_trial
 
 SAVE_SECONDS = 60
 """That trials have to save a checkpoint when the sweep is to end."""

@@ -8,7 +8,7 @@ from typing import TextIO
 
 from raygen.progress import ProgressLine, duration
 from raygen.search_space import Space, short
-from raygen.training.loop import Progress
+from raygen.training.control import Progress
 from raygen.tuning.objective import Objective
 from raygen.tuning.records import ENDED, REDUCTION, Status, Trial, best_trial
 

@@ -22,8 +22,9 @@ from raygen.errors import RunError, UserError
 from raygen.search_space import Values
 from raygen.storage import Folder
 from raygen.training import checkpoint
-from raygen.training.loop import Control, Progress
-from raygen.training.ray_worker import Known, fit, use_cores
+from raygen.training.control import Control, Progress
+from raygen.training.monitor import Known
+from raygen.training.ray_worker import fit, use_cores
 from raygen.training.run import CONFIG, RunFolder
 from raygen.training.session import Session, run_session
 from raygen.training.workers import Workers
@@ -35,32 +36,6 @@ from raygen.tuning.schedulers import LAST, TIME
 THREAD_SECONDS = "60"
 """That Tune waits for a stopped trial to put its work in order, before it starts the next one in
 a new process."""
-
-
-class Board:
-    """An actor that all trials tell how far they are, and ask whether to stop."""
-
-    def __init__(self) -> None:
-        self._progress: dict[int, Progress] = {}
-        self._notices: list[str] = []
-        self._stop = False
-
-    def exchange(self, number: int, progress: Progress) -> bool:
-        self._progress[number] = progress
-        return self._stop
-
-    def notice(self, text: str) -> None:
-        self._notices.append(text)
-
-    def stop(self) -> None:
-        self._stop = True
-
-    def stopping(self) -> bool:
-        return self._stop
-
-    def state(self) -> tuple[dict[int, Progress], list[str]]:
-        """Each trial's last progress, and all notices."""
-        return self._progress, self._notices
 
 
 @dataclass(frozen=True)

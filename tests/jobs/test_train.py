@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("--width", "0.125", "--batch-size", "16", "--drawn-count", "60", "--num-workers", "2")
-TIMEOUT = 120
+TIMEOUT = 240
 """Seconds; only for the case that something hangs."""
 
 
@@ -241,7 +241,7 @@ def test_mistakes_that_only_ray_or_a_worker_can_see(
     line = fails(capsys, "train", "--batch-size", "9", "--num-workers", "2", *there)
     assert "--batch-size 9: cannot be split evenly over 2 workers; use 8 or 10" in line
     line = fails(capsys, "train", "--num-workers", "5000", *there)
-    assert "--num-workers 5000: too many" in line
+    assert "--num-workers 5000: the cluster has" in line
     assert "--sync-bn: needs GPUs" in fails(capsys, "train", "--sync-bn", *there)
     assert "make no full batch" in fails(capsys, "train", "--epochs", "0.1", *there)
     damage(tmp_path / "data/train-00001.parquet")

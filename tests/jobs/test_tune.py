@@ -30,7 +30,7 @@ SMALL = (
     *("dcgan-celeba", "--width", "0.03", "--batch-size", BATCH, "--steps", STEPS),
     *("--log-images", BATCH, "--validation-count", "40", "--sample-count", "4"),
 )
-TIMEOUT = 120
+TIMEOUT = 240
 """Seconds; only for the case that something hangs."""
 
 
@@ -352,23 +352,23 @@ def test_several_workers_for_each_trial_and_ctrl_c(
     before = train_workers()
     options = ("--trials", "2", "--workers-per-trial", "2", "--scheduler", "none")
     # So long that the second trial is still in its midst when it is told to stop.
-    length = ("--steps", "900", "--log-images", "800")
+    length = ("--steps", "450", "--log-images", "400")
     with Job(ray_session, place, *options, *length) as job:
         job.wait_for(lambda: progress(place).get(1, ("", 0))[1] >= 1)
         os.killpg(job.process.pid, signal.SIGINT)
         code = job.process.wait(TIMEOUT)
         output = job.log.read_text()
     assert train_workers() - before == 4
-    assert "2 trials of at most 7,200 images, 1 trial at once of 2 workers on CPUs" in output
+    assert "2 trials of at most 3,600 images, 1 trial at once of 2 workers on CPUs" in output
     first, second = records(place)
     assert first["status"] == "finished"
-    assert [r["images_seen"] for r in first["reports"]] == list(range(800, 7201, 800))
+    assert [r["images_seen"] for r in first["reports"]] == list(range(400, 3601, 400))
     assert code == 130, output
     assert second["status"] == "interrupted"
     assert re.search(r"1 of 2 trials have ended; to go on: .*--resume$", output, re.MULTILINE)
     # Saved where it was, not only where it was measured last.
     saved = list((place / "sweep/trials/001/checkpoints").iterdir())
-    assert max(int(folder.name.removeprefix("step-")) for folder in saved) % 100 != 0
+    assert max(int(folder.name.removeprefix("step-")) for folder in saved) % 50 != 0
 
 
 def test_mistakes_are_told_in_one_line_before_ray_starts(
@@ -402,8 +402,8 @@ def test_mistakes_that_only_ray_can_see(
     ray_session: str, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     there = ("--data", place / "data", "--storage", place, "--run-name", "sweep")
-    line = fails(capsys, "tune", "--workers-per-trial", "5000", "--batch-size", "5000", *there)
-    assert "--workers-per-trial 5000: the cluster has" in line
+    line = fails(capsys, "tune", "--workers-per-trial", "64", "--batch-size", "64", *there)
+    assert "--workers-per-trial 64: the cluster has" in line
     assert "--max-concurrent 5000" in fails(capsys, "tune", "--max-concurrent", "5000", *there)
     line = fails(capsys, "tune", "--workers-per-trial", "2", "--batch-size", "7", *there)
     assert "--batch-size 7: cannot be split evenly over 2 workers" in line

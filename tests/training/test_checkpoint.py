@@ -15,7 +15,7 @@ from raygen.models import build_model
 from raygen.models.base import Model, Step
 from raygen.storage import Folder
 from raygen.training import checkpoint
-from raygen.training.checkpoint import Position
+from raygen.training.control import Position
 
 CPU = torch.device("cpu")
 

@@ -19,7 +19,7 @@ from raygen.data.sources import TRAIN
 from raygen.models.base import Metrics, Step
 from raygen.models.dcgan import DCGAN
 from raygen.storage import Folder
-from raygen.training.loop import Control
+from raygen.training.control import Control
 from raygen.training.run import RunFolder
 from raygen.training.session import Session, run_session
 from raygen.training.workers import Workers

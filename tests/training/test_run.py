@@ -10,7 +10,7 @@ from helpers import tiny_config
 from raygen.errors import UserError
 from raygen.models import build_model
 from raygen.training import checkpoint
-from raygen.training.checkpoint import Position
+from raygen.training.control import Position
 from raygen.training.run import RunFolder
 
 

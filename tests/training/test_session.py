@@ -18,7 +18,7 @@ from raygen.models.base import Metrics, Step
 from raygen.models.dcgan import DCGAN
 from raygen.storage import Folder
 from raygen.training import checkpoint
-from raygen.training.loop import Control, Progress
+from raygen.training.control import Control, Progress
 from raygen.training.run import RunFolder
 from raygen.training.session import Session, check_compiler, run_session, use_bf16
 from raygen.training.workers import Workers

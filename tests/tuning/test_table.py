@@ -5,7 +5,7 @@ import io
 import pytest
 
 from raygen.search_space import Choice, Range, Space
-from raygen.training.loop import Progress
+from raygen.training.control import Progress
 from raygen.tuning.objective import Objective
 from raygen.tuning.records import Report, Status, Trial
 from raygen.tuning.table import LiveTable, aligned, headline, seconds_left, trial_rows

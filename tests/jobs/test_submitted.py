@@ -1,0 +1,210 @@
+"""Jobs that are sent to a cluster of two nodes, as README.md says; all data in an object store."""
+
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Head, add_node, ray_command
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+from raygen.storage import Folder
+from raygen.training import checkpoint
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+TIMEOUT = 300
+"""Seconds; only for the case that something hangs."""
+SMALL = "--width 0.03 --batch-size 8 --latent-size 8 --sample-count 4 --validation-count 16"
+
+
+@pytest.fixture(scope="module")
+def cluster(ray_head: Head) -> Iterator[Head]:
+    """The session's Ray, with a second node of two CPUs."""
+    with add_node(ray_head):
+        yield ray_head
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project as it is committed or about to be, and what a user's folder has besides."""
+    place = tmp_path_factory.mktemp("clone")
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            (place / name).write_bytes((ROOT / name).read_bytes())
+    for name in (
+        "runs/dcgan/events",
+        "data/images.parquet",
+        ".venv/lib",
+        "raygen/__pycache__/x.pyc",
+    ):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text("large")
+    return place
+
+
+def commands() -> dict[str, str]:
+    """README's commands for a cluster, by the job that they send."""
+    found = re.findall(r"^ray job submit .*$", README, re.MULTILINE)
+    return {re.search(r"jobs/(\w+)\.py", line)[1]: line for line in found}  # type: ignore[index]
+
+
+def environment(head: Head, **changes: str) -> dict[str, str]:
+    # Ray's own command line is the first `ray` there.
+    path = os.pathsep.join([str(Path(ray_command()[0]).parent), os.environ["PATH"]])
+    return os.environ | {"RAY_API_SERVER_ADDRESS": head.jobs, "PATH": path} | changes
+
+
+def submit(head: Head, clone: Path, command: str, **changes: str) -> tuple[int, str]:
+    """Run a command in the clone. Returns: its exit code and what it printed."""
+    done = subprocess.run(
+        command,
+        shell=True,
+        cwd=clone,
+        env=environment(head, **changes),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    return done.returncode, done.stdout
+
+
+def wait_for(condition: Callable[[], bool], told: Callable[[], str]) -> None:
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < deadline, told()
+        time.sleep(0.2)
+
+
+def nodes_of_workers(head: Head) -> list[set[str]]:
+    """The nodes of each run's workers, of all runs so far."""
+    from ray.util.state import list_actors
+
+    runs: dict[str, set[str]] = {}
+    for actor in list_actors(head.address, limit=10_000, detail=True):
+        if actor.class_name == "RayTrainWorker":
+            runs.setdefault(actor.job_id, set()).add(str(actor.node_id))
+    return list(runs.values())
+
+
+@pytest.mark.slow
+def test_a_job_is_made_of_the_working_directory_alone(cluster: Head, clone: Path) -> None:
+    (clone / "probe.py").write_text(
+        "import os, ray, raygen\n"
+        "print('holds', sorted(os.listdir()))\n"
+        "ray.init(log_to_driver=False)\n"
+        "where = lambda: __import__('raygen').__file__\n"
+        "print('imports', raygen.__file__, ray.get(ray.remote(where).remote()))\n"
+    )
+    code, output = submit(cluster, clone, "ray job submit --working-dir . -- python probe.py")
+    assert code == 0, output
+    [imports] = [line for line in output.splitlines() if line.startswith("imports ")]
+    # Neither in the driver nor in a worker the one that is installed here.
+    assert imports.count("working_dir_files") == 2
+    [holds] = [line for line in output.splitlines() if line.startswith("holds ")]
+    assert "'raygen'" in holds
+    assert "'jobs'" in holds
+    for name in ("runs", "data", ".venv", ".git"):
+        assert f"'{name}'" not in holds
+
+
+@pytest.mark.slow
+def test_the_readme_s_commands_run_on_several_nodes(cluster: Head, clone: Path) -> None:
+    known = commands()
+    assert list(known) == ["prepare", "train", "tune", "sample"]
+    storage = "s3://bucket/cluster"
+    smaller = {
+        "prepare": " --count 60",
+        "train": f" --steps 2 {SMALL}",
+        "tune": f" --trials 2 --steps 9 {SMALL}",
+        "sample": " -n 4",
+    }
+    outputs = {}
+    for name, command in known.items():
+        command = command.replace("s3://BUCKET", storage) + smaller[name]
+        if name == "train":
+            assert "--num-workers 8" in command
+            code, output = submit(
+                cluster, clone, command.replace("--num-workers 8", "--num-workers 100")
+            )
+            assert code != 0
+            assert "the cluster has 4 CPUs, enough for 16 workers; use --num-workers 16" in output
+            command = command.replace("--num-workers 8", "--num-workers 4")
+        code, outputs[name] = submit(cluster, clone, command)
+        assert code == 0, outputs[name]
+    assert "2 steps of 8 images on 4 CPU workers" in outputs["train"]
+    assert any(len(nodes) == 2 for nodes in nodes_of_workers(cluster))
+    assert "best SWD" in outputs["tune"]
+
+    place = Folder.at(storage)
+    assert {"faces-64", "runs", "samples.png"} <= set(place.names())
+    run = place.join("runs", "vaegan-anime")
+    assert json.loads(run.read_bytes("summary.json"))["global_step"] == 2
+    assert run.join("checkpoints").names() == ["step-00000002"]
+    assert any("tfevents" in name for name in run.names())
+    assert "best.json" in place.join("runs", "vaegan-anime-sweep").names()
+    assert place.read_bytes("samples.png").startswith(b"\x89PNG")
+    # Nothing was left in the clone, or made by a job in its copy of it.
+    assert not (clone / "runs/vaegan-anime").exists()
+
+
+@pytest.mark.slow
+def test_a_run_is_stopped_and_goes_on(cluster: Head, clone: Path) -> None:
+    client = JobSubmissionClient(cluster.jobs)
+    storage = "s3://bucket/stopped"
+    options = f"--storage {storage} --num-workers 2 --drawn-count 60 --log-images 8 {SMALL}"
+    entrypoint = f"python jobs/train.py dcgan-celeba {options} --checkpoint-images 80"
+    environment = {"working_dir": str(clone)}
+    job = client.submit_job(entrypoint=f"{entrypoint} --steps 100000", runtime_env=environment)
+    saved = Folder.at(storage).join("dcgan-celeba", "checkpoints")
+    wait_for(lambda: len(checkpoint.complete(saved)) >= 2, lambda: client.get_job_logs(job))
+    assert client.get_job_status(job) == JobStatus.RUNNING
+    client.stop_job(job)
+    wait_for(lambda: client.get_job_status(job).is_terminal(), lambda: client.get_job_logs(job))
+    assert client.get_job_status(job) == JobStatus.STOPPED
+
+    # It was given the time to save where it was.
+    interrupted = re.search(r"interrupted: saved at step ([\d,]+)", client.get_job_logs(job))
+    assert interrupted, client.get_job_logs(job)
+    before = checkpoint.latest_step(saved)
+    assert before == int(interrupted[1].replace(",", ""))
+    again = client.submit_job(
+        entrypoint=f"{entrypoint} --steps {before + 20}", runtime_env=environment
+    )
+    wait_for(lambda: client.get_job_status(again).is_terminal(), lambda: client.get_job_logs(again))
+    logs = client.get_job_logs(again)
+    assert client.get_job_status(again) == JobStatus.SUCCEEDED, logs
+    resumed = re.search(r"resuming \S+ at step ([\d,]+)", logs)
+    assert resumed, logs
+    assert int(resumed[1].replace(",", "")) == before
+    summary = Folder.at(storage).join("dcgan-celeba").read_json("summary.json")
+    assert summary["global_step"] == before + 20
+
+
+@pytest.mark.slow
+def test_mistakes_on_a_cluster_are_told_in_one_line(cluster: Head, clone: Path) -> None:
+    submitted = "ray job submit --working-dir . -- python jobs/"
+    code, output = submit(cluster, clone, f"{submitted}train.py {SMALL} --drawn-count 60")
+    assert code != 0
+    # Ray tells the end of a failed job's output once more.
+    [line] = {line for line in output.splitlines() if line.startswith("error: ")}
+    assert "runs: lies in this job's copy of the working directory, which Ray deletes" in line
+    code, output = submit(cluster, clone, f"{submitted}train.py", RAY_AUTH_MODE="disabled")
+    assert code != 0
+    assert "token" in output
+    code, output = submit(cluster, clone, f"{submitted}train.py", RAY_AUTH_TOKEN="0" * 32)
+    assert code != 0
+    assert "token" in output

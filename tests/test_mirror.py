@@ -1,0 +1,70 @@
+"""A local copy of what TensorBoard reads."""
+
+from pathlib import Path
+
+import numpy as np
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from raygen.mirror import Mirror
+from raygen.storage import Folder
+from raygen.training.logging import RunLog
+from raygen.training.projector import write_projector
+from raygen.training.run import RunFolder
+
+
+def files(path: Path) -> list[str]:
+    return sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file())
+
+
+def scalars(path: Path, tag: str) -> list[float]:
+    events = EventAccumulator(str(path))
+    events.Reload()
+    return [event.value for event in events.Scalars(tag)]
+
+
+def test_the_copy_follows_runs_in_an_object_store(s3: Folder, tmp_path: Path) -> None:
+    mirror = Mirror(s3, str(tmp_path))
+    assert mirror.update() == 0
+    trial = RunFolder(s3.join("sweep", "trials", "001"))
+    copy = tmp_path / "sweep/trials/001"
+    with RunLog(trial, 0) as log:
+        log.scalars({"loss/total": 3.0}, 10)
+        log.picture("samples", np.zeros((2, 2, 3), np.uint8), 10)
+        log.flush()
+        assert mirror.update() == 1
+        assert scalars(copy, "loss/total") == [3.0]
+        # Pictures and checkpoints are not fetched: the events hold what is shown.
+        [events] = [path for path in copy.iterdir() if path.is_file()]
+        assert files(tmp_path) == [str(events.relative_to(tmp_path))]
+        assert mirror.update() == 0
+
+        before = events.stat()
+        beginning = events.read_bytes()
+        log.scalars({"loss/total": 2.0}, 20)
+        log.flush()
+        assert mirror.update() == 1
+        assert scalars(copy, "loss/total") == [3.0, 2.0]
+        # Only what is new was written, at the end: TensorBoard has the file open.
+        assert events.stat().st_ino == before.st_ino
+        assert events.read_bytes().startswith(beginning)
+
+
+def test_other_files_are_replaced_and_deleted_ones_forgotten(s3: Folder, tmp_path: Path) -> None:
+    mirror = Mirror(s3, str(tmp_path))
+    run = s3.join("vae")
+    images = np.zeros((2, 4, 4, 3), np.uint8)
+    for value in (1.0, 2.0):
+        codes = np.full((2, 3), value)
+        write_projector(run, codes, images, ["a", "b"], (), np.zeros((2, 0)))
+        assert mirror.update() >= 1
+        shown = np.loadtxt(tmp_path / "vae/projector/codes.tsv")
+        assert np.array_equal(shown, codes)
+    assert files(tmp_path) == [
+        "vae/projector/codes.tsv",
+        "vae/projector/images.tsv",
+        "vae/projector/thumbnails.png",
+        "vae/projector_config.pbtxt",
+    ]
+    run.delete()
+    assert mirror.update() == 4
+    assert files(tmp_path) == []
