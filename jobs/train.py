@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from raygen import cluster
-from raygen.cli import Interrupted, TrainCommand, command_line, parse_run, run_job
+from raygen.cli import Interrupted, TrainCommand, parse_run, run_job, watch_command
 from raygen.data.dataset import draw_dataset, open_dataset
 from raygen.data.shards import MANIFEST
 from raygen.data.sources import TRAIN
@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> None:
                 f"{duration(time.time() - began_at)} in all{losses(outcome.metrics)}"
             )
         print(f"pictures:    {run.samples.uri}")
-        print(f"TensorBoard: {command_line('tensorboard', '--logdir', job.storage)}")
+        print(f"TensorBoard: {watch_command(Folder.at(job.storage))}")
 
 
 SHOWN = {

@@ -11,7 +11,14 @@ from dataclasses import replace
 from typing import Any
 
 from raygen import cluster
-from raygen.cli import Interrupted, TuneCommand, command_line, parse_run, run_job
+from raygen.cli import (
+    Interrupted,
+    TuneCommand,
+    command_line,
+    parse_run,
+    run_job,
+    watch_command,
+)
 from raygen.config import RESUMABLE_CHANGES
 from raygen.data.dataset import draw_dataset, open_dataset
 from raygen.data.shards import MANIFEST
@@ -102,7 +109,7 @@ def main(argv: Sequence[str]) -> None:
         if command.sweep.resume:
             begun = len(history) - len(ended)
             print(f"resuming {sweep.folder.uri}: {len(ended)} trials have ended, {begun} go on")
-        print(f"TensorBoard: {command_line('tensorboard', '--logdir', sweep.folder.uri)}")
+        print(f"TensorBoard: {watch_command(sweep.folder)}")
         task = Task(
             config=plan.config,
             sweep=sweep,

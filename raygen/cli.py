@@ -25,6 +25,7 @@ from raygen.job_options import (
     WatchOptions,
 )
 from raygen.options import option, read_json_object, updated
+from raygen.storage import Folder
 
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
@@ -73,6 +74,13 @@ def command_line(program: str, *arguments: str) -> str:
     """
     prefix = ["uv", "run"] if "UV" in os.environ else ["python"] if program.endswith(".py") else []
     return shlex.join([*prefix, program, *arguments])
+
+
+def watch_command(place: Folder) -> str:
+    """What shows the runs in a folder in TensorBoard, to paste."""
+    if place.is_local:
+        return command_line("tensorboard", "--logdir", place.uri)
+    return command_line("jobs/watch.py", "--storage", place.uri)
 
 
 def parse(

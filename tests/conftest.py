@@ -34,9 +34,9 @@ class Head:
     jobs: str
 
 
-def ray_command(*arguments: str) -> list[str]:
-    """Ray's command line, of this environment."""
-    return [str(Path(sys.executable).with_name("ray")), *arguments]
+def search_path() -> str:
+    """PATH with this environment's programs first, `python` and `ray` among them."""
+    return os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
 
 @contextmanager
@@ -44,11 +44,11 @@ def ray_process(*arguments: str) -> Iterator[None]:
     """`ray start`, until the end of the context."""
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
-            ray_command("start", "--block", f"--num-cpus={CPUS}", *arguments),
+            ["ray", "start", "--block", f"--num-cpus={CPUS}", *arguments],
             stdout=log,
             stderr=subprocess.STDOUT,
             # Until a job that is stopped is killed; as in cluster.yaml.
-            env=os.environ | {"RAY_JOB_STOP_WAIT_TIME_S": "120"},
+            env=os.environ | {"PATH": search_path(), "RAY_JOB_STOP_WAIT_TIME_S": "120"},
             start_new_session=True,
         )
 
@@ -93,6 +93,17 @@ def add_node(head: Head) -> Iterator[None]:
 
     with ray_process(f"--address={head.address}", f"--dashboard-agent-listen-port={free_port()}"):
         yield
+    deadline = time.monotonic() + START_SECONDS
+    # Until Ray knows, it may place something there.
+    while nodes_alive(head) > 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def nodes_alive(head: Head) -> int:
+    from ray.util.state import list_nodes
+
+    return sum(node.state == "ALIVE" for node in list_nodes(head.address))
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from raygen.cli import Interrupted, TrainCommand, command_line, parse_options, parse_run, run_job
+from raygen.cli import (
+    Interrupted,
+    TrainCommand,
+    command_line,
+    parse_options,
+    parse_run,
+    run_job,
+    watch_command,
+)
 from raygen.errors import UserError
 from raygen.job_options import FolderOptions
 from raygen.model_options import DCGANConfig
+from raygen.storage import Folder
 
 
 def parse(*argv: str) -> tuple[str, int, float, str]:
@@ -76,6 +85,10 @@ def test_commands_to_paste_go_through_uv_where_the_job_did(monkeypatch: pytest.M
     monkeypatch.setenv("UV", "/usr/bin/uv")
     assert command_line("tensorboard", "--logdir", "runs") == "uv run tensorboard --logdir runs"
     assert command_line("jobs/train.py") == "uv run jobs/train.py"
+    assert watch_command(Folder.at("runs")) == "uv run tensorboard --logdir runs"
+    # TensorBoard by itself does not read all URIs.
+    bucket = watch_command(Folder.at("s3://bucket/runs?region=us-east-1"))
+    assert bucket == "uv run jobs/watch.py --storage 's3://bucket/runs?region=us-east-1'"
 
 
 def test_outcomes_become_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Head, add_node, ray_command
+from conftest import Head, add_node, search_path
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from raygen.storage import Folder
@@ -62,9 +62,7 @@ def commands() -> dict[str, str]:
 
 
 def environment(head: Head, **changes: str) -> dict[str, str]:
-    # Ray's own command line is the first `ray` there.
-    path = os.pathsep.join([str(Path(ray_command()[0]).parent), os.environ["PATH"]])
-    return os.environ | {"RAY_API_SERVER_ADDRESS": head.jobs, "PATH": path} | changes
+    return os.environ | {"RAY_API_SERVER_ADDRESS": head.jobs, "PATH": search_path()} | changes
 
 
 def submit(head: Head, clone: Path, command: str, **changes: str) -> tuple[int, str]:
