@@ -16,7 +16,7 @@ from raygen.progress import ProgressLine, describe, duration
 from raygen.signals import Signals
 from raygen.storage import Folder
 from raygen.training.monitor import Known
-from raygen.training.placement import plan_workers
+from raygen.training.placement import Placement, plan_workers, total
 from raygen.training.ray_worker import fit, summary
 from raygen.training.run import SUMMARY, RunFolder
 from raygen.training.session import Session
@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
             )
             if done:
                 print(f"resuming {run.folder.uri} at step {done:,}")
-            watcher = Watcher(line, signals)
+            watcher = Watcher(line, signals, placement)
             outcome = fit(session, watcher, signals.stop, placement.cpus_per_worker)
             line.close()
             if not outcome.finished:
@@ -101,9 +101,10 @@ def losses(metrics: dict[str, float]) -> str:
 class Watcher:
     """Shows what the monitor knows as one line."""
 
-    def __init__(self, line: ProgressLine, signals: Signals) -> None:
+    def __init__(self, line: ProgressLine, signals: Signals, placement: Placement) -> None:
         self._line = line
         self._signals = signals
+        self._placement = placement
         self._began_at = time.monotonic()
         self._groups = 0
         self._notices = 0
@@ -121,13 +122,19 @@ class Watcher:
         progress = report.progress
         if progress is None:
             waited = duration(time.monotonic() - self._began_at)
-            self._line.show(f"starting workers, {waited} so far")
+            self._line.show(f"starting workers, {waited} so far{self._awaited()}")
             return
         self._signals.save()
         text = describe(progress.images_seen, progress.total_images, progress.images_per_second)
         stopping = "stopping: " if self._signals.stop.is_set() else ""
         doing = f"{progress.doing} - " if progress.doing else ""
         self._line.show(stopping + doing + text + losses(progress.metrics))
+
+    def _awaited(self) -> str:
+        """What an autoscaler still has to bring."""
+        wanted = self._placement.workers if self._placement.use_gpu else 0
+        there = int(total(cluster.nodes(), "GPU")) if wanted else 0
+        return f"; {there} of {wanted} GPUs are there" if there < wanted else ""
 
 
 if __name__ == "__main__":

@@ -1,9 +1,19 @@
-"""What a cluster has, and may come to have."""
+"""Finding a cluster, and what it has and may come to have."""
 
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
-from raygen.cluster import read_launched
+import pytest
+from conftest import Head
+from helpers import free_port
 
+from raygen.cluster import check_address, read_launched
+from raygen.errors import UserError
+
+ROOT = Path(__file__).parents[1]
 LAUNCHED = """
 max_workers: 5
 head_node_type: head
@@ -20,3 +30,40 @@ def test_what_the_launcher_may_add(tmp_path: Path) -> None:
     trainers, readers = {"CPU": 8, "GPU": 2}, {"CPU": 16}
     assert read_launched(str(file)) == [trainers] * 3 + [readers] * 2
     assert read_launched(str(tmp_path / "none.yaml")) == []
+
+
+def test_an_address_where_nothing_answers_is_told_at_once() -> None:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        check_address(f"127.0.0.1:{listening.getsockname()[1]}")
+    for address in ("", "auto", "local"):
+        check_address(address)
+    for address, message in (
+        (f"127.0.0.1:{free_port()}", "no Ray cluster answers there"),
+        ("127.0.0.1", "no Ray cluster answers there"),
+        ("ray://127.0.0.1:10001", "is an address of Ray's client"),
+        ("http://127.0.0.1:8265", "is an address of the Jobs API"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_address(address)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wrong", ["address", "token"])
+def test_a_job_without_a_cluster_ends_in_one_line_and_leaves_nothing(
+    ray_head: Head, tmp_path: Path, wrong: str
+) -> None:
+    address = f"127.0.0.1:{free_port()}" if wrong == "address" else ray_head.address
+    token = "0" * 32 if wrong == "token" else os.environ["RAY_AUTH_TOKEN"]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "jobs/train.py"), "--storage", str(tmp_path / "runs")],
+        env=os.environ | {"RAY_ADDRESS": address, "RAY_AUTH_TOKEN": token, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"error: RAY_ADDRESS {address}: ")
+    assert ("RAY_AUTH_TOKEN" in line) == (wrong == "token")
+    assert not (tmp_path / "runs").exists()

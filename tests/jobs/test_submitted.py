@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from conftest import Head, add_node, search_path
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+from raygen.errors import UserError
 from raygen.storage import Folder
 from raygen.training import checkpoint
 
@@ -190,6 +192,26 @@ def test_a_run_is_stopped_and_goes_on(cluster: Head, clone: Path) -> None:
     assert int(resumed[1].replace(",", "")) == before
     summary = Folder.at(storage).join("dcgan-celeba").read_json("summary.json")
     assert summary["global_step"] == before + 20
+
+
+@pytest.mark.slow
+def test_folders_that_another_machine_does_not_see_are_refused(
+    cluster: Head, ray_session: str, tmp_path: Path
+) -> None:
+    from raygen.cluster import check_shared
+
+    (tmp_path / "file").write_text("shared")
+    everywhere = Folder.at(tmp_path)
+    check_shared({"--data": everywhere.join("file")}, {"--storage": everywhere})
+    assert everywhere.names() == ["file"]
+    # Each process has its own threads there, as each machine has its own disk.
+    only_here = Folder.at(f"/proc/self/task/{threading.get_native_id()}")
+    with pytest.raises(UserError, match=f"--data {only_here.uri}: is not the same folder on"):
+        check_shared({"--data": only_here}, {"--storage": everywhere})
+    assert everywhere.names() == ["file"]
+    check_shared({"--data": Folder.at("s3://bucket/x")}, {"--storage": Folder.at("s3://bucket/y")})
+    with pytest.raises(UserError, match="s3://nowhere/y: cannot write there"):
+        check_shared({}, {"--storage": Folder.at("s3://nowhere/y")})
 
 
 @pytest.mark.slow

@@ -9,12 +9,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
-from helpers import damage, fails, run_script, write_dataset
+from helpers import damage, fails, load_job, run_script, write_dataset
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from raygen.training.monitor import Known
+from raygen.training.placement import Placement
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("--width", "0.125", "--batch-size", "16", "--drawn-count", "60", "--num-workers", "2")
@@ -230,6 +234,21 @@ def test_mistakes_are_told_in_one_line_before_ray_starts(
     (tmp_path / "file").write_text("")
     assert "file" in fails(capsys, "train", "--storage", tmp_path / "file")
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_that_waits_for_machines_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = load_job("train")
+    monkeypatch.setattr(job.cluster, "nodes", lambda: [{"CPU": 8.0}, {"CPU": 8.0, "GPU": 2.0}])
+
+    def shown(placement: Placement) -> str:
+        line = mock.Mock()
+        job.Watcher(line, mock.Mock(), placement)(Known())
+        [[text]] = [call.args for call in line.show.call_args_list]
+        return str(text)
+
+    waiting = "starting workers, 0:00 so far"
+    assert shown(Placement(8, True, 1.0)) == f"{waiting}; 2 of 8 GPUs are there"
+    assert shown(Placement(2, True, 1.0)) == shown(Placement(8, False, 1.0)) == waiting
 
 
 @pytest.mark.slow
