@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Head, add_node, search_path
@@ -192,6 +193,25 @@ def test_a_run_is_stopped_and_goes_on(cluster: Head, clone: Path) -> None:
     assert int(resumed[1].replace(",", "")) == before
     summary = Folder.at(storage).join("dcgan-celeba").read_json("summary.json")
     assert summary["global_step"] == before + 20
+
+
+@pytest.mark.slow
+def test_a_driver_on_any_node_knows_what_the_cluster_may_come_to_have(
+    cluster: Head, ray_session: str
+) -> None:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from raygen.cluster import HEAD, possible_nodes
+
+    others = [n["NodeID"] for n in ray.nodes() if n["Alive"] and HEAD not in n["Resources"]]
+    [other] = others
+    there = NodeAffinitySchedulingStrategy(other, soft=False)
+    asked: Any = ray.remote(num_cpus=0)(possible_nodes)
+    assert [node["CPU"] for node in ray.get(asked.options(scheduling_strategy=there).remote())] == [
+        2.0,
+        2.0,
+    ]
 
 
 @pytest.mark.slow
