@@ -60,7 +60,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def commands() -> dict[str, str]:
     """README's commands for a cluster, by the job that they send."""
-    found = re.findall(r"^ray job submit .*$", README, re.MULTILINE)
+    # What uv would install is here already.
+    found = re.findall(r"^uv run (ray job submit .*)$", README, re.MULTILINE)
     return {re.search(r"jobs/(\w+)\.py", line)[1]: line for line in found}  # type: ignore[index]
 
 
