@@ -17,6 +17,7 @@ from raygen.cli import parse_options, run_job
 from raygen.errors import UserError
 from raygen.job_options import WatchOptions
 from raygen.mirror import Mirror
+from raygen.progress import ProgressLine
 from raygen.signals import Signals
 from raygen.storage import Folder
 
@@ -24,20 +25,9 @@ from raygen.storage import Folder
 def main(argv: Sequence[str]) -> None:
     options = parse_options(WatchOptions, argv, "Show runs and sweeps in TensorBoard.")
     storage = Folder.at(options.storage)
-    try:
-        known = storage.exists()
-    except OSError as error:
-        raise UserError(f"--storage {options.storage}: cannot be read ({error})") from error
-    if not known:
-        raise UserError(
-            f"--storage {options.storage}: does not exist; name the folder or URI that runs were "
-            "given as --storage"
-        )
     with tempfile.TemporaryDirectory(prefix="raygen-watch-") as place:
         mirror = None if storage.is_local else Mirror(storage, place)
-        if mirror:
-            print(f"fetching what TensorBoard shows of {storage.uri}")
-            mirror.update()
+        first_look(storage, mirror)
         with Signals(lambda: None, "") as signals:
             url = serve(storage.path if mirror is None else place, options)
             print(f"TensorBoard: {url} shows {storage.uri}; Ctrl-C ends it", flush=True)
@@ -45,6 +35,26 @@ def main(argv: Sequence[str]) -> None:
                 watch(mirror, options.reload_seconds, signals.stop)
             except KeyboardInterrupt:
                 print("ended")
+
+
+def first_look(storage: Folder, mirror: Mirror | None) -> None:
+    """Fetch what there is. Raises: UserError if there is no such storage, or it does not answer."""
+    line = ProgressLine()
+    try:
+        if not storage.exists():
+            raise UserError(
+                f"--storage {storage.uri}: does not exist; name the folder or URI that runs were "
+                "given as --storage"
+            )
+        if mirror:
+            mirror.update(lambda done, total: line.show(f"fetching: {done:,}/{total:,} files"))
+    except OSError as error:
+        raise UserError(
+            f"--storage {storage.uri}: cannot be read ({error}); check the name, the network and "
+            "the credentials"
+        ) from error
+    finally:
+        line.close()
 
 
 def serve(logdir: str, options: WatchOptions) -> str:

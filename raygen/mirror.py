@@ -6,6 +6,8 @@ every URI that raygen's other jobs take, and of a file that has grown only its n
 
 import os
 import re
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -15,6 +17,8 @@ from raygen.storage import Folder
 
 WANTED = re.compile(r"(.*/)?([^/]*tfevents[^/]*|projector_config\.pbtxt|projector/[^/]+)")
 AT_ONCE = 16
+SETTLED_SECONDS = 2.0
+"""After so long, a change of a file shows in its time, which stores note in whole seconds."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +28,11 @@ class Mirror:
     storage: Folder
     place: str
 
-    def update(self) -> int:
-        """Copy what is new, and delete what is gone. Returns: how many files changed.
+    def update(self, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
+        """Copy what is new, and delete what is gone.
 
+        Args: progress: called with files done and files in total.
+        Returns: how many files changed.
         Raises: OSError if the storage cannot be read.
         """
         selector = fs.FileSelector(self.storage.path, allow_not_found=True, recursive=True)
@@ -40,9 +46,12 @@ class Mirror:
         gone = [name for name in self._present() if name not in wanted]
         for name in gone:
             os.remove(os.path.join(self.place, name))
+        changed = len(gone)
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            changed = sum(pool.map(self._copy, wanted, wanted.values()))
-        return changed + len(gone)
+            for done, copied in enumerate(pool.map(self._copy, wanted, wanted.values()), 1):
+                changed += copied
+                progress(done, len(wanted))
+        return changed
 
     def _present(self) -> list[str]:
         return [
@@ -58,7 +67,8 @@ class Mirror:
         if before and before.st_size == info.size and before.st_mtime_ns == info.mtime_ns:
             return False
         # Event files grow at their end; the others are written anew.
-        grown = before is not None and "tfevents" in name and before.st_size <= info.size
+        grows = "tfevents" in name
+        grown = before is not None and grows and before.st_size <= info.size
         start = before.st_size if before and grown else 0
         try:
             with self.storage.filesystem.open_input_file(info.path) as file:
@@ -75,5 +85,8 @@ class Mirror:
             with open(f"{target}.tmp", "wb") as copy:
                 copy.write(data)
             os.replace(f"{target}.tmp", target)
-        os.utime(target, ns=(info.mtime_ns, info.mtime_ns))
+        # Written anew once more in the same second, a file might look as it did.
+        settled = grows or time.time() - info.mtime_ns / 1e9 > SETTLED_SECONDS
+        stamp = info.mtime_ns if settled else 0
+        os.utime(target, ns=(stamp, stamp))
         return True
