@@ -1,7 +1,11 @@
 """cluster.yaml, as Ray's cluster launcher takes it; AWS is played by a local library."""
 
+import json
 import os
 import re
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +21,41 @@ CONFIG = yaml.safe_load((ROOT / "cluster.yaml").read_text())
 ANYWHERE = "0.0.0.0/0"
 
 
-@pytest.fixture
-def launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], list[Any]]:
-    """What the launcher makes of the file, and the rules of the security groups that it made."""
-    import boto3
-    from moto import mock_aws
-    from ray.autoscaler._private.commands import _bootstrap_config
+LAUNCH = """
+import json, sys, boto3, yaml
+from moto import mock_aws
+from ray.autoscaler._private.commands import _bootstrap_config
 
-    # The launcher leaves an SSH key there, and looks for the token.
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.chdir(ROOT)
-    (tmp_path / ".ray").mkdir()
-    (tmp_path / ".ray/auth_token").write_text("token")
-    with mock_aws():
-        # Ray checks the file against its schema on the way.
-        config = _bootstrap_config(CONFIG, no_config_cache=True)
-        groups = boto3.client("ec2", CONFIG["provider"]["region"]).describe_security_groups()
-    used = config["available_node_types"]["head"]["node_config"]["SecurityGroupIds"]
-    rules = [
-        rule
-        for group in groups["SecurityGroups"]
-        if group["GroupId"] in used
-        for rule in group["IpPermissions"]
-    ]
-    return config, rules
+given = yaml.safe_load(open("cluster.yaml"))
+with mock_aws():
+    config = _bootstrap_config(given, no_config_cache=True)
+    groups = boto3.client("ec2", given["provider"]["region"]).describe_security_groups()
+used = config["available_node_types"]["head"]["node_config"]["SecurityGroupIds"]
+found = [group for group in groups["SecurityGroups"] if group["GroupId"] in used]
+rules = [rule for group in found for rule in group["IpPermissions"]]
+json.dump({"config": config, "rules": rules}, open(sys.argv[1], "w"))
+"""
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[Any]]:
+    """What the launcher makes of the file, and the rules of the security groups that it made."""
+    # It leaves an SSH key at home, and looks for the token. In a process of its own, because the
+    # local AWS forgets what the session's S3 server holds.
+    home = tmp_path_factory.mktemp("home")
+    (home / ".ray").mkdir()
+    (home / ".ray/auth_token").write_text("token")
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")} | keys
+    # Ray checks the file against its schema on the way.
+    subprocess.run(
+        [sys.executable, "-c", LAUNCH, str(home / "found.json")],
+        cwd=ROOT,
+        env=environment | {"HOME": str(home)},
+        check=True,
+    )
+    found = json.loads((home / "found.json").read_text())
+    return found["config"], found["rules"]
 
 
 def test_the_launcher_takes_it_and_opens_no_port_but_ssh(
@@ -75,8 +87,6 @@ def test_nothing_listens_to_the_world_and_everything_asks_for_the_token() -> Non
 
 
 def test_all_machines_get_this_project_at_versions_that_it_takes() -> None:
-    import tomllib
-
     with (ROOT / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)["project"]
     ranges = {need.name: need for need in map(Requirement, project["dependencies"])}
@@ -101,4 +111,3 @@ def test_jobs_plan_with_the_machines_that_may_come(
     workers = read_launched(str(file))
     assert len(workers) == CONFIG["max_workers"]
     assert all((worker["CPU"], worker["GPU"]) == (8, 1) for worker in workers)
-    assert os.path.exists(tmp_path / ".ssh")
