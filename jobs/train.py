@@ -14,9 +14,8 @@ from raygen.data.shards import MANIFEST
 from raygen.data.sources import TRAIN
 from raygen.progress import ProgressLine, describe, duration
 from raygen.signals import Signals
-from raygen.storage import Folder
 from raygen.training.monitor import Known
-from raygen.training.placement import Placement, plan_workers, total
+from raygen.training.placement import Placement, plan_workers
 from raygen.training.ray_worker import fit, summary
 from raygen.training.run import SUMMARY, RunFolder
 from raygen.training.session import Session
@@ -39,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
     with Signals(line.close, saving) as signals, cluster.connected(job.verbose):
         placement = plan_workers(config, cluster.nodes(), cluster.possible_nodes())
         read = {"--data": data.join(MANIFEST)} if manifest else {}
-        cluster.check_shared(read, {"--storage": Folder.at(job.storage)})
+        cluster.check_shared(read, {"--storage": run.folder.parent})
         run.open(config, job.restart)
         if manifest is None:
             manifest = draw_dataset(config, data, line)
@@ -77,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
                 f"{duration(time.time() - began_at)} in all{losses(outcome.metrics)}"
             )
         print(f"pictures:    {run.samples.uri}")
-        print(f"TensorBoard: {watch_command(Folder.at(job.storage))}")
+        print(f"TensorBoard: {watch_command(run.folder.parent)}")
 
 
 SHOWN = {
@@ -133,7 +132,7 @@ class Watcher:
     def _awaited(self) -> str:
         """What an autoscaler still has to bring."""
         wanted = self._placement.workers if self._placement.use_gpu else 0
-        there = int(total(cluster.nodes(), "GPU")) if wanted else 0
+        there = int(cluster.total(cluster.nodes(), "GPU")) if wanted else 0
         return f"; {there} of {wanted} GPUs are there" if there < wanted else ""
 
 

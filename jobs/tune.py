@@ -29,7 +29,6 @@ from raygen.job_options import JobOptions, SweepOptions
 from raygen.options import option, updated
 from raygen.progress import ProgressLine, describe
 from raygen.signals import Signals
-from raygen.storage import Folder
 from raygen.training.placement import check_sync_bn
 from raygen.training.run import SUMMARY, RunFolder
 from raygen.tuning.capacity import plan_capacity
@@ -81,7 +80,7 @@ def main(argv: Sequence[str]) -> None:
         )
         check_sync_bn(plan.config, capacity.use_gpu)
         read = {"--data": data.join(MANIFEST)} if manifest else {}
-        cluster.check_shared(read, {"--storage": Folder.at(job.storage)})
+        cluster.check_shared(read, {"--storage": sweep.folder.parent})
         if manifest is None:
             manifest = draw_dataset(plan.config, data, line)
             check_length(plan, manifest)

@@ -8,7 +8,7 @@ import socket
 import sys
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raygen.errors import UserError
 from raygen.storage import Folder
 
+Nodes = Sequence[Mapping[str, float]]
+"""The resources of each node, by name: CPU, GPU, memory in bytes."""
 HEAD = "node:__internal_head__"
 """A resource that the head node alone has."""
 BOOTSTRAP = "~/ray_bootstrap_config.yaml"
@@ -182,6 +184,11 @@ def _size_of(path: str) -> int | None:
     return os.path.getsize(path) if os.path.exists(path) else None
 
 
+def total(nodes: Nodes, name: str) -> float:
+    """A resource of all nodes together."""
+    return sum(node.get(name, 0) for node in nodes)
+
+
 def nodes() -> list[dict[str, float]]:
     """The resources of each node that is alive, by name."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -227,8 +234,8 @@ def read_launched(path: str = BOOTSTRAP) -> list[dict[str, float]]:
     return workers[: config.get("max_workers", len(workers))]
 
 
-def _size(nodes: list[dict[str, float]]) -> tuple[float, float]:
-    return sum(node.get("GPU", 0) for node in nodes), sum(node.get("CPU", 0) for node in nodes)
+def _size(nodes: Nodes) -> tuple[float, float]:
+    return total(nodes, "GPU"), total(nodes, "CPU")
 
 
 class Question:

@@ -24,6 +24,7 @@ class RunLog:
         """Args: images_seen: where the run goes on; events beyond it, of an earlier session that
         was cut off, are hidden."""
         self._run = run
+        self._described: set[str] = set()
         self._local = run.folder.path if run.folder.is_local else tempfile.mkdtemp(prefix="raygen")
         purge_step = images_seen + 1 if images_seen else 0
         self._writer = SummaryWriter(self._local, purge_step=purge_step, flush_secs=10)
@@ -32,10 +33,14 @@ class RunLog:
         self._writer.add_text(tag, text)
 
     def scalars(self, values: dict[str, float], images_seen: int) -> None:
+        file: FileWriter = self._writer._get_file_writer()
         for tag, value in values.items():
-            about = SummaryMetadata(summary_description=description(tag))
+            # TensorBoard takes it from a tag's first value.
+            about = None
+            if tag not in self._described:
+                about = SummaryMetadata(summary_description=description(tag))
+                self._described.add(tag)
             summary = Summary(value=[Summary.Value(tag=tag, simple_value=value, metadata=about)])
-            file: FileWriter = self._writer._get_file_writer()
             file.add_summary(summary, images_seen)
 
     def picture(self, name: str, pixels: np.ndarray, images_seen: int) -> None:

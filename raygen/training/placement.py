@@ -5,15 +5,13 @@ holds: Ray waits for ever, without a word, for processors that are all reserved.
 """
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from raygen.cluster import Nodes, total
 from raygen.config import RAY_DATA, Reader, RunConfig
 from raygen.data.ray_reader import TASK_CPUS, TASKS_IN_FLIGHT
 from raygen.errors import UserError
 
-Nodes = Sequence[Mapping[str, float]]
-"""The resources of each node, by name: CPU, GPU, memory in bytes."""
 LEAST_CPUS = 0.25
 """Per worker. More workers than four for each CPU only get in each other's way."""
 
@@ -75,11 +73,6 @@ def check_sync_bn(config: RunConfig, use_gpu: bool) -> None:
     """Raises: UserError if batch norm is to be synchronised where that cannot be done."""
     if config.sync_bn and not use_gpu:
         raise UserError("--sync-bn: needs GPUs, the cluster has none; leave it out")
-
-
-def total(nodes: Nodes, name: str) -> float:
-    """A resource of all nodes together."""
-    return sum(node.get(name, 0) for node in nodes)
 
 
 def resources(nodes: Nodes) -> str:

@@ -1,6 +1,5 @@
 """Jobs that are sent to a cluster of two nodes, as README.md says; all data in an object store."""
 
-import json
 import os
 import re
 import subprocess
@@ -154,7 +153,7 @@ def test_the_readme_s_commands_run_on_several_nodes(cluster: Head, clone: Path) 
     place = Folder.at(storage)
     assert {"faces-64", "runs", "samples.png"} <= set(place.names())
     run = place.join("runs", "vaegan-anime")
-    assert json.loads(run.read_bytes("summary.json"))["global_step"] == 2
+    assert run.read_json("summary.json")["global_step"] == 2
     assert run.join("checkpoints").names() == ["step-00000002"]
     assert any("tfevents" in name for name in run.names())
     assert "best.json" in place.join("runs", "vaegan-anime-sweep").names()
