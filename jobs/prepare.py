@@ -19,7 +19,8 @@ from raygen.config import PRESETS
 from raygen.data.download import download_celeba
 from raygen.data.huggingface import huggingface
 from raygen.data.inspect import contact_sheet, table, verify
-from raygen.data.prepare import Target, delete_dataset, find_prepared, prepare
+from raygen.data.parts import Target
+from raygen.data.prepare import delete_dataset, find_prepared, prepare
 from raygen.data.shards import MANIFEST, Manifest
 from raygen.data.sources import DrawnFaces, Source, celeba, folder
 from raygen.errors import RunError, UserError

@@ -118,6 +118,15 @@ def ray_session(ray_head: Head) -> Iterator[str]:
         patch.setenv("RAY_ADDRESS", ray_head.address)
         with cluster.connected():
             yield ray_head.address
+            end_named_actors()
+
+
+def end_named_actors() -> None:
+    """End the actors that Ray Data leaves behind: Ray would wait half a minute for them."""
+    import ray
+
+    for actor in ray.util.list_named_actors(all_namespaces=True):
+        ray.kill(ray.get_actor(actor["name"], namespace=actor["namespace"]))
 
 
 @pytest.fixture(scope="session")

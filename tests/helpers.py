@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
@@ -24,7 +25,7 @@ from raygen.config import PRESETS, RunConfig
 from raygen.data import shards
 from raygen.data.prefetch import scale_images
 from raygen.data.shards import Manifest, write_shard
-from raygen.data.sources import TRAIN, VALIDATION
+from raygen.data.sources import TRAIN, VALIDATION, Source
 from raygen.models import build_model
 from raygen.models.base import Model, Step
 from raygen.storage import Folder
@@ -38,6 +39,11 @@ torch.set_num_threads(1)
 
 CPU = torch.device("cpu")
 Family = TypeVar("Family", bound=Model)
+
+
+def load_image(source: Source, position: int) -> tuple[Image.Image, list[int]]:
+    """An image of a source, and its attributes."""
+    return source.open(position, source.read(position))
 
 
 def write_dataset(

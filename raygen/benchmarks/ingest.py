@@ -27,7 +27,8 @@ from raygen.benchmarks.figures import Figure, run_job_script, say
 from raygen.config import PRESETS, ImageFormat, Reader
 from raygen.data.drawn_faces import draw_face
 from raygen.data.images import fit_image
-from raygen.data.prepare import Target, delete_dataset, make_part, plan_parts, prepare
+from raygen.data.parts import Target, make_part, plan_parts
+from raygen.data.prepare import delete_dataset, prepare
 from raygen.data.shards import Manifest
 from raygen.data.sources import TRAIN, ImageFiles, folder
 from raygen.data.stream import ImageStream

@@ -1,7 +1,8 @@
 """The dataset of a run: a prepared one, or the built-in faces, drawn when they are needed."""
 
 from raygen.config import DRAWN, PRESETS, RunConfig
-from raygen.data.prepare import Target, prepare
+from raygen.data.parts import Target
+from raygen.data.prepare import prepare
 from raygen.data.shards import Manifest
 from raygen.data.sources import DrawnFaces, drawn_folder
 from raygen.progress import ProgressLine, describe

@@ -7,6 +7,7 @@ import io
 import lzma
 import os
 import posixpath
+import struct
 import tarfile
 import uuid
 import zipfile
@@ -14,7 +15,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -42,7 +43,34 @@ UNREADABLE = "cannot be read"
 SMALLEST_ZIP = 98
 """Bytes of a zip with one empty file."""
 READ_AHEAD = 64 * 2**10
-"""Bytes of an archive that are read at once: a small image, so that one request fetches it."""
+"""Bytes of an archive that are read at once while its files are listed."""
+ZIP_HEADER = struct.Struct("<4s22xHH")
+"""What is before each file in a zip: a signature, ..., the lengths of the name and of the extra
+field that follow. Source: APPNOTE.TXT, 4.3.7."""
+EXTRA_BYTES = 256
+"""More than most extra fields have: they are read with the file, in one request."""
+
+
+class Entry(NamedTuple):
+    """A file as it is listed.
+
+    Attributes:
+        size: in bytes.
+        start: where it begins in the archive, in a zip with its header; -1 for what has no bytes
+            of its own, such as a link.
+        packed: bytes that it takes in a zip; method, crc: how it is compressed there, and its
+            CRC-32.
+    """
+
+    path: str
+    size: int
+    start: int = 0
+    packed: int = 0
+    method: int = 0
+    crc: int = 0
+
+
+NUMBERS = np.dtype([(name, np.int64) for name in Entry._fields[1:]])
 
 
 @dataclass(frozen=True)
@@ -52,9 +80,7 @@ class Files:
     Attributes:
         place: the folder, or the archive.
         paths: of the files in it, with / between folders.
-        sizes: (files,) int64, in bytes.
-        marks: (files,) int64: a zip's file's CRC-32; where a tar's file begins, or -1 for what has
-            no bytes of its own, such as a link; 0 in a folder.
+        numbers: (files,) of `NUMBERS`: the other fields of each `Entry`.
         ignored: paths of other files.
         opened: tells this archive from another one at the same place, read earlier or later.
     """
@@ -62,8 +88,7 @@ class Files:
     place: Folder
     kind: Kind
     paths: list[str]
-    sizes: np.ndarray
-    marks: np.ndarray
+    numbers: np.ndarray
     ignored: list[str]
     opened: str
 
@@ -86,36 +111,40 @@ class Files:
             raise UserError(
                 f"{said}: cannot be read ({reason}); check path and permissions"
             ) from error
-        images = [entry for entry in found if _is_image(entry[0])]
-        kept = {entry[0] for entry in images}
+        images = [entry for entry in found if _is_image(entry.path)]
+        kept = {entry.path for entry in images}
         return Files(
             place,
             kind,
-            [path for path, _, _ in images],
-            np.array([size for _, size, _ in images], np.int64),
-            np.array([mark for _, _, mark in images], np.int64),
-            [path for path, _, _ in found if path not in kept],
+            [entry.path for entry in images],
+            np.array([entry[1:] for entry in images], NUMBERS),
+            [entry.path for entry in found if entry.path not in kept],
             uuid.uuid4().hex,
         )
 
+    @property
+    def sizes(self) -> np.ndarray:
+        """(files,) int64, in bytes."""
+        sizes: np.ndarray = self.numbers["size"]
+        return sizes
+
     def read(self, number: int) -> bytes:
-        """The content of a file. Raises: BadImage if it cannot be read; OSError if a disk fails."""
-        path, size = self.paths[number], int(self.sizes[number])
-        if size > MAX_FILE_BYTES:
-            raise BadImage(f"too large: a file of {size:,} bytes")
+        """The content of a file. Several threads may read at once.
+
+        Raises: BadImage if it cannot be read; OSError if a disk fails.
+        """
+        entry = Entry(self.paths[number], *self.numbers[number].tolist())
+        if max(entry.size, entry.packed) > MAX_FILE_BYTES:
+            raise BadImage(f"too large: a file of {max(entry.size, entry.packed):,} bytes")
+        if entry.start < 0:
+            raise BadImage("a link or device, not a file")
         try:
             if self.kind == "zip":
-                archive = _open_zip(self.place, self.opened, os.getpid())
-                with archive.open(path) as member:
-                    # Never more than the listing says: it may lie to fill memory.
-                    return member.read(size + 1)
+                return _unpacked(_open_archive(self.place, self.opened), entry)
             if self.kind == "tar":
-                if self.marks[number] < 0:
-                    raise BadImage("a link or device, not a file")
-                file = _open_file(self.place, self.opened, os.getpid())
-                file.seek(int(self.marks[number]))
-                return file.read(size)
-            return self.place.read_bytes(path)
+                archive = _open_archive(self.place, self.opened)
+                return bytes(archive.read_at(entry.size, entry.start))
+            return self.place.read_bytes(entry.path)
         except DAMAGED as error:
             raise BadImage(f"cannot be unpacked: {error}") from error
         except OSError as error:
@@ -128,10 +157,9 @@ class Files:
 
     def digest(self) -> str:
         """Equal for the same listing: paths and sizes, and a zip's checksums of the contents."""
-        # A tar's offsets say nothing of the contents.
-        marks = self.marks.tobytes() if self.kind == "zip" else b""
+        checksums = self.numbers["crc"].tobytes() if self.kind == "zip" else b""
         text = "\0".join(self.paths).encode("utf-8", "surrogateescape")
-        return hashlib.sha256(text + self.sizes.tobytes() + marks).hexdigest()
+        return hashlib.sha256(text + self.sizes.tobytes() + checksums).hexdigest()
 
 
 def display(path: str) -> str:
@@ -184,16 +212,12 @@ def _is_tar(head: bytes) -> bool:
     return True
 
 
-Entry = tuple[str, int, int]
-"""Path, size in bytes, and mark."""
-
-
 def _list_folder(place: Folder, said: str) -> Iterator[Entry]:
     if not place.is_local:
         selector = fs.FileSelector(place.path, recursive=True)
         for info in place.filesystem.get_file_info(selector):
             if info.type == fs.FileType.File:
-                yield info.path[len(place.path) :].lstrip("/"), info.size, 0
+                yield Entry(info.path[len(place.path) :].lstrip("/"), info.size)
         return
 
     def fail(error: OSError) -> None:
@@ -207,7 +231,7 @@ def _list_folder(place: Folder, said: str) -> Iterator[Entry]:
         for name in names:
             path = os.path.join(folder, name)
             size = os.path.getsize(path) if os.path.isfile(path) else 0
-            yield os.path.relpath(path, place.path), size, 0
+            yield Entry(os.path.relpath(path, place.path), size)
 
 
 def _leads_back(folder: str, top: str) -> bool:
@@ -245,7 +269,14 @@ def _list_zip(place: Folder, said: str) -> Iterator[Entry]:
         _check_inside(info.filename, said)
         if info.flag_bits & 1:
             raise UserError(f"{said}: {info.filename} is encrypted; unpack it with its password")
-        yield info.filename, info.file_size, info.CRC
+        yield Entry(
+            info.filename,
+            info.file_size,
+            info.header_offset,
+            info.compress_size,
+            info.compress_type,
+            info.CRC,
+        )
 
 
 def _list_tar(place: Folder, said: str) -> Iterator[Entry]:
@@ -258,7 +289,7 @@ def _list_tar(place: Folder, said: str) -> Iterator[Entry]:
             if not member.isdir():
                 path = member.name.removeprefix("./")
                 plain = member.isreg() and not member.issparse()
-                yield path, member.size if plain else 0, member.offset_data if plain else -1
+                yield Entry(path, member.size, member.offset_data) if plain else Entry(path, 0, -1)
             # tarfile would keep them all.
             archive.members = []  # type: ignore[attr-defined]
         # It takes a damaged header for the end of the archive, which is a block of zeros.
@@ -290,12 +321,33 @@ def _buffered(place: Folder) -> io.BufferedReader:
 
 
 @functools.lru_cache(maxsize=4)
-def _open_file(place: Folder, opened: str, process: int) -> io.BufferedReader:
-    """One open archive per process, because a forked one would share its parent's position."""
-    return _buffered(place)
+def _open_archive(place: Folder, opened: str) -> pa.NativeFile:
+    """An archive that all threads read from, each at places of its own."""
+    return _raw(place)
 
 
-@functools.lru_cache(maxsize=4)
-def _open_zip(place: Folder, opened: str, process: int) -> zipfile.ZipFile:
-    """As above; reading a zip's directory takes a second for 200,000 files."""
-    return zipfile.ZipFile(_buffered(place))
+def _unpacked(archive: pa.NativeFile, entry: Entry) -> bytes:
+    """A zip's file. ZipFile itself would read one at a time, after reading the list of them all.
+
+    Raises: one of DAMAGED; OSError.
+    """
+    data = b""
+    wanted = ZIP_HEADER.size + len(entry.path) + EXTRA_BYTES + entry.packed
+    for _ in range(2):
+        if entry.start < archive.size():
+            data = archive.read_at(wanted, entry.start)
+        if len(data) < ZIP_HEADER.size:
+            raise EOFError("it ends before its end")
+        signature, name, extra = ZIP_HEADER.unpack_from(data)
+        if signature != b"PK\x03\x04":
+            raise zipfile.BadZipFile("it does not begin where the zip's list says")
+        begin = ZIP_HEADER.size + name + extra
+        if len(data) >= begin + entry.packed:
+            break
+        wanted = begin + entry.packed
+    info = zipfile.ZipInfo(entry.path)
+    info.file_size, info.compress_size = entry.size, entry.packed
+    info.compress_type, info.CRC = entry.method, entry.crc
+    with zipfile.ZipExtFile(io.BytesIO(data[begin : begin + entry.packed]), "r", info) as file:
+        # Never more than the list says: it may lie to fill memory.
+        return file.read(entry.size + 1)

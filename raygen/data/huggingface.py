@@ -66,7 +66,12 @@ class HuggingFace:
     def splits(self) -> dict[str, range]:
         return self.ranges
 
-    def load(self, position: int) -> tuple[Image.Image, list[int]]:
+    @property
+    def is_remote(self) -> bool:
+        # A file of many images is read whole, once.
+        return False
+
+    def read(self, position: int) -> bytes:
         row = int(self.order[position])
         file = int(np.searchsorted(self.starts, row, side="right")) - 1
         table = _open_table(self.files[file], os.getpid())
@@ -74,6 +79,9 @@ class HuggingFace:
         data = cell["bytes"] if isinstance(cell, dict) else cell
         if data is None:
             raise BadImage("the row holds no bytes; save the dataset with its images inside")
+        return bytes(data)
+
+    def open(self, position: int, data: bytes) -> tuple[Image.Image, list[int]]:
         return open_image(data), self.values[position].tolist()
 
     def description(self) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """From a source to datasets on disk: decode each image once, and write it in every wanted size.
 
-The work is cut into parts, each a range of images that become whole files of every dataset. Ray
-Data spreads the parts over the cluster. What goes into which file depends on the source and the
-options alone, so the result is the same for any number of processors.
+What goes into which file depends on the source and the options alone, so the result is the same
+for any number of processors.
 
 While a dataset is being made, a folder `.prepare` in it holds the plan and a record of each
 finished file, written after the file itself. A preparation that was interrupted goes on from
@@ -10,123 +9,24 @@ there; the folder is deleted once the manifest is written.
 """
 
 import dataclasses
-import json
-import math
 import re
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
-from raygen.config import ImageFormat
 from raygen.data.files import UNREADABLE
-from raygen.data.images import BadImage, fit_images
-from raygen.data.shards import CHANNELS, MANIFEST, Manifest, ShardFile, write_shard
+from raygen.data.parts import RECORDS, File, Progress, Record, Target, make_all, plan_parts
+from raygen.data.shards import MANIFEST, Manifest
 from raygen.data.sources import Source
-from raygen.errors import RunError, UserError
+from raygen.errors import UserError
 from raygen.storage import Folder
 
-SHARD_BYTES = 64 * 2**20
-"""Aim for files of this size: large enough for object stores, small enough to spread."""
-FILES_PER_WORKER = 4
-TASK_IMAGES = 128
-MAX_ATTEMPTS = 4
-"""At a task whose process died. Ray would go on for ever."""
-RECORDS = ".prepare"
 PLAN = "plan.json"
 SHARD = r"\w+-\d{5}\.parquet"
 TEMPORARY = SHARD + r"\.[0-9a-f]{32}\.tmp"
 """What a process leaves behind that is killed while it writes a shard."""
 PIXELS_VERSION = 2
 """Of the way from files to pixels: what one version began, another does not go on with."""
-
-Progress = Callable[[int, int, float], None]
-"""Called with images done, images in total, and images per second."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """A dataset to be made: where, and of what images."""
-
-    folder: Folder
-    image: ImageFormat
-
-    @property
-    def image_bytes(self) -> int:
-        return self.image.height * self.image.width * CHANNELS
-
-    @property
-    def records(self) -> Folder:
-        return self.folder.join(RECORDS)
-
-
-@dataclass(frozen=True)
-class File:
-    """A file to write: positions [start, stop) of the source, all of one split."""
-
-    name: str
-    split: str
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True)
-class Record:
-    """A file that is written, or None where no image could be kept, and what was left out."""
-
-    file: ShardFile | None
-    rejected: list[dict[str, str]]
-
-    def to_json(self) -> dict[str, Any]:
-        file = dataclasses.asdict(self.file) if self.file else None
-        return {"file": file, "rejected": self.rejected}
-
-    @staticmethod
-    def from_json(values: dict[str, Any]) -> "Record":
-        file = ShardFile.from_json(values["file"]) if values["file"] else None
-        return Record(file, values["rejected"])
-
-
-Part = list[list[File]]
-"""For each target, the files that are made together: they hold the same range of the source."""
-
-
-def plan_parts(
-    splits: dict[str, range], image_bytes: Sequence[int], expected_workers: int
-) -> list[Part]:
-    """Cut each split into blocks, and the blocks into files of about `SHARD_BYTES`.
-
-    There are at least four files of a split for each expected worker, as far as there are images.
-    A target's files do not depend on the other targets.
-
-    Args: image_bytes: of each target.
-    """
-    parts: list[Part] = []
-    for split, positions in splits.items():
-        if not positions:
-            continue
-        blocks = min(FILES_PER_WORKER * expected_workers, len(positions))
-        block_bytes = [math.ceil(len(positions) / blocks) * size for size in image_bytes]
-        files = [math.ceil(size / SHARD_BYTES) for size in block_bytes]
-        per_block = math.gcd(*files)
-        count = blocks * per_block
-        for part in range(count):
-            parts.append(
-                [
-                    [_file(split, positions, part * each + k, count * each) for k in range(each)]
-                    for each in (number // per_block for number in files)
-                ]
-            )
-    return parts
-
-
-def _file(split: str, positions: range, number: int, count: int) -> File:
-    bounds = (positions.start + len(positions) * k // count for k in (number, number + 1))
-    return File(f"{split}-{number:05d}.parquet", split, *bounds)
 
 
 def prepare(
@@ -143,6 +43,7 @@ def prepare(
 
     Args:
         expected_workers: of the training that will read it; there are at least 4 files for each.
+        progress: see `make_all`.
         allowed: how many images may be left out because they cannot be read; None: any number.
     Returns: the manifest of each target.
     Raises: UserError if a folder holds another dataset or cannot be written, or if too many images
@@ -172,14 +73,9 @@ def prepare(
         ]
         for part in parts
     ]
-    todo = _tasks([part for part in missing if any(part)])
-    total, done, started = sum(map(_images, todo)), 0, time.monotonic()
-    for part, made in _run(source, targets, todo):
-        for known, new in zip(records, made, strict=True):
-            known |= new
-        done += _images(part)
-        if progress:
-            progress(done, total, done / (time.monotonic() - started))
+    made = make_all(source, targets, [part for part in missing if any(part)], progress)
+    for known, new in zip(records, made, strict=True):
+        known |= new
 
     manifests = []
     for number, (target, manifest) in enumerate(zip(targets, found, strict=True)):
@@ -268,26 +164,6 @@ def _holds(record: Record, sizes: dict[str, int]) -> bool:
     return record.file is None or sizes.get(record.file.name) == record.file.bytes
 
 
-def _tasks(parts: list[Part]) -> list[Part]:
-    """Join neighbouring parts to tasks of some length: to start one takes as long as 50 images."""
-    tasks: list[Part] = []
-    for part in parts:
-        if tasks and _images(tasks[-1]) < TASK_IMAGES:
-            tasks[-1] = [before + files for before, files in zip(tasks[-1], part, strict=True)]
-        else:
-            tasks.append(part)
-    return tasks
-
-
-def _images(part: Part) -> int:
-    """How many images of the source a part needs."""
-    return len(_positions(part))
-
-
-def _positions(part: Part) -> list[int]:
-    return sorted({p for files in part for file in files for p in range(file.start, file.stop)})
-
-
 def _manifest(
     source: Source,
     about: dict[str, Any],
@@ -329,144 +205,3 @@ def _too_many(manifest: Manifest, total: int, allowed: int) -> UserError:
         f"--max-rejected {count}, without --restart, the same command ends at once, as all else is "
         "done; or mend or remove them and start over with --restart"
     )
-
-
-class Shard:
-    """The images of one file, as they come."""
-
-    def __init__(self, target: Target, file: File) -> None:
-        self._target = target
-        self.file = file
-        self._images = np.empty((file.stop - file.start, target.image_bytes), np.uint8)
-        self._ids: list[str] = []
-        self._values: list[list[int]] = []
-        self._rejected: list[dict[str, str]] = []
-
-    def add(self, id: str, pixels: np.ndarray, values: list[int]) -> None:
-        self._images[len(self._ids)] = pixels.reshape(-1)
-        self._ids.append(id)
-        self._values.append(values)
-
-    def reject(self, id: str, reason: str) -> None:
-        self._rejected.append({"id": id, "split": self.file.split, "reason": reason})
-
-    def write(self) -> Record:
-        """Raises: OSError."""
-        written = None
-        if self._ids:
-            images = self._images[: len(self._ids)]
-            values = np.array(self._values, np.int8).reshape(len(self._ids), len(self._values[0]))
-            written = write_shard(self._target.folder, self.file.name, images, self._ids, values)
-        record = Record(written, self._rejected)
-        self._target.records.write_json(f"{self.file.name}.json", record.to_json())
-        return record
-
-
-def _count_attempt(source: Source, targets: Sequence[Target], part: Part, run: str) -> None:
-    """Leave a mark that work on a part began. Raises: OSError if it has begun too often.
-
-    Args: run: tells this preparation from earlier ones of the same dataset.
-    """
-    files = [(t.records, file) for t, files in zip(targets, part, strict=True) for file in files]
-    records, file = files[0]
-    marks = [f"{file.name}.begun-{run}-{attempt}" for attempt in range(MAX_ATTEMPTS)]
-    mark = next((mark for mark in marks if not records.exists(mark)), None)
-    if not mark:
-        unfinished = (f for folder, f in files if not folder.exists(f"{f.name}.json"))
-        file = next(unfinished, file)
-        first, last = source.ids[file.start], source.ids[file.stop - 1]
-        raise OSError(
-            f"a process that prepared the images {first} to {last} died {MAX_ATTEMPTS} times: one "
-            "of them is made to do that, or there is too little memory"
-        )
-    # Nothing is lost with it, so it need not be written with the care that takes time.
-    records.filesystem.open_output_stream(records.path_of(mark)).close()
-
-
-def make_part(
-    source: Source, ids: list[str], targets: Sequence[Target], part: Part
-) -> list[dict[str, Record]]:
-    """Load, fit and write the images of one part; what cannot be read is listed instead.
-
-    Returns: for each target, the record of each file.
-    Raises: OSError if a place fails.
-    """
-    made: list[dict[str, Record]] = [{} for _ in targets]
-    waiting = [list(files) for files in part]
-    shards: list[Shard | None] = [None for _ in targets]
-    images = [target.image for target in targets]
-    for position in _positions(part):
-        for number, files in enumerate(waiting):
-            if files and files[0].start == position:
-                shards[number] = Shard(targets[number], files.pop(0))
-        try:
-            image, values = source.load(position)
-            fitted, reason = fit_images(image, images), ""
-        except BadImage as error:
-            reason = str(error)
-        for number, shard in enumerate(shards):
-            if not shard:
-                continue
-            if reason:
-                shard.reject(ids[position], reason)
-            else:
-                shard.add(ids[position], fitted[number], values)
-            if position + 1 == shard.file.stop:
-                made[number][shard.file.name] = shard.write()
-                shards[number] = None
-    return made
-
-
-def _run(
-    source: Source, targets: Sequence[Target], parts: list[Part]
-) -> Iterator[tuple[Part, list[dict[str, Record]]]]:
-    """Make parts as a Ray Data pipeline; yields each with its records, when it is done.
-
-    Raises: RunError if a place cannot be read or written any more.
-    """
-    if not parts:
-        return
-    import ray
-
-    # Sent to each node once, not with each task: a list of 200,000 names and attributes is large.
-    shared = ray.put((source, source.ids, targets, parts))
-    key = shared.hex()
-
-    def make(row: dict[str, Any]) -> dict[str, Any]:
-        source, ids, targets, parts = _of_process(key, lambda: ray.get(shared))
-        number = int(row["id"])
-        try:
-            _count_attempt(source, targets, parts[number], key)
-            made = make_part(source, ids, targets, parts[number])
-        except (OSError, pa.ArrowException) as error:
-            # Raised here, it would arrive buried in Ray's own messages.
-            return {"number": number, "made": "", "error": " ".join(str(error).split())}
-        text = json.dumps([{n: r.to_json() for n, r in files.items()} for files in made])
-        return {"number": number, "made": text, "error": ""}
-
-    results = ray.data.range(len(parts), override_num_blocks=len(parts)).map(make)
-    # Ray would keep processors free for operators that have nothing to do: of two, nearly one.
-    results.context.op_resource_reservation_enabled = False
-    for row in results.iter_rows():
-        if row["error"]:
-            places = ", ".join(target.folder.uri for target in targets)
-            raise RunError(
-                f"--out {places}: {row['error']}\nwhat is finished is kept; once that is mended, "
-                "the same command, without --restart, goes on"
-            )
-        made = [
-            {name: Record.from_json(values) for name, values in files.items()}
-            for files in json.loads(row["made"])
-        ]
-        yield parts[int(row["number"])], made
-
-
-_process: dict[str, Any] = {}
-
-
-def _of_process(key: str, load: Callable[[], Any]) -> Any:
-    """What all tasks share, unpacked once in each process."""
-    if key not in _process:
-        _process.clear()
-        _process[key] = load()
-    return _process[key]

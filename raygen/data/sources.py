@@ -1,6 +1,6 @@
 """Where pictures come from: CelebA as it is distributed, anime faces, any folder, drawn faces.
 
-A source lists images by id (their file names), says which split each belongs to, and loads one
+A source lists images by id (their file names), says which split each belongs to, and reads one
 image at a time. It is sent to Ray tasks, so it holds paths and lists but no open files.
 Adding a dataset is adding one function, or one class with the members of `Source`.
 """
@@ -49,11 +49,21 @@ class Source(Protocol):
     def splits(self) -> dict[str, range]:
         """Positions in `ids` of each split; together they cover all of `ids`."""
 
-    def load(self, position: int) -> tuple[Image.Image, list[int]]:
-        """The image at a position in `ids`, perhaps not decoded yet, and its attributes.
+    @property
+    def is_remote(self) -> bool:
+        """Whether each `read` waits for a network, so that several at once pay."""
+
+    def read(self, position: int) -> bytes:
+        """What is stored of the image at a position in `ids`. Several threads may read at once.
+
+        Raises: BadImage if there is no such image; OSError if the place of all images fails.
+        """
+
+    def open(self, position: int, data: bytes) -> tuple[Image.Image, list[int]]:
+        """An image of what `read` returned, perhaps not decoded yet, and its attributes.
 
         An attribute is 1 (true), -1 (false) or 0 (unknown).
-        Raises: BadImage if there is no such image; OSError if the place of all images fails.
+        Raises: BadImage.
         """
 
     def description(self) -> dict[str, Any]:
@@ -88,7 +98,14 @@ class DrawnFaces:
     def splits(self) -> dict[str, range]:
         return first_part_trains(self.count, CELEBA_TRAIN_SHARE)
 
-    def load(self, position: int) -> tuple[Image.Image, list[int]]:
+    @property
+    def is_remote(self) -> bool:
+        return False
+
+    def read(self, position: int) -> bytes:
+        return b""
+
+    def open(self, position: int, data: bytes) -> tuple[Image.Image, list[int]]:
         image, attributes = drawn_faces.draw_face(self.seed, position)
         return image, [1 if attributes[name] else -1 for name in self.attributes]
 
@@ -134,9 +151,15 @@ class ImageFiles:
     def splits(self) -> dict[str, range]:
         return self.ranges
 
-    def load(self, position: int) -> tuple[Image.Image, list[int]]:
-        image = open_image(self.files.read(int(self.order[position])))
-        return image, self.values[position].tolist()
+    @property
+    def is_remote(self) -> bool:
+        return not self.files.place.is_local
+
+    def read(self, position: int) -> bytes:
+        return self.files.read(int(self.order[position]))
+
+    def open(self, position: int, data: bytes) -> tuple[Image.Image, list[int]]:
+        return open_image(data), self.values[position].tolist()
 
     def description(self) -> dict[str, Any]:
         table = hashlib.sha256(repr((self.attributes, self.ids)).encode() + self.values.tobytes())

@@ -2,9 +2,11 @@
 
 import io
 import os
+import struct
 import tarfile
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -62,9 +64,29 @@ def test_images_are_listed_in_order_and_read(tmp_path: Path, kind: str) -> None:
     assert found.paths == sorted(CONTENTS)
     assert found.ignored == sorted(OTHERS)
     assert found.sizes.tolist() == [len(CONTENTS[path]) for path in found.paths]
-    # In any order, again and again.
-    for number in (2, 0, 3, 1, 0):
-        assert found.read(number) == CONTENTS[found.paths[number]]
+    # In any order, again and again, several at once.
+    numbers = [2, 0, 3, 1, 0] * 50
+    with ThreadPoolExecutor(8) as pool:
+        for number, data in zip(numbers, pool.map(found.read, numbers), strict=True):
+            assert data == CONTENTS[found.paths[number]]
+
+
+def test_a_zip_s_headers_may_be_long_or_wrong(tmp_path: Path) -> None:
+    place = tmp_path / "some.zip"
+    info = zipfile.ZipInfo("1.jpg")
+    info.extra = struct.pack("<HH", 0xCAFE, 2000) + bytes(2000)
+    with zipfile.ZipFile(place, "w") as archive:
+        archive.writestr(info, b"one")
+        archive.writestr("2.jpg", b"two")
+    found = Files.open(str(place), "--images")
+    assert [found.read(number) for number in (0, 1)] == [b"one", b"two"]
+    data = bytearray(place.read_bytes())
+    data[data.index(b"PK\x03\x04", 4)] = 0
+    place.write_bytes(data)
+    found = Files.open(str(place), "--images")
+    assert found.read(0) == b"one"
+    with pytest.raises(BadImage, match="it does not begin where the zip's list says"):
+        found.read(1)
 
 
 def test_a_listing_is_the_same_until_something_changes(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from helpers import load_image
 from PIL import Image
 
 from raygen.data.huggingface import HuggingFace, huggingface
@@ -66,13 +67,13 @@ def write_saved(path: Path, files: Sequence[Sequence[int]], **options: Any) -> P
 
 
 def shade(source: HuggingFace, position: int) -> int:
-    return int(np.asarray(source.load(position)[0])[0, 0, 0])
+    return int(np.asarray(load_image(source, position)[0])[0, 0, 0])
 
 
 def check_values(source: HuggingFace) -> None:
     for position in range(len(source.ids)):
         s = shade(source, position)
-        values = dict(zip(source.attributes, source.load(position)[1], strict=True))
+        values = dict(zip(source.attributes, load_image(source, position)[1], strict=True))
         assert values["smiling"] == (0 if s % 5 == 0 else 1 if s % 2 == 0 else -1)
         # Class -1 is none that is known.
         assert values["cat"] == {0: 0, 1: 1, 2: -1}[s % 3]
@@ -147,7 +148,7 @@ def test_classes_of_the_same_names_are_told_apart(tmp_path: Path) -> None:
     for position in range(4):
         k = shade(source, position)
         hat, tie = (1 if k >= 2 else -1), (1 if k % 2 else -1)
-        assert source.load(position)[1] == [-hat, hat, -tie, tie]
+        assert load_image(source, position)[1] == [-hat, hat, -tie, tie]
 
 
 def test_files_of_the_cache_are_read_too(tmp_path: Path) -> None:
@@ -195,5 +196,5 @@ def test_a_row_without_bytes_is_a_bad_image(tmp_path: Path) -> None:
     source = huggingface(str(tmp_path))
     bad = source.ids.index("train/0000001")
     with pytest.raises(BadImage, match="holds no bytes"):
-        source.load(bad)
+        load_image(source, bad)
     assert shade(source, 1 - bad) == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import damage, run_script, write_dataset
+from helpers import damage, load_image, run_script, write_dataset
 from test_huggingface import write_saved
 
 from raygen.config import ImageFormat, Reader
@@ -15,7 +15,8 @@ from raygen.data.drawn_faces import write_celeba_layout
 from raygen.data.files import Files
 from raygen.data.huggingface import huggingface
 from raygen.data.inspect import verify
-from raygen.data.prepare import Target, prepare
+from raygen.data.parts import Target
+from raygen.data.prepare import prepare
 from raygen.data.reader import ShardReader
 from raygen.data.shards import Manifest
 from raygen.data.sources import TRAIN, VALIDATION, celeba
@@ -125,7 +126,7 @@ def test_hugging_faces_datasets_are_read_from_a_bucket(s3: Folder, tmp_path: Pat
     there, here = huggingface(s3.uri), huggingface(str(tmp_path / "saved"))
     assert there.ids == here.ids
     for position in range(12):
-        (image, values), (same, expected) = there.load(position), here.load(position)
+        (image, values), (same, expected) = load_image(there, position), load_image(here, position)
         assert (image.tobytes(), values) == (same.tobytes(), expected)
 
 

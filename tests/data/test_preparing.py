@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,13 +17,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers import load_image
 from PIL import Image
 
 from raygen.config import ImageFormat
 from raygen.data import prepare as module
 from raygen.data.drawn_faces import write_celeba_layout
 from raygen.data.images import fit_image, fit_images
-from raygen.data.prepare import Target, delete_dataset, make_part, plan_parts, prepare
+from raygen.data.parts import Record, Target, make_part, plan_parts
+from raygen.data.prepare import delete_dataset, prepare
 from raygen.data.reader import ShardReader
 from raygen.data.shards import MANIFEST, Manifest, ShardFile
 from raygen.data.sources import TRAIN, VALIDATION, DrawnFaces, Source, celeba, folder
@@ -73,7 +76,7 @@ def test_a_prepared_dataset_holds_the_sources_images_bit_for_bit(
     assert all(len(files) == 8 for files in manifest.splits.values())
     assert manifest.attributes == source.attributes
     for split, positions in source.splits().items():
-        expected = np.stack([fit_image(source.load(p)[0], SMALL) for p in positions])
+        expected = np.stack([fit_image(load_image(source, p)[0], SMALL) for p in positions])
         reader = ShardReader(place, manifest, split)
         assert np.array_equal(reader.images(np.arange(manifest.rows(split))), expected)
         assert reader.ids() == [source.ids[p] for p in positions]
@@ -83,7 +86,7 @@ def test_a_prepared_dataset_holds_the_sources_images_bit_for_bit(
     assert table.schema.field("image").type == pa.binary(32 * 32 * 3)
     # A signed byte for each attribute.
     assert [np.frombuffer(v, np.int8).tolist() for v in table.column("attributes").to_pylist()] == [
-        source.load(p)[1] for p in range(first.rows)
+        load_image(source, p)[1] for p in range(first.rows)
     ]
     column = pq.ParquetFile(tmp_path / "faces" / first.name).metadata.row_group(0).column(0)
     assert column.compression == "UNCOMPRESSED"
@@ -99,7 +102,7 @@ def test_several_sizes_are_prepared_together(ray_session: str, tmp_path: Path) -
     targets = [Target(Folder.at(tmp_path / image.size), image) for image in formats]
     manifests = prepare(source, targets, 1)
     for split, positions in source.splits().items():
-        expected = [fit_images(source.load(p)[0], formats) for p in positions]
+        expected = [fit_images(load_image(source, p)[0], formats) for p in positions]
         for number, (target, manifest) in enumerate(zip(targets, manifests, strict=True)):
             assert Manifest.load(target.folder) == manifest
             assert manifest.decoded_for == ("109x89", "32x32")
@@ -240,7 +243,7 @@ def test_images_that_cannot_be_read_are_listed_and_left_out(
         assert reader.attribute("Smiling").tolist() == [
             source.values[source.ids.index(name)][smiling] for name in ids
         ]
-        expected = [fit_image(source.load(source.ids.index(name))[0], SMALL) for name in ids]
+        expected = [fit_image(load_image(source, source.ids.index(name))[0], SMALL) for name in ids]
         assert np.array_equal(reader.images(np.arange(len(ids))), np.stack(expected))
 
 
@@ -271,13 +274,41 @@ def test_attributes_that_cannot_be_told_apart_are_refused(tmp_path: Path, name: 
 
 
 @dataclass(frozen=True)
-class Deadly(DrawnFaces):
-    """A source of which one image kills the process that decodes it."""
+class Slow(DrawnFaces):
+    """A source whose images take their time until a file is there."""
 
-    def load(self, position: int) -> tuple[Image.Image, list[int]]:
+    hurry: str = ""
+
+    def open(self, position: int, data: bytes) -> tuple[Image.Image, list[int]]:
+        if not os.path.exists(self.hurry):
+            time.sleep(0.2)
+        return super().open(position, data)
+
+
+@pytest.mark.slow
+def test_progress_is_told_before_the_first_file_is_done(ray_session: str, tmp_path: Path) -> None:
+    told: list[int] = []
+
+    def progress(done: int, total: int, rate: float) -> None:
+        assert total == 200
+        told.append(done)
+        if done:
+            (tmp_path / "hurry").touch()
+
+    manifest = one(Slow(200, hurry=str(tmp_path / "hurry")), tmp_path / "out", progress=progress)
+    assert sum(1 for done in told if 0 < done < min(f.rows for f in manifest.files)) >= 1
+    assert told == sorted(told)
+    assert told[-1] == 200
+
+
+@dataclass(frozen=True)
+class Deadly(DrawnFaces):
+    """A source of which one image kills the process that opens it."""
+
+    def open(self, position: int, data: bytes) -> tuple[Image.Image, list[int]]:
         if position == 25:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().load(position)
+        return super().open(position, data)
 
 
 @pytest.mark.slow
@@ -339,8 +370,8 @@ def test_a_file_that_did_not_open_is_tried_again(ray_session: str, tmp_path: Pat
 
 
 def test_records_of_unreadable_files_do_not_count() -> None:
-    def record(reason: str) -> module.Record:
-        return module.Record(None, [{"id": "1.png", "split": TRAIN, "reason": reason}])
+    def record(reason: str) -> Record:
+        return Record(None, [{"id": "1.png", "split": TRAIN, "reason": reason}])
 
     assert module._holds(record("empty file"), {})
     assert not module._holds(record("cannot be read (Permission denied)"), {})
@@ -385,5 +416,5 @@ def test_an_empty_split_has_no_files() -> None:
 
 def test_records_survive_json() -> None:
     shard = ShardFile("train-00000.parquet", 3, 100, "ab", (2, 1))
-    for record in (module.Record(shard, []), module.Record(None, [{"id": "1", "reason": "x"}])):
-        assert module.Record.from_json(json.loads(json.dumps(record.to_json()))) == record
+    for record in (Record(shard, []), Record(None, [{"id": "1", "reason": "x"}])):
+        assert Record.from_json(json.loads(json.dumps(record.to_json()))) == record

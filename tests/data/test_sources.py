@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import load_image
 from PIL import Image
 
 from raygen.data import drawn_faces
@@ -34,7 +35,7 @@ def test_celeba_is_read_from_its_zip_and_from_a_folder(
         assert source.ids == [f"{k:06d}.jpg" for k in range(1, COUNT + 1)]
         assert source.attributes == drawn_faces.ATTRIBUTES
         assert source.splits() == {TRAIN: range(9), VALIDATION: range(9, COUNT)}
-        image, values = source.load(4)
+        image, values = load_image(source, 4)
         face, attributes = drawn_faces.draw_face(2, 4)
         assert np.abs(np.asarray(image, float) - np.asarray(face, float)).mean() < 4
         assert values == [1 if attributes[name] else -1 for name in source.attributes]
@@ -42,7 +43,7 @@ def test_celeba_is_read_from_its_zip_and_from_a_folder(
 
 def test_drawn_faces_are_numbered_like_celeba() -> None:
     source = DrawnFaces(10, seed=2)
-    image, values = source.load(4)
+    image, values = load_image(source, 4)
     face, attributes = drawn_faces.draw_face(2, 4)
     assert source.ids[4] == "000005.jpg"
     assert image.tobytes() == face.tobytes()
@@ -110,8 +111,8 @@ def test_a_partition_decides_the_splits(
         assert names == [name for name, part in parts.items() if part == number]
     whole = celeba(str(images), str(table))
     for position, name in enumerate(source.ids):
-        image, values = source.load(position)
-        same, expected = whole.load(whole.ids.index(name))
+        image, values = load_image(source, position)
+        same, expected = load_image(whole, whole.ids.index(name))
         assert (image.tobytes(), values) == (same.tobytes(), expected)
     assert whole.description() != source.description()
     path.write_text(path.read_text().replace(",1", ",0").replace(" 1", " 0"))
@@ -130,7 +131,7 @@ def test_subfolders_can_be_labels(tmp_path: Path) -> None:
     assert source.attributes == ("cat", "dog", "größe 2")
     for position, name in enumerate(source.ids):
         expected = [1 if name.startswith(f"{label}/") else -1 for label in source.attributes]
-        assert source.load(position)[1] == expected
+        assert load_image(source, position)[1] == expected
     assert folder(str(tmp_path)).attributes == ()
     with pytest.raises(UserError, match="--labels: takes 2 to 256 subfolders.*lies in none"):
         folder(str(write_pictures(tmp_path / "one" / "only", 3)), labels=True)
@@ -181,7 +182,7 @@ def test_anime_faces_are_read_from_a_zip_and_from_a_folder(tmp_path: Path) -> No
         source = anime(path)
         assert source.ids == first.ids
         for position, name in enumerate(source.ids):
-            image, values = source.load(position)
+            image, values = load_image(source, position)
             assert image.getpixel((0, 0)) == colour(int(name.removesuffix(".png")))
             assert values == []
 
@@ -244,7 +245,7 @@ def test_any_kind_of_anime_face_comes_out_as_rgb_on_white(tmp_path: Path) -> Non
     source = anime(tmp_path)
     assert len(source.ids) == 6
     for position, name in enumerate(source.ids):
-        pixels = fit_image(source.load(position)[0], AnimeOptions().images_wanted[0])
+        pixels = fit_image(load_image(source, position)[0], AnimeOptions().images_wanted[0])
         assert pixels.shape == (64, 64, 3)
         assert pixels.dtype == np.uint8
         expected = np.where(left[:, :, None], grey if "grey" in name else red, white)

@@ -11,8 +11,9 @@ from PIL import Image
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 
 from raygen.config import PRESETS
+from raygen.data.parts import Target
 from raygen.data.prefetch import as_images
-from raygen.data.prepare import Target, prepare
+from raygen.data.prepare import prepare
 from raygen.data.reader import HeldOut
 from raygen.data.shards import Manifest
 from raygen.data.sources import VALIDATION, DrawnFaces

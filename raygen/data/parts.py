@@ -1,0 +1,390 @@
+"""The parts of a preparation: what is in them, and how the cluster makes them.
+
+A part is a range of images that become whole files of every dataset. Ray Data spreads the parts
+over the cluster; where images come from an object store, several are read at once, ahead of their
+use.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from raygen.config import ImageFormat
+from raygen.data.images import BadImage, fit_images
+from raygen.data.shards import CHANNELS, ShardFile, write_shard
+from raygen.data.sources import Source
+from raygen.errors import RunError
+from raygen.storage import Folder
+
+SHARD_BYTES = 64 * 2**20
+"""Aim for files of this size: large enough for object stores, small enough to spread."""
+FILES_PER_WORKER = 4
+TASK_IMAGES = 128
+MAX_ATTEMPTS = 4
+"""At a task whose process died. Ray would go on for ever."""
+READERS = 16
+"""Images that a process reads from an object store at once: each takes it tens of milliseconds."""
+TELL_SECONDS = 1.0
+ANSWER_SECONDS = 5
+RECORDS = ".prepare"
+
+Progress = Callable[[int, int, float], None]
+"""Called with images done, images in total, and images per second."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A dataset to be made: where, and of what images."""
+
+    folder: Folder
+    image: ImageFormat
+
+    @property
+    def image_bytes(self) -> int:
+        return self.image.height * self.image.width * CHANNELS
+
+    @property
+    def records(self) -> Folder:
+        return self.folder.join(RECORDS)
+
+
+@dataclass(frozen=True)
+class File:
+    """A file to write: positions [start, stop) of the source, all of one split."""
+
+    name: str
+    split: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """A file that is written, or None where no image could be kept, and what was left out."""
+
+    file: ShardFile | None
+    rejected: list[dict[str, str]]
+
+    def to_json(self) -> dict[str, Any]:
+        file = dataclasses.asdict(self.file) if self.file else None
+        return {"file": file, "rejected": self.rejected}
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> "Record":
+        file = ShardFile.from_json(values["file"]) if values["file"] else None
+        return Record(file, values["rejected"])
+
+
+Part = list[list[File]]
+"""For each target, the files that are made together: they hold the same range of the source."""
+
+
+def plan_parts(
+    splits: dict[str, range], image_bytes: Sequence[int], expected_workers: int
+) -> list[Part]:
+    """Cut each split into blocks, and the blocks into files of about `SHARD_BYTES`.
+
+    There are at least four files of a split for each expected worker, as far as there are images.
+    A target's files do not depend on the other targets.
+
+    Args: image_bytes: of each target.
+    """
+    parts: list[Part] = []
+    for split, positions in splits.items():
+        if not positions:
+            continue
+        blocks = min(FILES_PER_WORKER * expected_workers, len(positions))
+        block_bytes = [math.ceil(len(positions) / blocks) * size for size in image_bytes]
+        files = [math.ceil(size / SHARD_BYTES) for size in block_bytes]
+        per_block = math.gcd(*files)
+        count = blocks * per_block
+        for part in range(count):
+            parts.append(
+                [
+                    [_file(split, positions, part * each + k, count * each) for k in range(each)]
+                    for each in (number // per_block for number in files)
+                ]
+            )
+    return parts
+
+
+def _file(split: str, positions: range, number: int, count: int) -> File:
+    bounds = (positions.start + len(positions) * k // count for k in (number, number + 1))
+    return File(f"{split}-{number:05d}.parquet", split, *bounds)
+
+
+def _tasks(parts: list[Part]) -> list[Part]:
+    """Join neighbouring parts to tasks of some length: to start one takes as long as 50 images."""
+    tasks: list[Part] = []
+    for part in parts:
+        if tasks and _images(tasks[-1]) < TASK_IMAGES:
+            tasks[-1] = [before + files for before, files in zip(tasks[-1], part, strict=True)]
+        else:
+            tasks.append(part)
+    return tasks
+
+
+def _images(part: Part) -> int:
+    """How many images of the source a part needs."""
+    return len(_positions(part))
+
+
+def _positions(part: Part) -> list[int]:
+    return sorted({p for files in part for file in files for p in range(file.start, file.stop)})
+
+
+class Shard:
+    """The images of one file, as they come."""
+
+    def __init__(self, target: Target, file: File) -> None:
+        self._target = target
+        self.file = file
+        self._images = np.empty((file.stop - file.start, target.image_bytes), np.uint8)
+        self._ids: list[str] = []
+        self._values: list[list[int]] = []
+        self._rejected: list[dict[str, str]] = []
+
+    def add(self, id: str, pixels: np.ndarray, values: list[int]) -> None:
+        self._images[len(self._ids)] = pixels.reshape(-1)
+        self._ids.append(id)
+        self._values.append(values)
+
+    def reject(self, id: str, reason: str) -> None:
+        self._rejected.append({"id": id, "split": self.file.split, "reason": reason})
+
+    def write(self) -> Record:
+        """Raises: OSError."""
+        written = None
+        if self._ids:
+            images = self._images[: len(self._ids)]
+            values = np.array(self._values, np.int8).reshape(len(self._ids), len(self._values[0]))
+            written = write_shard(self._target.folder, self.file.name, images, self._ids, values)
+        record = Record(written, self._rejected)
+        self._target.records.write_json(f"{self.file.name}.json", record.to_json())
+        return record
+
+
+def _count_attempt(source: Source, targets: Sequence[Target], part: Part, run: str) -> None:
+    """Leave a mark that work on a part began. Raises: OSError if it has begun too often.
+
+    Args: run: tells this preparation from earlier ones of the same dataset.
+    """
+    files = [(t.records, file) for t, files in zip(targets, part, strict=True) for file in files]
+    records, file = files[0]
+    marks = [f"{file.name}.begun-{run}-{attempt}" for attempt in range(MAX_ATTEMPTS)]
+    mark = next((mark for mark in marks if not records.exists(mark)), None)
+    if not mark:
+        unfinished = (f for folder, f in files if not folder.exists(f"{f.name}.json"))
+        file = next(unfinished, file)
+        first, last = source.ids[file.start], source.ids[file.stop - 1]
+        raise OSError(
+            f"a process that prepared the images {first} to {last} died {MAX_ATTEMPTS} times: one "
+            "of them is made to do that, or there is too little memory"
+        )
+    # Nothing is lost with it, so it need not be written with the care that takes time.
+    records.filesystem.open_output_stream(records.path_of(mark)).close()
+
+
+def make_part(
+    source: Source,
+    ids: list[str],
+    targets: Sequence[Target],
+    part: Part,
+    tell: Callable[[int], None] | None = None,
+) -> list[dict[str, Record]]:
+    """Load, fit and write the images of one part; what cannot be read is listed instead.
+
+    Args: tell: called after each image with how many are done.
+    Returns: for each target, the record of each file.
+    Raises: OSError if a place fails.
+    """
+    made: list[dict[str, Record]] = [{} for _ in targets]
+    waiting = [list(files) for files in part]
+    shards: list[Shard | None] = [None for _ in targets]
+    images = [target.image for target in targets]
+    for done, (position, read) in enumerate(_read_ahead(source, _positions(part)), start=1):
+        for number, files in enumerate(waiting):
+            if files and files[0].start == position:
+                shards[number] = Shard(targets[number], files.pop(0))
+        try:
+            image, values = source.open(position, read())
+            fitted, reason = fit_images(image, images), ""
+        except BadImage as error:
+            reason = str(error)
+        for number, shard in enumerate(shards):
+            if not shard:
+                continue
+            if reason:
+                shard.reject(ids[position], reason)
+            else:
+                shard.add(ids[position], fitted[number], values)
+            if position + 1 == shard.file.stop:
+                made[number][shard.file.name] = shard.write()
+                shards[number] = None
+        if tell:
+            tell(done)
+    return made
+
+
+def _read_ahead(
+    source: Source, positions: Sequence[int]
+) -> Iterator[tuple[int, Callable[[], bytes]]]:
+    """Each position with what waits for its bytes, or raises why they cannot be read."""
+    if not source.is_remote:
+        for position in positions:
+            yield position, functools.partial(source.read, position)
+        return
+    with ThreadPoolExecutor(READERS) as pool:
+        reading: deque[tuple[int, Callable[[], bytes]]] = deque()
+        for position in positions:
+            reading.append((position, pool.submit(source.read, position).result))
+            if len(reading) > READERS:
+                yield reading.popleft()
+        yield from reading
+
+
+class Tally:
+    """An actor that knows how many images each task has come to, for the progress line."""
+
+    def __init__(self) -> None:
+        self._done: dict[int, int] = {}
+
+    def set(self, task: int, done: int) -> None:
+        self._done[task] = done
+
+    def counts(self) -> dict[int, int]:
+        return self._done
+
+
+def make_all(
+    source: Source,
+    targets: Sequence[Target],
+    parts: list[Part],
+    progress: Progress | None = None,
+) -> list[dict[str, Record]]:
+    """Make parts as a Ray Data pipeline.
+
+    Args: progress: called about once a second, from another thread too, never twice at a time.
+    Returns: for each target, the record of each file.
+    Raises: RunError if a place cannot be read or written any more.
+    """
+    records: list[dict[str, Record]] = [{} for _ in targets]
+    tasks = _tasks(parts)
+    if not tasks:
+        return records
+    import ray
+
+    tally: Any = ray.remote(num_cpus=0)(Tally).remote() if progress else None
+    # Sent to each node once, not with each task: a list of 200,000 names and attributes is large.
+    shared = ray.put((source, source.ids, targets, tasks))
+    key = shared.hex()
+
+    def make(row: dict[str, Any]) -> dict[str, Any]:
+        source, ids, targets, tasks = _of_process(key, lambda: ray.get(shared))
+        number = int(row["id"])
+        part, told_at = tasks[number], time.monotonic()
+
+        def tell(done: int) -> None:
+            nonlocal told_at
+            if tally and time.monotonic() - told_at > TELL_SECONDS:
+                tally.set.remote(number, done)
+                told_at = time.monotonic()
+
+        try:
+            _count_attempt(source, targets, part, key)
+            made = make_part(source, ids, targets, part, tell)
+        except (OSError, pa.ArrowException) as error:
+            # Raised here, it would arrive buried in Ray's own messages.
+            return {"number": number, "made": "", "error": " ".join(str(error).split())}
+        text = json.dumps([{n: r.to_json() for n, r in files.items()} for files in made])
+        return {"number": number, "made": text, "error": ""}
+
+    def counted() -> dict[int, int]:
+        try:
+            counts: dict[int, int] = ray.get(tally.counts.remote(), timeout=ANSWER_SECONDS)
+        except ray.exceptions.RayError:
+            # Its machine may be gone. The tasks that have ended are known without it.
+            return {}
+        return counts
+
+    results = ray.data.range(len(tasks), override_num_blocks=len(tasks)).map(make)
+    # Ray would keep processors free for operators that have nothing to do: of two, nearly one.
+    results.context.op_resource_reservation_enabled = False
+    with _Telling(progress, [_images(task) for task in tasks], counted) as telling:
+        for row in results.iter_rows():
+            if row["error"]:
+                places = ", ".join(target.folder.uri for target in targets)
+                raise RunError(
+                    f"--out {places}: {row['error']}\nwhat is finished is kept; once that is "
+                    "mended, the same command, without --restart, goes on"
+                )
+            for known, files in zip(records, json.loads(row["made"]), strict=True):
+                known |= {name: Record.from_json(values) for name, values in files.items()}
+            telling.ended(int(row["number"]))
+    return records
+
+
+class _Telling:
+    """Tells how far the tasks are: each time that one ends, and about once a second."""
+
+    def __init__(
+        self, progress: Progress | None, images: list[int], counted: Callable[[], dict[int, int]]
+    ) -> None:
+        """Args: images: of each task; counted: those that each running task has come to."""
+        self._progress = progress
+        self._images = images
+        self._counted = counted
+        self._done: dict[int, int] = {}
+        self._began = time.monotonic()
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> "_Telling":
+        if self._progress:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        if self._progress:
+            self._thread.join()
+
+    def ended(self, task: int) -> None:
+        self._tell({task: self._images[task]})
+
+    def _run(self) -> None:
+        while not self._over.wait(TELL_SECONDS):
+            self._tell(self._counted())
+
+    def _tell(self, counts: dict[int, int]) -> None:
+        with self._lock:
+            for task, done in counts.items():
+                # What a task counted may arrive after its end; one that died begins again.
+                self._done[task] = max(done, self._done.get(task, 0))
+            done = sum(self._done.values())
+            if self._progress:
+                total = sum(self._images)
+                self._progress(done, total, done / (time.monotonic() - self._began))
+
+
+_process: dict[str, Any] = {}
+
+
+def _of_process(key: str, load: Callable[[], Any]) -> Any:
+    """What all tasks share, unpacked once in each process."""
+    if key not in _process:
+        _process.clear()
+        _process[key] = load()
+    return _process[key]
