@@ -97,6 +97,10 @@ def losses(metrics: dict[str, float]) -> str:
     return "".join(known)
 
 
+SILENT_SECONDS = 30
+"""Steps take less. After a failure it is half a minute or more until workers are there again."""
+
+
 class Watcher:
     """Shows what the monitor knows as one line."""
 
@@ -104,7 +108,8 @@ class Watcher:
         self._line = line
         self._signals = signals
         self._placement = placement
-        self._began_at = time.monotonic()
+        self._last: tuple[int, str] | None = None
+        self._last_at = time.monotonic()
         self._groups = 0
         self._notices = 0
 
@@ -119,21 +124,26 @@ class Watcher:
                 print(f"a worker failed; going on from step {report.resumed_at:,}")
             self._groups = report.groups
         progress = report.progress
+        now, last = time.monotonic(), (progress.images_seen, progress.doing) if progress else None
+        if last != self._last:
+            self._last, self._last_at = last, now
+        silent = now - self._last_at
         if progress is None:
-            waited = duration(time.monotonic() - self._began_at)
-            self._line.show(f"starting workers, {waited} so far{self._awaited()}")
+            self._line.show(f"starting workers, {duration(silent)} so far{self._missing()}")
             return
         self._signals.save()
         text = describe(progress.images_seen, progress.total_images, progress.images_per_second)
         stopping = "stopping: " if self._signals.stop.is_set() else ""
-        doing = f"{progress.doing} - " if progress.doing else ""
+        if silent > SILENT_SECONDS:
+            doing = f"no word from the workers for {duration(silent)}{self._missing()} - "
+        else:
+            doing = f"{progress.doing} - " if progress.doing else ""
         self._line.show(stopping + doing + text + losses(progress.metrics))
 
-    def _awaited(self) -> str:
-        """What an autoscaler still has to bring."""
-        wanted = self._placement.workers if self._placement.use_gpu else 0
-        there = int(cluster.total(cluster.nodes(), "GPU")) if wanted else 0
-        return f"; {there} of {wanted} GPUs are there" if there < wanted else ""
+    def _missing(self) -> str:
+        """What has yet to be brought, by an autoscaler or after a node was lost."""
+        missing = self._placement.missing(cluster.nodes())
+        return f"; {missing}" if missing else ""
 
 
 if __name__ == "__main__":

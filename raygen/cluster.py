@@ -125,6 +125,13 @@ def check_address(address: str) -> None:
         ) from error
 
 
+def start_actor(kind: type) -> Any:
+    """An actor for this job, beside it: it must not be lost with a node that is taken away."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor: Any = ray.remote(kind)
+    return actor.options(num_cpus=0, scheduling_strategy=here).remote()
+
+
 def check_shared(read: Mapping[str, Folder], written: Mapping[str, Folder]) -> None:
     """Check that every machine of the cluster sees the local folders that a job uses.
 

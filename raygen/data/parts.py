@@ -285,7 +285,9 @@ def make_all(
         return records
     import ray
 
-    tally: Any = ray.remote(num_cpus=0)(Tally).remote() if progress else None
+    from raygen.cluster import start_actor
+
+    tally: Any = start_actor(Tally) if progress else None
     # Sent to each node once, not with each task: a list of 200,000 names and attributes is large.
     shared = ray.put((source, source.ids, targets, tasks))
     key = shared.hex()

@@ -27,6 +27,16 @@ class Placement:
     use_gpu: bool
     cpus_per_worker: float
 
+    def missing(self, nodes: Nodes) -> str:
+        """What keeps the workers waiting, as `2 of 4 GPUs are there`; nothing where all have room.
+
+        Args: nodes: that are there by now.
+        """
+        name = "GPU" if self.use_gpu else "CPU"
+        wanted = self.workers * (1 if self.use_gpu else self.cpus_per_worker)
+        there = total(nodes, name)
+        return f"{there:g} of {wanted:g} {name}s are there" if there < wanted else ""
+
 
 def plan_workers(config: RunConfig, nodes: Nodes, possible: Nodes) -> Placement:
     """Decide how many workers train, and on what.

@@ -22,7 +22,7 @@ from ray.train import FailureConfig, ScalingConfig
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer, get_device
 
-from raygen.cluster import Question
+from raygen.cluster import Question, start_actor
 from raygen.errors import RunError, UserError
 from raygen.training.control import Control, Outcome, Progress
 from raygen.training.monitor import Known, Monitor
@@ -74,7 +74,7 @@ def fit(
     Returns: how the run ended.
     Raises: UserError for a mistake found by a worker; RunError for anything else.
     """
-    monitor: Any = ray.remote(num_cpus=0)(Monitor).remote()
+    monitor = start_actor(Monitor)
     # Ray wants a folder for a record of its own. Checkpoints are not in it, so it is deleted.
     record = session.run.folder.join(f".ray-{uuid.uuid4().hex}")
     trainer = TorchTrainer(

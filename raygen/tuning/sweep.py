@@ -16,7 +16,7 @@ from ray import tune
 from ray.exceptions import RayError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from raygen.cluster import Question
+from raygen.cluster import Question, start_actor
 from raygen.errors import RunError
 from raygen.job_options import Scheduler, SweepOptions
 from raygen.search_space import Space
@@ -69,7 +69,7 @@ def run_sweep(
     Returns: all trials, as they are now, and how the time was spent.
     """
     report_images, objective, seed = task.report_images, task.objective, task.config.seed
-    board: Any = ray.remote(num_cpus=0)(Board).remote()
+    board = start_actor(Board)
     task = replace(task, board=board, clones=options.scheduler == "pbt")
     watch = Watch(task, plan.space, plan.count, history, table, signals, options)
     begun = {trial.number: trial for trial in history}

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -212,6 +213,28 @@ def test_a_driver_on_any_node_knows_what_the_cluster_may_come_to_have(
         2.0,
         2.0,
     ]
+
+
+class Where:
+    """An actor."""
+
+    def node(self) -> str:
+        import ray
+
+        return str(ray.get_runtime_context().get_node_id())
+
+
+@pytest.mark.slow
+def test_a_job_s_own_actors_are_not_lost_with_another_node(cluster: Head, ray_session: str) -> None:
+    import ray
+
+    from raygen.cluster import start_actor
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    actors = [start_actor(Where) for _ in range(6)]
+    ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    nodes = ray.get([actor.node.remote() for actor in actors])
+    assert nodes == [ray.get_runtime_context().get_node_id()] * 6
 
 
 @pytest.mark.slow

@@ -6,8 +6,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -17,6 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from raygen.training.control import Progress
 from raygen.training.monitor import Known
 from raygen.training.placement import Placement
 
@@ -248,7 +251,34 @@ def test_a_run_that_waits_for_machines_says_so(monkeypatch: pytest.MonkeyPatch) 
 
     waiting = "starting workers, 0:00 so far"
     assert shown(Placement(8, True, 1.0)) == f"{waiting}; 2 of 8 GPUs are there"
-    assert shown(Placement(2, True, 1.0)) == shown(Placement(8, False, 1.0)) == waiting
+    assert shown(Placement(40, False, 0.5)) == f"{waiting}; 16 of 20 CPUs are there"
+    assert shown(Placement(2, True, 1.0)) == shown(Placement(32, False, 0.5)) == waiting
+
+
+def test_a_run_whose_machines_were_taken_away_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    job, line, now = load_job("train"), mock.Mock(), [0.0]
+    monkeypatch.setattr(job.cluster, "nodes", lambda: [{"CPU": 8.0, "GPU": 2.0}])
+    monkeypatch.setattr(job.time, "monotonic", lambda: now[0])
+    signals = mock.Mock(stop=threading.Event())
+    watcher = job.Watcher(line, signals, Placement(8, True, 1.0))
+    progress = Progress(640, 1000, 10.0, {"loss/kl": 2.0})
+    shown = "640/1,000 images, 64% - 10 images/s, 0:36 left - KL 2"
+    for seconds, report, text in (
+        (0, Known(), "starting workers, 0:00 so far; 2 of 8 GPUs are there"),
+        (9, Known(), "starting workers, 0:09 so far; 2 of 8 GPUs are there"),
+        (12, Known(progress=progress), shown),
+        (40, Known(progress=progress), shown),
+        (50, Known(progress=replace(progress, doing="validating")), f"validating - {shown}"),
+        (
+            100,
+            Known(progress=replace(progress, doing="validating")),
+            f"no word from the workers for 0:50; 2 of 8 GPUs are there - {shown}",
+        ),
+        (110, Known(), "starting workers, 0:00 so far; 2 of 8 GPUs are there"),
+    ):
+        now[0] = seconds
+        watcher(report)
+        assert line.show.call_args.args == (text,)
 
 
 @pytest.mark.slow
