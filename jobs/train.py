@@ -3,6 +3,7 @@
 python jobs/train.py dcgan-celeba --data data/celeba-32 --steps 1500
 """
 
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from raygen.data.shards import MANIFEST
 from raygen.data.sources import TRAIN
 from raygen.progress import ProgressLine, describe, duration
 from raygen.signals import Signals
-from raygen.training.monitor import Known
+from raygen.training.monitor import Known, Monitor
 from raygen.training.placement import Placement, plan_workers
 from raygen.training.ray_worker import fit, summary
 from raygen.training.run import SUMMARY, RunFolder
@@ -35,10 +36,15 @@ def main(argv: Sequence[str]) -> None:
     line.show("starting Ray")
     # The signals outermost, so that Ctrl-C just after the end does not spoil it.
     saving = "a checkpoint is being saved"
-    with Signals(line.close, saving) as signals, cluster.connected(job.verbose):
+    with (
+        Signals(line.close, saving) as signals,
+        cluster.connected(job.verbose),
+        contextlib.ExitStack() as stack,
+    ):
         placement = plan_workers(config, cluster.nodes(), cluster.possible_nodes())
         read = {"--data": data.join(MANIFEST)} if manifest else {}
         cluster.check_shared(read, {"--storage": run.folder.parent})
+        monitor = stack.enter_context(cluster.own_actor(Monitor, alone_in=run.folder))
         run.open(config, job.restart)
         if manifest is None:
             manifest = draw_dataset(config, data, line)
@@ -61,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
             if done:
                 print(f"resuming {run.folder.uri} at step {done:,}")
             watcher = Watcher(line, signals, placement)
-            outcome = fit(session, watcher, signals.stop, placement.cpus_per_worker)
+            outcome = fit(session, watcher, signals.stop, placement, monitor)
             line.close()
             if not outcome.finished:
                 raise Interrupted(

@@ -5,6 +5,7 @@ python jobs/tune.py dcgan-celeba --resume
 python jobs/train.py --config runs/dcgan-celeba-sweep/best.json --run-name tuned
 """
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,6 +32,7 @@ from raygen.progress import ProgressLine, describe
 from raygen.signals import Signals
 from raygen.training.placement import check_sync_bn
 from raygen.training.run import SUMMARY, RunFolder
+from raygen.tuning.board import Board
 from raygen.tuning.capacity import plan_capacity
 from raygen.tuning.findings import BEST, SEED, over_seeds, sentence, write_findings
 from raygen.tuning.planning import (
@@ -70,7 +72,11 @@ def main(argv: Sequence[str]) -> None:
         table.close()
 
     line.show("starting Ray")
-    with Signals(leave_line, "trials are being saved") as signals, cluster.connected(job.verbose):
+    with (
+        Signals(leave_line, "trials are being saved") as signals,
+        cluster.connected(job.verbose),
+        contextlib.ExitStack() as stack,
+    ):
         capacity = plan_capacity(
             cluster.possible_nodes(),
             command.sweep.workers_per_trial,
@@ -81,6 +87,7 @@ def main(argv: Sequence[str]) -> None:
         check_sync_bn(plan.config, capacity.use_gpu)
         read = {"--data": data.join(MANIFEST)} if manifest else {}
         cluster.check_shared(read, {"--storage": sweep.folder.parent})
+        board = stack.enter_context(cluster.own_actor(Board, alone_in=sweep.folder))
         if manifest is None:
             manifest = draw_dataset(plan.config, data, line)
             check_length(plan, manifest)
@@ -117,7 +124,7 @@ def main(argv: Sequence[str]) -> None:
             stored=stored,
             objective=plan.objective,
             capacity=capacity,
-            board=None,
+            board=board,
             total_images=total_images,
             report_images=report_images,
             verbose=job.verbose,

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 import ray
 import ray.data  # Sets its loggers' levels when imported, so before ours are set.
 import yaml
-from ray.exceptions import AuthenticationError
+from ray.exceptions import ActorAlreadyExistsError, AuthenticationError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raygen.errors import UserError
@@ -28,6 +29,10 @@ HEAD = "node:__internal_head__"
 BOOTSTRAP = "~/ray_bootstrap_config.yaml"
 """Where Ray's cluster launcher leaves the cluster's configuration, on the head node."""
 CONNECT_SECONDS = 10
+ANSWER_SECONDS = 30
+"""Without an answer for so long, Ray, or a node, is taken for dead."""
+RELEASE_SECONDS = 10
+"""It takes Ray a moment to find out that a job was killed."""
 
 
 @contextmanager
@@ -125,11 +130,39 @@ def check_address(address: str) -> None:
         ) from error
 
 
-def start_actor(kind: type) -> Any:
-    """An actor for this job, beside it: it must not be lost with a node that is taken away."""
+@contextmanager
+def own_actor(kind: type, alone_in: Folder | None = None) -> Iterator[Any]:
+    """An actor of this job, on its node: it must not be lost with another that is taken away.
+
+    Args: alone_in: a folder that no other job with such a claim on this cluster may work in.
+    Raises: UserError if one does.
+    """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor: Any = ray.remote(kind)
-    return actor.options(num_cpus=0, scheduling_strategy=here).remote()
+    options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": here}
+    if alone_in:
+        # Ray frees the name when the job ends, however it ends.
+        name = f"{alone_in.filesystem.type_name}:{alone_in.path}"
+        options |= {"name": name, "namespace": "raygen"}
+    actor = _start(ray.remote(kind), options, alone_in)
+    try:
+        yield actor
+    finally:
+        with contextlib.suppress(RayError):
+            ray.kill(actor)
+
+
+def _start(kind: Any, options: dict[str, Any], alone_in: Folder | None) -> Any:
+    deadline = time.monotonic() + RELEASE_SECONDS
+    while True:
+        try:
+            return kind.options(**options).remote()
+        except ActorAlreadyExistsError as error:
+            if alone_in and time.monotonic() > deadline:
+                raise UserError(
+                    f"{alone_in.uri}: another job of this cluster works there (`ray job list` "
+                    "shows it); wait for it, stop it, or choose another --run-name"
+                ) from error
+        time.sleep(0.2)
 
 
 def check_shared(read: Mapping[str, Folder], written: Mapping[str, Folder]) -> None:
@@ -166,7 +199,14 @@ def check_shared(read: Mapping[str, Folder], written: Mapping[str, Folder]) -> N
             ).remote(paths)
             for node in others
         ]
-        for node, answer in zip(others, ray.get(answers), strict=True):
+        try:
+            found = ray.get(answers, timeout=ANSWER_SECONDS)
+        except RayError as error:
+            raise UserError(
+                "a machine of the cluster does not answer, or was taken away just now; run the "
+                "same command again"
+            ) from error
+        for node, answer in zip(others, found, strict=True):
             for option, size in answer.items():
                 if size != expected[option]:
                     raise UserError(

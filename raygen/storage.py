@@ -56,10 +56,7 @@ class Folder:
                 f"{text}: no filesystem for this URI ({error}); use a local path, s3:// or gs://"
             ) from error
         except OSError as error:
-            raise UserError(
-                f"{text}: cannot be reached ({error}); check the name, the network and the "
-                "credentials"
-            ) from error
+            raise _unreachable(text, error) from error
         return Folder(text, filesystem, path)
 
     @property
@@ -93,13 +90,26 @@ class Folder:
         return posixpath.join(self.path, name)
 
     def exists(self, name: str = "") -> bool:
+        """Raises: UserError if an object store does not answer or refuses."""
         path = self.path_of(name) if name else self.path
-        return bool(self.filesystem.get_file_info(path).type != fs.FileType.NotFound)
+        return bool(self._look_up(path).type != fs.FileType.NotFound)
 
     def names(self) -> list[str]:
-        """The names of the entries, sorted; empty if the folder does not exist."""
+        """The names of the entries, sorted; empty if the folder does not exist.
+
+        Raises: UserError if an object store does not answer or refuses.
+        """
         selector = fs.FileSelector(self.path, allow_not_found=True)
-        return sorted(info.base_name for info in self.filesystem.get_file_info(selector))
+        return sorted(info.base_name for info in self._look_up(selector))
+
+    def _look_up(self, what: str | fs.FileSelector) -> Any:
+        try:
+            return self.filesystem.get_file_info(what)
+        except OSError as error:
+            # Which is how jobs find out that they have no credentials, or the wrong ones.
+            if self.is_local:
+                raise
+            raise _unreachable(self.uri, error) from error
 
     def sizes(self) -> dict[str, int]:
         """The size in bytes of each file directly in the folder."""
@@ -173,3 +183,9 @@ class Folder:
             raise UserError(
                 f"{self.uri}: cannot write there ({error}); choose another folder"
             ) from error
+
+
+def _unreachable(uri: str, error: OSError) -> UserError:
+    return UserError(
+        f"{uri}: cannot be reached ({error}); check the name, the network and the credentials"
+    )

@@ -28,10 +28,11 @@ CPUS = 2
 
 @dataclass(frozen=True)
 class Head:
-    """Attributes: address: of Ray; jobs: URL of the Jobs API."""
+    """Attributes: address: of Ray; jobs: URL of the Jobs API; home: of the head node's user."""
 
     address: str
     jobs: str
+    home: Path
 
 
 def search_path() -> str:
@@ -40,15 +41,16 @@ def search_path() -> str:
 
 
 @contextmanager
-def ray_process(*arguments: str) -> Iterator[None]:
+def ray_process(*arguments: str, home: str = "") -> Iterator[None]:
     """`ray start`, until the end of the context."""
+    changes = {"HOME": home} if home else {}
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
             ["ray", "start", "--block", f"--num-cpus={CPUS}", *arguments],
             stdout=log,
             stderr=subprocess.STDOUT,
             # Until a job that is stopped is killed; as in cluster.yaml.
-            env=os.environ | {"PATH": search_path(), "RAY_JOB_STOP_WAIT_TIME_S": "120"},
+            env=os.environ | {"PATH": search_path(), "RAY_JOB_STOP_WAIT_TIME_S": "120"} | changes,
             start_new_session=True,
         )
 
@@ -81,9 +83,10 @@ def ray_head(s3_server: str) -> Iterator[Head]:
             *("--head", "--node-ip-address=127.0.0.1", f"--port={port}", f"--temp-dir={place}"),
             *(f"--dashboard-port={jobs}", f"--dashboard-agent-listen-port={free_port()}"),
             f"--ray-client-server-port={free_port()}",
+            home=place,
         ),
     ):
-        yield Head(f"127.0.0.1:{port}", f"http://127.0.0.1:{jobs}")
+        yield Head(f"127.0.0.1:{port}", f"http://127.0.0.1:{jobs}", Path(place))
 
 
 @contextmanager

@@ -86,6 +86,11 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
         pytest.raises(UserError, match="s3://bucket/x: cannot be reached"),
     ):
         Folder.at("s3://bucket/x")
+    closed = mock.Mock(get_file_info=mock.Mock(side_effect=OSError("ACCESS_DENIED")))
+    refused = Folder("s3://bucket/x", closed, "bucket/x")
+    for look in (refused.exists, refused.names):
+        with pytest.raises(UserError, match=r"s3://bucket/x: cannot be reached \(ACCESS_DENIED\)"):
+            look()
     (tmp_path / "file").write_text("{")
     with pytest.raises(UserError, match="file: not valid JSON"):
         Folder.at(tmp_path).read_json("file")

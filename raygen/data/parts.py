@@ -5,6 +5,7 @@ over the cluster; where images come from an object store, several are read at on
 use.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -24,7 +25,7 @@ from raygen.config import ImageFormat
 from raygen.data.images import BadImage, fit_images
 from raygen.data.shards import CHANNELS, ShardFile, write_shard
 from raygen.data.sources import Source
-from raygen.errors import RunError
+from raygen.errors import RunError, UserError
 from raygen.storage import Folder
 
 SHARD_BYTES = 64 * 2**20
@@ -279,15 +280,25 @@ def make_all(
     Returns: for each target, the record of each file.
     Raises: RunError if a place cannot be read or written any more.
     """
-    records: list[dict[str, Record]] = [{} for _ in targets]
     tasks = _tasks(parts)
     if not tasks:
-        return records
+        return [{} for _ in targets]
+    from raygen.cluster import own_actor
+
+    with own_actor(Tally) if progress else contextlib.nullcontext() as tally:
+        return _make_tasks(source, targets, tasks, progress, tally)
+
+
+def _make_tasks(
+    source: Source,
+    targets: Sequence[Target],
+    tasks: list[Part],
+    progress: Progress | None,
+    tally: Any,
+) -> list[dict[str, Record]]:
     import ray
 
-    from raygen.cluster import start_actor
-
-    tally: Any = start_actor(Tally) if progress else None
+    records: list[dict[str, Record]] = [{} for _ in targets]
     # Sent to each node once, not with each task: a list of 200,000 names and attributes is large.
     shared = ray.put((source, source.ids, targets, tasks))
     key = shared.hex()
@@ -306,7 +317,7 @@ def make_all(
         try:
             _count_attempt(source, targets, part, key)
             made = make_part(source, ids, targets, part, tell)
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, UserError) as error:
             # Raised here, it would arrive buried in Ray's own messages.
             return {"number": number, "made": "", "error": " ".join(str(error).split())}
         text = json.dumps([{n: r.to_json() for n, r in files.items()} for files in made])

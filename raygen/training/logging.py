@@ -1,6 +1,7 @@
 """TensorBoard events and sample pictures of a run."""
 
 import os
+import shutil
 import tempfile
 from types import TracebackType
 
@@ -58,6 +59,8 @@ class RunLog:
     def close(self) -> None:
         self.flush()
         self._writer.close()
+        if not self._run.folder.is_local:
+            shutil.rmtree(self._local, ignore_errors=True)
 
     def __enter__(self) -> "RunLog":
         return self

@@ -90,7 +90,6 @@ def train(
             real = validation.first(RECONSTRUCTIONS, workers.device)
             for name, picture in model.pictures(config.sample_count, real).items():
                 log.picture(name, grid(picture.images, picture.columns), images_seen)
-            log.flush()
 
     def validate() -> dict[str, float]:
         workers.average_buffers(model.networks.values())
@@ -108,6 +107,8 @@ def train(
 
     if step == 0:
         draw()
+        if log:
+            log.flush()
     feed = iter(batches)
     while step < total_steps and not stopping:
         asked = time.monotonic()
@@ -156,7 +157,8 @@ def train(
             stop, next_control = workers.agree([int(wishes), step + ahead])
             stopping = bool(stop)
             since_control = Stopwatch()
-        if last or _passed(config.sample_images, before, images_seen):
+        drawing = last or _passed(config.sample_images, before, images_seen)
+        if drawing:
             watch.check(workers)
             draw()
         score, better = None, 0
@@ -169,7 +171,13 @@ def train(
             better = int(score is not None and (best is None or score < best))
             best = score if better else best
             [better] = workers.agree([better])
-        if last or stopping or better or _passed(config.checkpoint_images, before, images_seen):
+        saving = (
+            last or stopping or better or _passed(config.checkpoint_images, before, images_seen)
+        )
+        # Before the checkpoint: a run that goes on from it never repeats what was logged before.
+        if log and (drawing or measuring or saving):
+            log.flush()
+        if saving:
             watch.check(workers)
             save(score, known)
     _finish(workers.device)

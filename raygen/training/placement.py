@@ -41,19 +41,20 @@ class Placement:
 def plan_workers(config: RunConfig, nodes: Nodes, possible: Nodes) -> Placement:
     """Decide how many workers train, and on what.
 
-    Args: nodes: that are there; possible: those besides that an autoscaler may add.
+    Args: nodes: that are there; possible: those, and all that an autoscaler may add.
     Raises: UserError if the cluster can never hold them, or the batch cannot be split over them.
     """
     gpus, cpus = total(possible, "GPU"), total(possible, "CPU")
     use_gpu = gpus > 0
     # Where there is no GPU yet, as many as come with one node.
     ready = total(nodes, "GPU") or max((node.get("GPU", 0) for node in possible), default=0)
-    count = config.num_workers or int(ready) or 2
+    count = config.num_workers or most_workers(config, int(ready) or 2)
     most = int(gpus if use_gpu else cpus / LEAST_CPUS)
     if count > most:
+        advice = f"use --num-workers {most}" if most else "add machines to it"
         raise UserError(
             f"--num-workers {count}: the cluster has {resources(possible)}, enough for {most} "
-            f"workers; use --num-workers {most}"
+            f"workers; {advice}"
         )
     check_batch(config, count)
     check_sync_bn(config, use_gpu)
@@ -65,6 +66,16 @@ def plan_workers(config: RunConfig, nodes: Nodes, possible: Nodes) -> Placement:
         )
     # More than one each would only keep workers off nodes with many GPUs and few CPUs.
     return Placement(count, use_gpu, min(1.0, share))
+
+
+def most_workers(config: RunConfig, ready: int) -> int:
+    """The most of those that are ready that a batch can be split over.
+
+    So that a run goes on when it has lost some of its machines.
+    """
+    unit = config.model.images_divisor
+    splits = [n for n in range(1, ready + 1) if config.batch_size % (n * unit) == 0]
+    return max(splits, default=ready)
 
 
 def check_batch(config: RunConfig, count: int) -> None:

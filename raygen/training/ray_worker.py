@@ -1,13 +1,13 @@
 """A run inside Ray Train: starting its workers, and watching them.
 
-`fit` runs in the job's own process. It starts the workers through a TorchTrainer and a `Monitor`
-actor beside them, through which the first worker reports its progress and learns that it should
-stop. Checkpoints are raygen's own, in the run's folder: wherever a worker group starts, the first
-time or after a failure, it goes on from the newest complete one there.
+`fit` runs in the job's own process. It starts the workers through a TorchTrainer; through a
+`Monitor` actor the first worker reports its progress and learns that it should stop. Checkpoints
+are raygen's own, in the run's folder: wherever a worker group starts, the first time or after a
+failure, it goes on from the newest complete one there.
 """
 
+import math
 import os
-import posixpath
 import threading
 import time
 import traceback
@@ -22,16 +22,21 @@ from ray.train import FailureConfig, ScalingConfig
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer, get_device
 
-from raygen.cluster import Question, start_actor
+from raygen import cluster
+from raygen.cluster import ANSWER_SECONDS, Question
 from raygen.errors import RunError, UserError
+from raygen.storage import Folder
 from raygen.training.control import Control, Outcome, Progress
-from raygen.training.monitor import Known, Monitor
+from raygen.training.monitor import Known
+from raygen.training.placement import Placement
 from raygen.training.session import Session, run_session
 from raygen.training.workers import Workers
 
 POLL_SECONDS = 0.25
-ANSWER_SECONDS = 30
-"""Without an answer for so long, Ray is taken for dead."""
+LOST_SECONDS = 10
+"""After so long without a machine that they need, workers are gone."""
+RECORDS = ".ray-"
+"""How the names of the folders begin that Ray keeps records of its own in."""
 
 
 class MonitorControl(Control):
@@ -61,7 +66,8 @@ def fit(
     session: Session,
     watch: Callable[[Known], None],
     stop: threading.Event,
-    cpus_per_worker: float,
+    placement: Placement,
+    monitor: Any,
     threads: int = 0,
 ) -> Outcome:
     """Train on the Ray cluster.
@@ -69,49 +75,81 @@ def fit(
     Args:
         watch: called a few times a second with what is known.
         stop: set it to have the run saved and ended early.
-        cpus_per_worker: to reserve.
+        monitor: an actor of `Monitor`.
         threads: that each worker computes with on CPUs; 0: all that its node has for this run.
     Returns: how the run ended.
     Raises: UserError for a mistake found by a worker; RunError for anything else.
     """
-    monitor = start_actor(Monitor)
-    # Ray wants a folder for a record of its own. Checkpoints are not in it, so it is deleted.
-    record = session.run.folder.join(f".ray-{uuid.uuid4().hex}")
-    trainer = TorchTrainer(
-        _worker,
-        train_loop_config={"session": session, "monitor": monitor, "threads": threads},
-        scaling_config=ScalingConfig(
-            num_workers=session.num_workers,
-            use_gpu=session.use_gpu,
-            resources_per_worker={"CPU": cpus_per_worker} | ({"GPU": 1} if session.use_gpu else {}),
-        ),
-        run_config=RayRunConfig(
-            name=posixpath.basename(record.path),
-            storage_path=session.run.folder.path,
-            storage_filesystem=session.run.folder.filesystem,
-            failure_config=FailureConfig(max_failures=session.config.max_failures),
-        ),
-    )
     failure: list[BaseException] = []
 
     def run() -> None:
         try:
-            trainer.fit()
+            again = True
+            while again:
+                again = _fit_once(session, placement, monitor, threads, stop)
         except BaseException as error:
             failure.append(error)
 
     # A thread of its own: the main one stays free for Ctrl-C and the progress line.
     thread = threading.Thread(target=run, daemon=True)
+    forget_records(session.run.folder)
     thread.start()
     try:
-        report = _watch(session, thread, monitor, watch, stop)
+        report = _watch(session, thread, monitor, watch, stop, placement)
     finally:
-        record.delete()
+        forget_records(session.run.folder)
     if failure:
         raise _failed(session, str(failure[0])) from failure[0]
     if report.outcome is None:
         raise _failed(session, "the workers ended without saying how")
     return report.outcome
+
+
+def _fit_once(
+    session: Session,
+    placement: Placement,
+    monitor: Any,
+    threads: int,
+    stop: threading.Event,
+) -> bool:
+    """Train until the end, or until workers have failed too often.
+
+    Returns: whether to try again: what may fail only so often is a run that gets nowhere, not one
+        that loses a machine now and then over days.
+    Raises: what they failed with.
+    """
+    before = session.run.position().global_step
+    gpu = {"GPU": 1} if placement.use_gpu else {}
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"session": session, "monitor": monitor, "threads": threads},
+        scaling_config=ScalingConfig(
+            num_workers=placement.workers,
+            use_gpu=placement.use_gpu,
+            resources_per_worker={"CPU": placement.cpus_per_worker} | gpu,
+        ),
+        run_config=RayRunConfig(
+            # Ray wants a folder for a record of its own. Checkpoints are not in it.
+            name=f"{RECORDS}{uuid.uuid4().hex}",
+            storage_path=session.run.folder.path,
+            storage_filesystem=session.run.folder.filesystem,
+            failure_config=FailureConfig(max_failures=session.config.max_failures),
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception:
+        if stop.is_set() or session.run.position().global_step <= before:
+            raise
+        return True
+    return False
+
+
+def forget_records(folder: Folder) -> None:
+    """Delete what Ray kept of this job and of killed ones."""
+    for name in folder.names():
+        if name.startswith(RECORDS):
+            folder.join(name).delete()
 
 
 def _watch(
@@ -120,9 +158,10 @@ def _watch(
     monitor: Any,
     watch: Callable[[Known], None],
     stop: threading.Event,
+    placement: Placement,
 ) -> Known:
     """Pass on reports until the training ends, and the wish to stop. Returns: the last report."""
-    told = False
+    told_at = math.inf
     while True:
         training.join(POLL_SECONDS)
         ended = not training.is_alive()
@@ -135,9 +174,14 @@ def _watch(
             raise report.error
         if ended:
             return report
-        if stop.is_set() and not told:
+        now = time.monotonic()
+        if stop.is_set() and now < told_at:
             monitor.stop.remote()
-            told = True
+            told_at = now
+        if now > told_at + LOST_SECONDS and placement.missing(cluster.nodes()):
+            # A machine was lost: there are no workers that could stop, and all there is is saved.
+            report.outcome = Outcome(False, session.run.position(), 0.0, 0.0, 0.0, {})
+            return report
 
 
 def _failed(session: Session, reason: str) -> RunError:

@@ -16,15 +16,14 @@ from ray import tune
 from ray.exceptions import RayError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from raygen.cluster import Question, start_actor
+from raygen.cluster import ANSWER_SECONDS, Question
 from raygen.errors import RunError
 from raygen.job_options import Scheduler, SweepOptions
 from raygen.search_space import Space
 from raygen.signals import Signals
 from raygen.training.control import Progress
-from raygen.training.ray_worker import ANSWER_SECONDS
+from raygen.training.ray_worker import RECORDS, forget_records
 from raygen.tuning import hparams
-from raygen.tuning.board import Board
 from raygen.tuning.optuna_search import OptunaSearch
 from raygen.tuning.planning import Plan
 from raygen.tuning.records import ENDED, Report, Trial, trial_name
@@ -34,8 +33,6 @@ from raygen.tuning.trial import Task, run_trial
 
 SAVE_SECONDS = 60
 """That trials have to save a checkpoint when the sweep is to end."""
-RECORDS = ".ray-"
-"""How the names of Ray's own records begin."""
 CHECKPOINTS_FOR_CLONES = 4
 RETRIES = 1
 
@@ -69,8 +66,7 @@ def run_sweep(
     Returns: all trials, as they are now, and how the time was spent.
     """
     report_images, objective, seed = task.report_images, task.objective, task.config.seed
-    board = start_actor(Board)
-    task = replace(task, board=board, clones=options.scheduler == "pbt")
+    task = replace(task, clones=options.scheduler == "pbt")
     watch = Watch(task, plan.space, plan.count, history, table, signals, options)
     begun = {trial.number: trial for trial in history}
     searcher, param_space = None, {}
@@ -137,7 +133,7 @@ def run_sweep(
     finally:
         seconds = time.monotonic() - began_at
         watch.close()
-        _forget_records(task)
+        forget_records(task.sweep.folder)
     trained = sum(trial.seconds for trial in watch.trials) - before
     return Finished(watch.trials, seconds, trained / (task.capacity.at_once * seconds))
 
@@ -153,13 +149,6 @@ def _quiet(verbose: bool) -> None:
     if not verbose:
         # The table says that a trial failed, and why.
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-
-
-def _forget_records(task: Task) -> None:
-    """Delete what Ray keeps of this session of the sweep, and of killed ones."""
-    for name in task.sweep.folder.names():
-        if name.startswith(RECORDS):
-            task.sweep.folder.join(name).delete()
 
 
 class Ending(tune.Stopper):

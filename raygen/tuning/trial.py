@@ -14,7 +14,7 @@ import ray
 import torch
 from ray import tune
 
-from raygen.cluster import Question
+from raygen.cluster import Question, own_actor
 from raygen.config import RunConfig
 from raygen.data.shards import Manifest
 from raygen.data.stored import StoredImages
@@ -23,7 +23,8 @@ from raygen.search_space import Values
 from raygen.storage import Folder
 from raygen.training import checkpoint
 from raygen.training.control import Control, Progress
-from raygen.training.monitor import Known
+from raygen.training.monitor import Known, Monitor
+from raygen.training.placement import Placement
 from raygen.training.ray_worker import fit, use_cores
 from raygen.training.run import CONFIG, RunFolder
 from raygen.training.session import Session, run_session
@@ -44,6 +45,7 @@ class Task:
 
     Attributes:
         config: the run's options where they are not searched.
+        board: an actor of `Board`.
         total_images: that a trial sees at most.
         report_images: how many lie between two reports.
         clones: whether trials are cloned, so that Tune needs their checkpoints.
@@ -197,4 +199,6 @@ def _train_nested(session: Session, number: int, task: Task) -> None:
             control.measured(progress)
 
     capacity = task.capacity
-    fit(session, watch, stop, capacity.cpus_per_worker, capacity.threads)
+    placement = Placement(capacity.workers, capacity.use_gpu, capacity.cpus_per_worker)
+    with own_actor(Monitor) as monitor:
+        fit(session, watch, stop, placement, monitor, capacity.threads)

@@ -1,9 +1,9 @@
 """Jobs that are sent to a cluster of two nodes, as README.md says; all data in an object store."""
 
+import contextlib
 import os
 import re
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -51,6 +51,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "runs/dcgan/events",
         "data/images.parquet",
         ".venv/lib",
+        ".git/HEAD",
         "raygen/__pycache__/x.pyc",
     ):
         (place / name).parent.mkdir(parents=True, exist_ok=True)
@@ -203,38 +204,44 @@ def test_a_driver_on_any_node_knows_what_the_cluster_may_come_to_have(
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from raygen.cluster import HEAD, possible_nodes
+    from raygen.cluster import BOOTSTRAP, HEAD, possible_nodes
 
     others = [n["NodeID"] for n in ray.nodes() if n["Alive"] and HEAD not in n["Resources"]]
     [other] = others
     there = NodeAffinitySchedulingStrategy(other, soft=False)
     asked: Any = ray.remote(num_cpus=0)(possible_nodes)
-    assert [node["CPU"] for node in ray.get(asked.options(scheduling_strategy=there).remote())] == [
-        2.0,
-        2.0,
-    ]
 
+    def cpus() -> list[float]:
+        found = ray.get(asked.options(scheduling_strategy=there).remote())
+        return [node["CPU"] for node in found]
 
-class Where:
-    """An actor."""
-
-    def node(self) -> str:
-        import ray
-
-        return str(ray.get_runtime_context().get_node_id())
+    assert cpus() == [2.0, 2.0]
+    # As the launcher leaves it in the home of the head node, and on no other.
+    launched = cluster.home / Path(BOOTSTRAP).name
+    launched.write_text(
+        "{max_workers: 3, head_node_type: head, available_node_types: "
+        "{head: {resources: {CPU: 2}}, worker: {resources: {CPU: 6}, max_workers: 9}}}"
+    )
+    try:
+        assert cpus() == [2.0, 6.0, 6.0, 6.0]
+    finally:
+        launched.unlink()
 
 
 @pytest.mark.slow
 def test_a_job_s_own_actors_are_not_lost_with_another_node(cluster: Head, ray_session: str) -> None:
     import ray
+    from ray.util.state import get_actor
 
-    from raygen.cluster import start_actor
+    from raygen.cluster import own_actor
+    from raygen.training.monitor import Monitor
 
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    actors = [start_actor(Where) for _ in range(6)]
-    ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
-    nodes = ray.get([actor.node.remote() for actor in actors])
-    assert nodes == [ray.get_runtime_context().get_node_id()] * 6
+    with contextlib.ExitStack() as stack:
+        actors = [stack.enter_context(own_actor(Monitor)) for _ in range(6)]
+        ray.get([actor.report.remote() for actor in actors])
+        found = [get_actor(actor._actor_id.hex(), cluster.address) for actor in actors]
+    here = ray.get_runtime_context().get_node_id()
+    assert [actor.node_id for actor in found if actor] == [here] * 6
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """What TensorBoard will find."""
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,9 @@ def test_where_files_cannot_be_appended_to_events_are_copied(
 
     from raygen.storage import Folder
 
+    local = tmp_path / "local"
+    local.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(local))
     # A filesystem that raygen does not take for the local disk, as object stores are.
     elsewhere = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
     run = RunFolder(Folder("s3://bucket/run", elsewhere, "run"))
@@ -63,4 +67,6 @@ def test_where_files_cannot_be_appended_to_events_are_copied(
         log.flush()
         assert [s.value for s in events(tmp_path / "run").Scalars("loss")] == [1.0]
         log.scalars({"loss": 2.0}, 20)
+        assert list(local.iterdir())
     assert [s.value for s in events(tmp_path / "run").Scalars("loss")] == [1.0, 2.0]
+    assert list(local.iterdir()) == []

@@ -35,6 +35,15 @@ def test_an_autoscaler_may_bring_what_is_missing() -> None:
         planned(head, growing, num_workers=8)
 
 
+def test_a_run_that_lost_machines_takes_as_many_as_share_its_batch() -> None:
+    assert planned([{"CPU": 8.0, "GPU": 1.0}] * 3).workers == 2
+    assert planned([{"CPU": 8.0, "GPU": 1.0}] * 7).workers == 4
+    assert planned([{"CPU": 8.0, "GPU": 1.0}] * 9).workers == 8
+    halves = PRESETS["dcgan-anime"].run.updated({"batch_size": 8}, "test")
+    eight = [{"CPU": 8, "GPU": 8}]
+    assert plan_workers(halves, eight, eight).workers == 4
+
+
 def test_workers_that_cannot_be_are_refused() -> None:
     with pytest.raises(UserError, match="--num-workers 8: the cluster has 4 GPUs"):
         planned(FOUR_GPUS, num_workers=8)
@@ -45,6 +54,8 @@ def test_workers_that_cannot_be_are_refused() -> None:
     with pytest.raises(UserError, match="--sync-bn: needs GPUs"):
         planned([{"CPU": 4}], sync_bn=True)
     assert planned([{"CPU": 4, "GPU": 2}], sync_bn=True).workers == 2
+    with pytest.raises(UserError, match="has 0 CPUs, enough for 0 workers; add machines to it"):
+        planned([{"CPU": 0}])
     with pytest.raises(UserError, match="leaves no CPU for each worker"):
         planned([{"GPU": 2}, {"CPU": 4}])
 
