@@ -6,6 +6,7 @@ tests can submit jobs to it and add nodes.
 
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import tempfile
@@ -66,9 +67,13 @@ def ray_process(*arguments: str, home: str = "") -> Iterator[None]:
                 time.sleep(0.2)
             yield
         finally:
-            # Ends Ray's other processes, too.
+            # Ends Ray's other processes, too; for actors that are left it would wait half a minute.
             process.terminate()
-            process.wait()
+            try:
+                process.wait(3)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
 
 @pytest.fixture(scope="session")
@@ -121,15 +126,6 @@ def ray_session(ray_head: Head) -> Iterator[str]:
         patch.setenv("RAY_ADDRESS", ray_head.address)
         with cluster.connected():
             yield ray_head.address
-            end_named_actors()
-
-
-def end_named_actors() -> None:
-    """End the actors that Ray Data leaves behind: Ray would wait half a minute for them."""
-    import ray
-
-    for actor in ray.util.list_named_actors(all_namespaces=True):
-        ray.kill(ray.get_actor(actor["name"], namespace=actor["namespace"]))
 
 
 @pytest.fixture(scope="session")
