@@ -107,6 +107,10 @@ SILENT_SECONDS = 30
 """Steps take less. After a failure it is half a minute or more until workers are there again."""
 
 
+BUSY_SECONDS = 10
+"""Workers that have room have begun to start by then."""
+
+
 class Watcher:
     """Shows what the monitor knows as one line."""
 
@@ -135,21 +139,27 @@ class Watcher:
             self._last, self._last_at = last, now
         silent = now - self._last_at
         if progress is None:
-            self._line.show(f"starting workers, {duration(silent)} so far{self._missing()}")
+            self._line.show(f"starting workers, {duration(silent)} so far{self._awaited(silent)}")
             return
         self._signals.save()
         text = describe(progress.images_seen, progress.total_images, progress.images_per_second)
         stopping = "stopping: " if self._signals.stop.is_set() else ""
         if silent > SILENT_SECONDS:
-            doing = f"no word from the workers for {duration(silent)}{self._missing()} - "
+            doing = f"no word from the workers for {duration(silent)}{self._awaited(silent)} - "
         else:
             doing = f"{progress.doing} - " if progress.doing else ""
         self._line.show(stopping + doing + text + losses(progress.metrics))
 
-    def _missing(self) -> str:
-        """What has yet to be brought, by an autoscaler or after a node was lost."""
+    def _awaited(self, silent: float) -> str:
+        """What has yet to come, by an autoscaler or after a node was lost, or to become free."""
         missing = self._placement.missing(cluster.nodes())
-        return f"; {missing}" if missing else ""
+        if missing:
+            return f"; {missing}"
+        if silent > BUSY_SECONDS and cluster.waits_for_others():
+            name = self._placement.resource
+            free, wanted = cluster.free(name), self._placement.wanted
+            return f"; {free:g} of {wanted:g} {name}s are free, other jobs have the rest"
+        return ""
 
 
 if __name__ == "__main__":

@@ -241,6 +241,17 @@ def nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
+def waits_for_others() -> bool:
+    """Whether workers of any job wait for room that others' have taken."""
+    groups = ray.util.placement_group_table().values()
+    return any(group["state"] in ("PENDING", "RESCHEDULING") for group in groups)
+
+
+def free(name: str) -> float:
+    """How much of a resource nobody has reserved."""
+    return float(ray.available_resources().get(name, 0))
+
+
 def possible_nodes() -> list[dict[str, float]]:
     """The resources of each node that there is, or that an autoscaler may add.
 

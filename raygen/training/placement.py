@@ -27,15 +27,25 @@ class Placement:
     use_gpu: bool
     cpus_per_worker: float
 
+    @property
+    def resource(self) -> str:
+        """What workers are counted by: GPU or CPU."""
+        return "GPU" if self.use_gpu else "CPU"
+
+    @property
+    def wanted(self) -> float:
+        """How much of that all workers need."""
+        return self.workers * (1 if self.use_gpu else self.cpus_per_worker)
+
     def missing(self, nodes: Nodes) -> str:
         """What keeps the workers waiting, as `2 of 4 GPUs are there`; nothing where all have room.
 
         Args: nodes: that are there by now.
         """
-        name = "GPU" if self.use_gpu else "CPU"
-        wanted = self.workers * (1 if self.use_gpu else self.cpus_per_worker)
-        there = total(nodes, name)
-        return f"{there:g} of {wanted:g} {name}s are there" if there < wanted else ""
+        there = total(nodes, self.resource)
+        if there >= self.wanted:
+            return ""
+        return f"{there:g} of {self.wanted:g} {self.resource}s are there"
 
 
 def plan_workers(config: RunConfig, nodes: Nodes, possible: Nodes) -> Placement:
