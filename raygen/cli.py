@@ -67,20 +67,16 @@ def run_job(main: Callable[[Sequence[str]], None]) -> int:
     return 0
 
 
-def command_line(program: str, *arguments: str) -> str:
-    """A command to paste that runs in the environment of this one: through uv, as it was, or not.
-
-    Args: program: a script (*.py) or an installed program.
-    """
-    prefix = ["uv", "run"] if "UV" in os.environ else ["python"] if program.endswith(".py") else []
-    return shlex.join([*prefix, program, *arguments])
+def command_line(script: str, *arguments: str) -> str:
+    """A command to paste: through uv, where this job was started so."""
+    start = ["uv", "run"] if "UV" in os.environ else ["python"]
+    return shlex.join([*start, script, *arguments])
 
 
 def watch_command(place: Folder) -> str:
     """What shows the runs in a folder in TensorBoard, to paste."""
-    if place.is_local:
-        return command_line("tensorboard", "--logdir", place.uri)
-    return command_line("jobs/watch.py", "--storage", place.uri)
+    default = place.uri == JobOptions.storage
+    return command_line("jobs/watch.py", *([] if default else ["--storage", place.uri]))
 
 
 def parse(

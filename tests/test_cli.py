@@ -80,13 +80,11 @@ def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_commands_to_paste_go_through_uv_where_the_job_did(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("UV", raising=False)
-    assert command_line("tensorboard", "--logdir", "my runs") == "tensorboard --logdir 'my runs'"
+    assert watch_command(Folder.at("my runs")) == "python jobs/watch.py --storage 'my runs'"
     assert command_line("jobs/train.py", "--steps", "3") == "python jobs/train.py --steps 3"
     monkeypatch.setenv("UV", "/usr/bin/uv")
-    assert command_line("tensorboard", "--logdir", "runs") == "uv run tensorboard --logdir runs"
     assert command_line("jobs/train.py") == "uv run jobs/train.py"
-    assert watch_command(Folder.at("runs")) == "uv run tensorboard --logdir runs"
-    # TensorBoard by itself does not read all URIs.
+    assert watch_command(Folder.at("runs")) == "uv run jobs/watch.py"
     bucket = watch_command(Folder.at("s3://bucket/runs?region=us-east-1"))
     assert bucket == "uv run jobs/watch.py --storage 's3://bucket/runs?region=us-east-1'"
 
