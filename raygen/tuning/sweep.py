@@ -35,6 +35,7 @@ SAVE_SECONDS = 60
 """That trials have to save a checkpoint when the sweep is to end."""
 CHECKPOINTS_FOR_CLONES = 4
 RETRIES = 1
+DIED = "its process died: killed, out of memory, or with its machine"
 
 
 @dataclass(frozen=True)
@@ -264,7 +265,13 @@ class Watch(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         known, reason = self._known(trial), _reason(trial)
         known.failures.append(reason)
-        self._fail(known, reason)
+        if reason == DIED:
+            # As where its machine was taken away twice: nothing that the trial itself did.
+            known.status, known.reason = "interrupted", reason
+            self._table.tell(f"trial {known.number}: {reason}, twice; --resume goes on with it")
+            self._note(known)
+        else:
+            self._fail(known, reason)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         now = time.monotonic()
@@ -341,7 +348,7 @@ def _reason(trial: Any) -> str:
         return "unknown"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if any("died" in line for line in lines if "Actor" in line or "actor" in line):
-        return "its process died: killed, or out of memory"
+        return DIED
     # `RunError: a loss was not finite`; Ray puts the worker's whole traceback above it.
     errors = [
         re.sub(r"^[\w.]*\.(?=\w+:)", "", line) for line in lines if re.match(r"[\w.]+: ", line)

@@ -22,6 +22,7 @@ from raygen.cli import TrainCommand, parse_run
 from raygen.storage import Folder
 from raygen.tuning.objective import Objective
 from raygen.tuning.records import SweepFolder, best_trial
+from raygen.tuning.sweep import DIED
 
 ROOT = Path(__file__).parents[2]
 STEPS = 18
@@ -330,11 +331,11 @@ def test_failed_trials_are_tried_once_more_and_never_take_the_sweep_down(
     assert len(second["failures"]) == 2
     assert re.search(r"was not finite at step \d+", second["reason"])
     assert third["status"] == "finished"
-    assert third["failures"] == ["its process died: killed, or out of memory"]
+    assert third["failures"] == [DIED]
     # From its checkpoint, not from the start.
     steps = logged_steps(place, 2)
     assert steps.count(1) == 1
-    assert "trial 2 failed (its process died: killed, or out of memory); it is started" in output
+    assert f"trial 2 failed ({DIED}); it is started" in output
     assert "trial 1 failed: " in output
 
 

@@ -63,6 +63,24 @@ def test_a_trial_whose_process_dies_before_it_begins_is_a_trial_that_failed(
     assert "trial 2 failed" in capsys.readouterr().out
 
 
+def test_a_trial_whose_machines_are_taken_away_is_left_for_another_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lost = tmp_path / "error.txt"
+    lost.write_text(
+        "Failure # 1 (occurred at ...)\nRunError: another one\n"
+        "Failure # 2 (occurred at ...)\nThe actor died because its node has died.\n"
+    )
+    trial = tune_trial(2)
+    trial.error_file = str(lost)
+    noted = watch(tmp_path)
+    noted.on_trial_start(1, [], trial)
+    noted.on_trial_recover(1, [], trial)
+    noted.on_trial_error(2, [], trial)
+    assert record(tmp_path, 2)["status"] == "interrupted"
+    assert "trial 2: its process died" in capsys.readouterr().out
+
+
 def test_stopping_waits_for_running_trials_and_begins_no_others(tmp_path: Path) -> None:
     waiting = Trial(1, {"lr_g": 1e-4}, "interrupted")
     noted = watch(tmp_path, [waiting], stop=True)
