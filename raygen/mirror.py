@@ -7,6 +7,7 @@ every URI that raygen's other jobs take, and of a file that has grown only its n
 import os
 import re
 import time
+import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +16,11 @@ from pyarrow import fs
 
 from raygen.storage import Folder
 
-WANTED = re.compile(r"(.*/)?([^/]*tfevents[^/]*|projector_config\.pbtxt|projector/[^/]+)")
+CODES_CONFIG, CODES = "projector_config.pbtxt", "projector"
+"""What the projector shows of a run: a file, and a folder of what it names."""
+WANTED = re.compile(rf"(.*/)?([^/]*tfevents[^/]*|{re.escape(CODES_CONFIG)}|{CODES}/[^/]+)")
+HPARAMS = ".hparams"
+"""How the names of the event files end that hold a trial's values and outcome."""
 AT_ONCE = 16
 SETTLED_SECONDS = 2.0
 """After so long, a change of a file shows in its time, which stores note in whole seconds."""
@@ -46,6 +51,10 @@ class Mirror:
         gone = [name for name in self._present() if name not in wanted]
         for name in gone:
             os.remove(os.path.join(self.place, name))
+        # For TensorBoard, a run is there as long as its folder is.
+        for folder, _, _ in os.walk(self.place, topdown=False):
+            if folder != self.place and not os.listdir(folder):
+                os.rmdir(folder)
         changed = len(gone)
         with ThreadPoolExecutor(AT_ONCE) as pool:
             for done, copied in enumerate(pool.map(self._copy, wanted, wanted.values()), 1):
@@ -66,8 +75,8 @@ class Mirror:
         before = os.stat(target) if os.path.exists(target) else None
         if before and before.st_size == info.size and before.st_mtime_ns == info.mtime_ns:
             return False
-        # Event files grow at their end; the others are written anew.
-        grows = "tfevents" in name
+        # Event files grow at their end; the others are written anew, and a trial's records too.
+        grows = "tfevents" in name and not name.endswith(HPARAMS)
         grown = before is not None and grows and before.st_size <= info.size
         start = before.st_size if before and grown else 0
         try:
@@ -82,9 +91,11 @@ class Mirror:
             with open(target, "ab") as copy:
                 copy.write(data)
         else:
-            with open(f"{target}.tmp", "wb") as copy:
+            # TensorBoard takes whatever has "tfevents" in its name.
+            temporary = os.path.join(os.path.dirname(target), f".{uuid.uuid4().hex}.tmp")
+            with open(temporary, "wb") as copy:
                 copy.write(data)
-            os.replace(f"{target}.tmp", target)
+            os.replace(temporary, target)
         # Written anew once more in the same second, a file might look as it did.
         settled = grows or time.time() - info.mtime_ns / 1e9 > SETTLED_SECONDS
         stamp = info.mtime_ns if settled else 0

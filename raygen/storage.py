@@ -132,7 +132,8 @@ class Folder:
         target = self.path_of(name)
         if self.is_local:
             # Object stores show a file only once it is closed; a disk needs the rename for that.
-            temporary = f"{target}.{uuid.uuid4().hex}.tmp"
+            # Under a name that nobody takes for such a file, as TensorBoard would.
+            temporary = self.path_of(f".{uuid.uuid4().hex}.tmp")
             try:
                 with open(temporary, "wb") as file:
                     file.write(data)

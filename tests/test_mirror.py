@@ -1,15 +1,20 @@
 """A local copy of what TensorBoard reads."""
 
+import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
 
+from raygen import mirror as mirror_module
 from raygen.mirror import Mirror
 from raygen.storage import Folder
 from raygen.training.logging import RunLog
 from raygen.training.projector import write_projector
 from raygen.training.run import RunFolder
+from raygen.tuning import hparams
 
 
 def files(path: Path) -> list[str]:
@@ -67,4 +72,58 @@ def test_other_files_are_replaced_and_deleted_ones_forgotten(s3: Folder, tmp_pat
     ]
     run.delete()
     assert mirror.update() == 4
-    assert files(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_records_that_are_written_anew_are_not_taken_for_grown_ones(
+    s3: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_module, "SETTLED_SECONDS", 10.0)
+    mirror = Mirror(s3, str(tmp_path))
+    for text in (b"short", b"other", b"a longer one"):
+        s3.join("trial").write_bytes(hparams.FIRST, text)
+        assert mirror.update() == 1
+        assert (tmp_path / "trial" / hparams.FIRST).read_bytes() == text
+
+
+def test_tensorboard_forgets_what_is_deleted_and_shows_what_began_anew(
+    s3: Folder, tmp_path: Path
+) -> None:
+    mirror, shown = Mirror(s3, str(tmp_path)), EventMultiplexer()
+
+    def look() -> dict[str, list[float]]:
+        mirror.update()
+        shown.AddRunsFromDirectory(str(tmp_path)).Reload()
+        return {run: [e.value for e in shown.Scalars(run, "loss")] for run in shown.Runs()}
+
+    def write(name: str, value: float) -> None:
+        with RunLog(RunFolder(s3.join(name)), 0) as log:
+            log.scalars({"loss": value}, 10)
+        hparams.write_end(s3.join(name), True)
+
+    write("one", 1.0)
+    write("sweep/trials/000", 2.0)
+    assert look() == {"one": [1.0], "sweep/trials/000": [2.0]}
+    s3.join("one").delete()
+    s3.join("sweep").delete()
+    assert look() == {}
+    write("sweep/trials/000", 3.0)
+    assert look() == {"sweep/trials/000": [3.0]}
+
+
+def test_no_unfinished_file_has_a_name_that_tensorboard_takes(
+    s3: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[str] = []
+    replace = os.replace
+
+    def note(source: str, target: str) -> None:
+        moved.append(os.path.basename(source))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", note)
+    for place in (s3, Folder.at(tmp_path / "runs")):
+        hparams.write_end(place.join("trial"), True)
+    Mirror(s3, str(tmp_path / "copy")).update()
+    assert len(moved) == 2
+    assert not any("tfevents" in name for name in moved)

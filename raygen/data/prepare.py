@@ -23,8 +23,8 @@ from raygen.storage import Folder
 
 PLAN = "plan.json"
 SHARD = r"\w+-\d{5}\.parquet"
-TEMPORARY = SHARD + r"\.[0-9a-f]{32}\.tmp"
-"""What a process leaves behind that is killed while it writes a shard."""
+TEMPORARY = r"\.[0-9a-f]{32}\.tmp"
+"""What a process leaves behind that is killed while it writes a file."""
 PIXELS_VERSION = 2
 """Of the way from files to pixels: what one version began, another does not go on with."""
 

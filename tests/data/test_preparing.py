@@ -187,8 +187,8 @@ def test_an_interrupted_preparation_goes_on_with_what_is_missing(
     lost, short, *kept = sorted(finished)
     (path / lost).unlink()
     # What a killed process leaves behind.
-    (path / f"{lost}.{'a' * 32}.tmp").write_bytes(b"half")
-    (path / f".prepare/{lost}.json.{'b' * 32}.tmp").write_bytes(b"{")
+    (path / f".{'a' * 32}.tmp").write_bytes(b"half")
+    (path / f".prepare/.{'b' * 32}.tmp").write_bytes(b"{")
     (path / short).write_bytes((path / short).read_bytes()[:-1])
     totals: list[int] = []
     assert one(source, path, progress=lambda done, total, rate: totals.append(total)) == whole

@@ -1,5 +1,6 @@
 """jobs/watch.py, and what a browser shows of the runs and sweeps of an object store."""
 
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -19,7 +22,7 @@ from helpers import fails, free_port
 from raygen.search_space import Choice, Range, Space, Values
 from raygen.storage import Folder
 from raygen.training.logging import RunLog
-from raygen.training.projector import write_projector
+from raygen.training.projector import NAME, write_projector
 from raygen.training.run import RunFolder
 from raygen.tuning import hparams
 
@@ -92,6 +95,37 @@ def watching(storage: str) -> Iterator[str]:
     finally:
         process.kill()
         process.wait()
+
+
+def codes(address: str) -> list[list[float]]:
+    """The codes of each run that the projector knows."""
+    plugin = f"{address}data/plugin/projector"
+    with urlopen(f"{plugin}/runs") as answer:
+        runs = json.load(answer)
+    found = []
+    for run in runs:
+        asked = urlencode({"run": run, "name": NAME})
+        with urlopen(f"{plugin}/tensor?{asked}") as answer:
+            found.append(np.frombuffer(answer.read(), np.float32).tolist())
+    return found
+
+
+@pytest.mark.slow
+def test_codes_appear_and_change_while_a_run_is_watched(tmp_path: Path) -> None:
+    run = RunFolder(Folder.at(tmp_path / "runs/vae"))
+    images = np.zeros((2, 4, 4, 3), np.uint8)
+    with RunLog(run, 0) as log, watching(str(tmp_path / "runs")) as address:
+        log.scalars({"loss/total": 1.0}, 10)
+        log.flush()
+        deadline = time.monotonic() + TIMEOUT
+        while not json.load(urlopen(f"{address}data/runs")):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert codes(address) == []
+        for value in (1.0, 2.0):
+            shown = np.full((2, 3), value)
+            write_projector(run.folder, shown, images, ["a", "b"], (), np.zeros((2, 0)))
+            assert codes(address) == [[value] * 6]
 
 
 @pytest.fixture
