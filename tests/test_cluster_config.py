@@ -62,10 +62,15 @@ def test_the_launcher_takes_it_and_opens_no_port_but_ssh(
     launched: tuple[dict[str, Any], list[Any]],
 ) -> None:
     config, rules = launched
-    head, gpu = (config["available_node_types"][name] for name in ("head", "gpu"))
-    assert gpu["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
-    assert (gpu["min_workers"], gpu["max_workers"]) == (0, CONFIG["max_workers"])
-    assert head["node_config"]["SecurityGroupIds"] == gpu["node_config"]["SecurityGroupIds"]
+    kinds = config["available_node_types"]
+    head, gpu = kinds["head"], kinds["gpu"]
+    groups = head["node_config"]["SecurityGroupIds"]
+    for kind in (kinds["cpu"], gpu):
+        assert kind["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+        assert kind["node_config"]["SecurityGroupIds"] == groups
+        assert kind["min_workers"] == 0
+    # All of them may be there at once.
+    assert kinds["cpu"]["max_workers"] + gpu["max_workers"] == CONFIG["max_workers"]
     # What AWS says of the machines' types agrees with the file.
     assert "accelerator_type:A10G" in gpu["resources"]
     from_outside = [
@@ -75,6 +80,22 @@ def test_the_launcher_takes_it_and_opens_no_port_but_ssh(
         or rule.get("Ipv6Ranges")
     ]
     assert from_outside == [(22, 22)]
+
+
+def test_machines_have_an_image_that_can_run_this(
+    launched: tuple[dict[str, Any], list[Any]],
+) -> None:
+    from ray.autoscaler._private.aws.config import DEFAULT_AMI
+
+    config, _ = launched
+    images = {kind["node_config"]["ImageId"] for kind in config["available_node_types"].values()}
+    # Ray's own are of 2018's Ubuntu, which PyTorch's packages are not made for any more.
+    assert images.isdisjoint(DEFAULT_AMI.values())
+    [image] = images
+    # EC2 looks the newest one up.
+    assert re.fullmatch(
+        r"resolve:ssm:/aws/service/deeplearning/ami/x86_64/[\w.-]+/latest/ami-id", image
+    )
 
 
 def test_nothing_listens_to_the_world_and_everything_asks_for_the_token() -> None:
@@ -90,9 +111,16 @@ def test_all_machines_get_this_project_at_versions_that_it_takes() -> None:
     with (ROOT / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)["project"]
     ranges = {need.name: need for need in map(Requirement, project["dependencies"])}
-    assert CONFIG["file_mounts"]["~/raygen"] == "."
+    # Small: Ray looks through all of what it copies, without leaving anything out.
+    mounts = {there: here for there, here in CONFIG["file_mounts"].items() if "token" not in there}
+    assert mounts == {"~/raygen/pyproject.toml": "pyproject.toml"}
     [install] = [command for command in CONFIG["setup_commands"] if "pip install" in command]
-    assert re.search(r" ~/raygen(\[|$| )", install)
+    assert " -r ~/raygen/pyproject.toml" in install
+    extras = re.findall(r"--extra (\w+)", install)
+    assert set(extras) == {"aws", "optuna"}
+    # Without it, Ray starts no machines on AWS; it is here only because a tool for tests needs it.
+    assert [Requirement(need).name for need in project["optional-dependencies"]["aws"]] == ["boto3"]
+    assert set(extras) <= set(project["optional-dependencies"])
     pinned = re.findall(r"'(\w+)(\[[^]]*\])?==([\d.]+)'", install)
     assert {name for name, _, _ in pinned} == {"ray", "torch"}
     for name, extras, version in pinned:
@@ -109,5 +137,6 @@ def test_jobs_plan_with_the_machines_that_may_come(
     file = tmp_path / "ray_bootstrap_config.yaml"
     file.write_text(yaml.safe_dump(config))
     workers = read_launched(str(file))
-    assert len(workers) == CONFIG["max_workers"]
-    assert all((worker["CPU"], worker["GPU"]) == (8, 1) for worker in workers)
+    assert [(worker["CPU"], worker.get("GPU", 0)) for worker in workers] == [(8, 1)] * 8 + [
+        (8, 0)
+    ] * 4
