@@ -143,7 +143,8 @@ class RunConfig:
     keep: int = 3
     """How many checkpoints to keep: the newest ones; the best one besides."""
     max_failures: int = 3
-    """How often to go on from the last checkpoint after a worker died."""
+    """How often in a row, without a newer checkpoint, to go on from the last one after a worker
+    died."""
     model: ModelConfig = field(default_factory=DCGANConfig)
     """Options of this preset's model family."""
 

@@ -118,6 +118,7 @@ def _fit_once(
         that loses a machine now and then over days.
     Raises: what they failed with.
     """
+    may_fail = session.config.max_failures
     before = session.run.position().global_step
     gpu = {"GPU": 1} if placement.use_gpu else {}
     trainer = TorchTrainer(
@@ -133,13 +134,13 @@ def _fit_once(
             name=f"{RECORDS}{uuid.uuid4().hex}",
             storage_path=session.run.folder.path,
             storage_filesystem=session.run.folder.filesystem,
-            failure_config=FailureConfig(max_failures=session.config.max_failures),
+            failure_config=FailureConfig(max_failures=may_fail),
         ),
     )
     try:
         trainer.fit()
     except Exception:
-        if stop.is_set() or session.run.position().global_step <= before:
+        if not may_fail or stop.is_set() or session.run.position().global_step <= before:
             raise
         return True
     return False
