@@ -4,26 +4,20 @@ python jobs/watch.py
 python jobs/watch.py --storage s3://bucket/runs
 """
 
-import glob
-import logging
-import os
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-
-from tensorboard import default, program
-from tensorboard.plugins.projector.projector_plugin import LRUCache, ProjectorPlugin
+from collections.abc import Sequence
 
 from raygen.cli import parse_options, run_job
 from raygen.errors import UserError
 from raygen.job_options import WatchOptions
-from raygen.mirror import CODES, CODES_CONFIG, Mirror
+from raygen.mirror import Mirror
 from raygen.progress import ProgressLine
 from raygen.signals import Signals
 from raygen.storage import Folder
+from raygen.tensorboard import serve
 
 
 def main(argv: Sequence[str]) -> None:
@@ -59,58 +53,6 @@ def first_look(storage: Folder, mirror: Mirror | None) -> None:
         ) from error
     finally:
         line.close()
-
-
-class FreshProjector(ProjectorPlugin):  # type: ignore[misc]
-    """TensorBoard's projector, for runs in progress.
-
-    By itself it looks for a run's codes once, when it first sees the run. But they come with the
-    first validation, and change with each.
-    """
-
-    _run_paths: dict[str, str] | None
-    tensor_cache: LRUCache
-    _seen: Mapping[str, int] = MappingProxyType({})
-
-    def _update_configs(self) -> None:
-        super()._update_configs()
-        folders = {self.logdir, *(self._run_paths or {}).values()}
-        seen = {name: time for folder in folders for name, time in written(folder).items()}
-        if seen != self._seen:
-            self._seen, self._run_paths = seen, None
-            self.tensor_cache = LRUCache(1)
-            super()._update_configs()
-
-
-def written(run: str) -> dict[str, int]:
-    """When the projector's files of a run were written, in nanoseconds."""
-    paths = glob.glob(os.path.join(glob.escape(run), CODES, "*"))
-    paths.append(os.path.join(run, CODES_CONFIG))
-    return {path: os.stat(path).st_mtime_ns for path in paths if os.path.exists(path)}
-
-
-def serve(logdir: str, options: WatchOptions) -> str:
-    """Start TensorBoard in this process. Returns: its address. Raises: UserError."""
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)
-    plugins = default.get_plugins()
-    plugins[plugins.index(ProjectorPlugin)] = FreshProjector
-    board = program.TensorBoard(plugins)
-    board.configure(
-        argv=[
-            "tensorboard",
-            *("--logdir", logdir, "--host", options.host, "--port", str(options.port)),
-            *("--reload_interval", str(options.reload_seconds)),
-            # The same reader on every machine: the fast one is a package that some lack.
-            *("--load_fast", "false", "--samples_per_plugin", "images=100"),
-        ]
-    )
-    try:
-        return str(board.launch())
-    except program.TensorBoardServerException as error:
-        raise UserError(
-            f"--port {options.port}: TensorBoard cannot listen there ({error}); use another port, "
-            "or 0 for any that is free"
-        ) from error
 
 
 def watch(mirror: Mirror | None, seconds: int, stop: threading.Event) -> None:

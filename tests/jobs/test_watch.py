@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
@@ -19,8 +21,11 @@ import numpy as np
 import pytest
 from helpers import fails, free_port
 
+from raygen import mirror as mirror_module
+from raygen.mirror import Mirror
 from raygen.search_space import Choice, Range, Space, Values
 from raygen.storage import Folder
+from raygen.tensorboard import written
 from raygen.training.logging import RunLog
 from raygen.training.projector import NAME, write_projector
 from raygen.training.run import RunFolder
@@ -97,35 +102,139 @@ def watching(storage: str) -> Iterator[str]:
         process.wait()
 
 
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def ask(address: str, path: str, **parameters: str) -> Any:
+    """TensorBoard's answer, from JSON."""
+    with urlopen(f"{address}data/{path}?{urlencode(parameters)}") as answer:
+        return json.load(answer)
+
+
+def losses(address: str, run: str) -> list[float]:
+    """What is shown of a run; empty if it is not there."""
+    try:
+        points = ask(address, "plugin/scalars/scalars", run=run, tag="loss/total")
+    except HTTPError:
+        return []
+    return [value for _, _, value in points]
+
+
 def codes(address: str) -> list[list[float]]:
     """The codes of each run that the projector knows."""
-    plugin = f"{address}data/plugin/projector"
-    with urlopen(f"{plugin}/runs") as answer:
-        runs = json.load(answer)
     found = []
-    for run in runs:
+    for run in ask(address, "plugin/projector/runs"):
         asked = urlencode({"run": run, "name": NAME})
-        with urlopen(f"{plugin}/tensor?{asked}") as answer:
+        # What a run's configuration names may still be on its way.
+        with (
+            suppress(HTTPError),
+            urlopen(f"{address}data/plugin/projector/tensor?{asked}") as answer,
+        ):
             found.append(np.frombuffer(answer.read(), np.float32).tolist())
     return found
 
 
-@pytest.mark.slow
-def test_codes_appear_and_change_while_a_run_is_watched(tmp_path: Path) -> None:
-    run = RunFolder(Folder.at(tmp_path / "runs/vae"))
+def write_codes(run: RunFolder, value: float) -> None:
     images = np.zeros((2, 4, 4, 3), np.uint8)
-    with RunLog(run, 0) as log, watching(str(tmp_path / "runs")) as address:
-        log.scalars({"loss/total": 1.0}, 10)
-        log.flush()
-        deadline = time.monotonic() + TIMEOUT
-        while not json.load(urlopen(f"{address}data/runs")):
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+    shown = np.full((2, 3), value)
+    write_projector(run.folder, shown, images, ["a", "b"], (), np.zeros((2, 0)))
+
+
+def write_loss(run: RunFolder, value: float, images_seen: int) -> None:
+    """What a session logs that goes on after so many images."""
+    with RunLog(run, images_seen) as log:
+        log.scalars({"loss/total": value}, images_seen + 10)
+
+
+@pytest.fixture(params=["local", "object store"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    """One that is read where it is, and one that is fetched."""
+    if request.param == "local":
+        return Folder.at(tmp_path / "runs")
+    s3: Folder = request.getfixturevalue("s3")
+    return s3
+
+
+@pytest.mark.slow
+def test_codes_appear_and_change_while_a_run_is_watched(storage: Folder) -> None:
+    run = RunFolder(storage.join("vae"))
+    write_loss(run, 1.0, 0)
+    with watching(storage.uri) as address:
+        wait_for(lambda: ask(address, "runs") == ["vae"])
         assert codes(address) == []
+
+        def show(value: float) -> bool:
+            return codes(address) == [[value] * 6]
+
         for value in (1.0, 2.0):
-            shown = np.full((2, 3), value)
-            write_projector(run.folder, shown, images, ["a", "b"], (), np.zeros((2, 0)))
-            assert codes(address) == [[value] * 6]
+            write_codes(run, value)
+            # What is not fetched first is there at once.
+            assert show(value) or not storage.is_local
+            wait_for(partial(show, value))
+
+
+def test_codes_that_look_as_old_as_others_are_taken_for_new_ones(
+    s3: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As where the store's clock is ahead of this machine's.
+    monkeypatch.setattr(mirror_module, "SETTLED_SECONDS", 1e9)
+    mirror = Mirror(s3, str(tmp_path))
+    run, copy = RunFolder(s3.join("vae")), tmp_path / "vae"
+    write_codes(run, 1.0)
+    mirror.update()
+    before, age = written(str(copy)), (copy / "projector/codes.tsv").stat().st_mtime_ns
+    write_codes(run, 2.0)
+    mirror.update()
+    assert (copy / "projector/codes.tsv").stat().st_mtime_ns == age
+    assert written(str(copy)) != before
+
+
+@pytest.mark.slow
+def test_the_projector_appears_even_if_codes_come_after_what_names_them(tmp_path: Path) -> None:
+    run = RunFolder(Folder.at(tmp_path / "vae"))
+    write_loss(run, 1.0, 0)
+    write_codes(run, 1.0)
+    os.remove(tmp_path / "vae/projector/codes.tsv")
+    with watching(str(tmp_path)) as address:
+
+        def is_offered() -> bool:
+            return bool(ask(address, "plugins_listing")["projector"]["enabled"])
+
+        wait_for(lambda: ask(address, "runs") == ["vae"])
+        # The first to ask makes the projector look.
+        is_offered()
+        assert codes(address) == []
+        write_codes(run, 1.0)
+        wait_for(is_offered)
+        assert codes(address) == [[1.0] * 6]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_started_over_is_shown_anew(storage: Folder) -> None:
+    run = RunFolder(storage.join("vae"))
+    write_loss(run, 1.0, 0)
+    with watching(storage.uri) as address:
+        wait_for(lambda: losses(address, "vae") == [1.0])
+        # At once, so that TensorBoard hardly ever sees the folder gone.
+        run.folder.delete()
+        write_loss(run, 2.0, 0)
+        wait_for(lambda: losses(address, "vae") == [2.0])
+
+
+@pytest.mark.slow
+def test_a_trial_that_goes_on_after_its_end_is_followed(storage: Folder) -> None:
+    trial = RunFolder(storage.join("sweep", "trials", "000"))
+    write_loss(trial, 1.0, 0)
+    hparams.write_end(trial.folder, False)
+    with watching(storage.uri) as address:
+        wait_for(lambda: losses(address, "sweep/trials/000") == [1.0])
+        hparams.forget_end(trial.folder)
+        write_loss(trial, 2.0, 10)
+        wait_for(lambda: losses(address, "sweep/trials/000") == [1.0, 2.0])
 
 
 @pytest.fixture
@@ -191,22 +300,14 @@ def test_a_browser_shows_runs_and_sweeps_of_an_object_store(s3: Folder, page: An
         with RunLog(run, 300) as log:
             log.scalars({"loss/kl": 0.5}, 400)
         open_tab("timeseries")
-        deadline = time.monotonic() + TIMEOUT
-        while "loss/kl" not in page.request.get(f"{url}data/plugin/scalars/tags").json()["vae"]:
-            assert time.monotonic() < deadline
-            time.sleep(0.5)
+        wait_for(lambda: "loss/kl" in ask(url, "plugin/scalars/tags")["vae"])
 
 
 @pytest.mark.slow
 def test_a_local_storage_is_read_where_it_is(tmp_path: Path) -> None:
-    from urllib.request import urlopen
-
     write_sweep(Folder.at(tmp_path / "sweep"))
     with watching(str(tmp_path)) as url:
-        deadline = time.monotonic() + TIMEOUT
-        while b"sweep/trials/002" not in urlopen(f"{url}data/runs").read():
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        wait_for(lambda: "sweep/trials/002" in ask(url, "runs"))
 
 
 def test_mistakes_are_told_in_one_line(
