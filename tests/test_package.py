@@ -9,8 +9,8 @@ ROOT = Path(__file__).parents[1]
 USES_RAY = {
     "raygen/benchmarks/ingest.py",
     "raygen/cluster.py",
+    "raygen/data/parts.py",
     "raygen/data/ray_reader.py",
-    "raygen/data/prepare.py",
     "raygen/data/stored.py",
     "raygen/training/ray_worker.py",
     "raygen/tuning/optuna_search.py",
@@ -66,7 +66,7 @@ def test_models_and_the_loop_work_where_ray_is_not_installed() -> None:
 
 def test_actors_that_only_pass_on_what_is_told_load_no_torch() -> None:
     code = (
-        "import sys; import raygen.training.monitor, raygen.tuning.board\n"
+        "import sys; import raygen.data.parts, raygen.training.monitor, raygen.tuning.board\n"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
