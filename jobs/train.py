@@ -105,8 +105,6 @@ def losses(metrics: dict[str, float]) -> str:
 
 SILENT_SECONDS = 30
 """Steps take less. After a failure it is half a minute or more until workers are there again."""
-
-
 BUSY_SECONDS = 10
 """Workers that have room have begun to start by then."""
 

@@ -267,6 +267,7 @@ def possible_nodes() -> list[dict[str, float]]:
     else:
         read = ray.remote(num_cpus=0, resources={HEAD: 0.001})(read_launched)
         launched = ray.get(read.remote())
+    # More may be there than that file allows for: machines that somebody added by hand.
     return max(nodes(), [head["Resources"], *launched], key=_size)
 
 
