@@ -173,6 +173,7 @@ def show(options: ShowOptions) -> None:
         check(place, manifest)
     if options.count:
         out = Folder.at(options.out or f"{place.name}-images.png")
+        out.parent.check_writable()
         sheet = contact_sheet(place, manifest, options.count, options.seed)
         out.parent.write_bytes(out.name, encode_png(sheet))
         print(f"picture:     {out.uri}")

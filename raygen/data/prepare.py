@@ -108,8 +108,9 @@ def find_prepared(about: dict[str, Any], target: Target) -> Manifest | None:
     if present.source == about and present.image == target.image:
         return present
     raise UserError(
-        f"--out {folder.uri}: already holds another dataset ({present.size}, "
-        f"{present.source}); choose another folder, or replace it with --restart"
+        f"--out {folder.uri}: already holds another dataset ({present.source.get('count', 0):,} "
+        f"images of {present.source.get('kind')} in {present.size}); choose another folder, or "
+        "replace it with --restart"
     )
 
 

@@ -123,10 +123,11 @@ class Manifest:
         try:
             values = folder.read_json(MANIFEST)
         except (FileNotFoundError, NotADirectoryError):
-            raise ShardError(
-                f"{option} {folder.uri}: holds no {MANIFEST}; name a folder that jobs/prepare.py "
-                "wrote (--out)"
-            ) from None
+            inside = [n for n in folder.names() if folder.join(n).exists(MANIFEST)]
+            advice = "name a folder that jobs/prepare.py wrote (--out)"
+            if inside:
+                advice = f"name one of the datasets in it: {', '.join(inside)}"
+            raise ShardError(f"{option} {folder.uri}: holds no {MANIFEST}; {advice}") from None
         except OSError as error:
             raise ShardError(f"{option} {folder.uri}: cannot be read ({error})") from error
         try:

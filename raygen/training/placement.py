@@ -61,10 +61,12 @@ def plan_workers(config: RunConfig, nodes: Nodes, possible: Nodes) -> Placement:
     count = config.num_workers or most_workers(config, int(ready) or 2)
     most = int(gpus if use_gpu else cpus / LEAST_CPUS)
     if count > most:
-        advice = f"use --num-workers {most}" if most else "add machines to it"
+        # Workers that share a CPU only help to see how many of them behave.
+        advised = most if use_gpu else int(cpus)
+        advice = f"use --num-workers {advised}" if advised else "add machines to it"
         raise UserError(
-            f"--num-workers {count}: the cluster has {resources(possible)}, enough for {most} "
-            f"workers; {advice}"
+            f"--num-workers {count}: the cluster has {resources(possible)}, on which there is room "
+            f"for {most} workers at most; {advice}"
         )
     check_batch(config, count)
     check_sync_bn(config, use_gpu)

@@ -115,7 +115,8 @@ class OptunaSearch(Searcher):
         raise nothing_fits(self._space)
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        if trial_id in self._asked:
+        # There is none of a trial that ended before it was measured.
+        if trial_id in self._asked and "objective" in result:
             self._asked[trial_id].report(result["objective"], int(result[TIME]))
 
     def on_trial_complete(

@@ -105,7 +105,8 @@ class Population(PopulationBasedTraining):
         random.seed(seed)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        if number_of(trial) == 0 or result[LAST]:
+        # There is nothing in the result of a trial that ended before it was measured.
+        if number_of(trial) == 0 or result.get(LAST, True):
             return str(TrialScheduler.CONTINUE)
         decision: str = super().on_trial_result(tune_controller, trial, result)
         return decision

@@ -147,6 +147,8 @@ def _quiet(verbose: bool) -> None:
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     # The other way of telling, which is silent when it is told to be.
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    # A trial that is ended before it has been measured reports nothing, which is no mistake.
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
     if not verbose:
         # The table says that a trial failed, and why.
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
@@ -222,7 +224,9 @@ class Watch(tune.Callback):
         self._progress.pop(known.number, None)
         run = self._task.sweep.trial_run(known.number).folder
         hparams.forget_end(run)
-        hparams.write_start(run, trial_name(known.number), self._space, values, time.time())
+        # Sessions of one name would be shown as one trial, also of different sweeps.
+        name = f"{self._task.sweep.folder.name}/{trial_name(known.number)}"
+        hparams.write_start(run, name, self._space, values, time.time())
         self._note(known)
 
     def on_trial_result(

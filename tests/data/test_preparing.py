@@ -153,7 +153,9 @@ def test_what_is_prepared_already_is_kept_and_nothing_else_is_overwritten(
     assert one(DrawnFaces(20), tmp_path) == manifest
     assert {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == before
     for source, target in ((DrawnFaces(21), SMALL), (DrawnFaces(20), ImageFormat(16, 16))):
-        with pytest.raises(UserError, match="already holds another dataset"):
+        with pytest.raises(
+            UserError, match=r"holds another dataset \(20 images of drawn in 32x32\)"
+        ):
             one(source, tmp_path, target)
     delete_dataset(Folder.at(tmp_path))
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]

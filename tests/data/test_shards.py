@@ -25,6 +25,10 @@ def test_a_manifest_says_what_is_wrong_with_a_dataset(tmp_path: Path) -> None:
         write_dataset(tmp_path / name, (5, 5), (2,))
         return tmp_path / name
 
+    (tmp_path / "several/32x32").mkdir(parents=True)
+    (tmp_path / "several/32x32" / shards.MANIFEST).write_text("{}")
+    with pytest.raises(ShardError, match=r"holds no .*; name one of the datasets in it: 32x32$"):
+        Manifest.load(Folder.at(tmp_path / "several"))
     with pytest.raises(ShardError, match=r"--data .*nowhere: holds no manifest\.json"):
         Manifest.load(Folder.at(tmp_path / "nowhere"))
     with pytest.raises(ShardError, match="format version 99"):

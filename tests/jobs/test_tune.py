@@ -413,6 +413,19 @@ def test_mistakes_that_only_ray_can_see(
 
 
 @pytest.mark.slow
+def test_a_sweep_may_end_before_anything_is_measured(
+    ray_session: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Successive halving and Optuna want to see what a trial came to.
+    # The first measurement would come after minutes.
+    endless = ("--steps", "100000", "--log-images", "800")
+    assert tune(place, "--search", "optuna", *endless, "--time-budget", "15s") == 1
+    error = capsys.readouterr().err
+    assert "no trial has been measured" in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.slow
 def test_a_sweep_is_neither_overwritten_nor_changed_on_the_way(
     ray_session: str, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

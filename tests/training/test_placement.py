@@ -31,7 +31,9 @@ def test_an_autoscaler_may_bring_what_is_missing() -> None:
     # Unless it is told how many, a run takes what is there, or one node of what may come.
     assert planned(head, growing).workers == 2
     assert planned(growing[:3], growing).workers == 4
-    with pytest.raises(UserError, match="has 6 GPUs, enough for 6 workers; use --num-workers 6"):
+    with pytest.raises(
+        UserError, match="has 6 GPUs, .* for 6 workers at most; use --num-workers 6"
+    ):
         planned(head, growing, num_workers=8)
 
 
@@ -47,14 +49,16 @@ def test_a_run_that_lost_machines_takes_as_many_as_share_its_batch() -> None:
 def test_workers_that_cannot_be_are_refused() -> None:
     with pytest.raises(UserError, match="--num-workers 8: the cluster has 4 GPUs"):
         planned(FOUR_GPUS, num_workers=8)
-    with pytest.raises(UserError, match="has 2 CPUs, enough for 8 workers"):
+    with pytest.raises(
+        UserError, match="has 2 CPUs, .* for 8 workers at most; use --num-workers 2"
+    ):
         planned([{"CPU": 1}, {"CPU": 1}], num_workers=16)
     with pytest.raises(UserError, match="--batch-size 8: cannot be split evenly over 3 workers"):
         planned([{"CPU": 4}], num_workers=3)
     with pytest.raises(UserError, match="--sync-bn: needs GPUs"):
         planned([{"CPU": 4}], sync_bn=True)
     assert planned([{"CPU": 4, "GPU": 2}], sync_bn=True).workers == 2
-    with pytest.raises(UserError, match="has 0 CPUs, enough for 0 workers; add machines to it"):
+    with pytest.raises(UserError, match="has 0 CPUs, .* for 0 workers at most; add machines to it"):
         planned([{"CPU": 0}])
     with pytest.raises(UserError, match="leaves no CPU for each worker"):
         planned([{"GPU": 2}, {"CPU": 4}])

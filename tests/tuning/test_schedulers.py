@@ -92,6 +92,12 @@ def test_population_based_training_needs_something_to_change() -> None:
         Population(LOW, 100, {"optimizer": Choice(("adam", "rmsprop"))}, 0)
 
 
+def test_a_trial_that_ends_without_a_measurement_is_let_go() -> None:
+    ended: Any = SimpleNamespace(custom_trial_name="003", trial_id="x")
+    population = Population(LOW, 100, SPACE, 0)
+    assert population.on_trial_result(None, ended, {"done": True}) == TrialScheduler.CONTINUE
+
+
 def test_changed_values_stay_in_the_space_and_the_rest_is_the_donor_s() -> None:
     space = SPACE | {"seed": Choice((1, 2)), "label_smoothing": Range(0.0, 0.2)}
     scheduler = Population(LOW, 100, space, 0)
