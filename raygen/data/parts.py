@@ -362,6 +362,7 @@ class _Telling:
         self._began = time.monotonic()
         self._lock = threading.Lock()
         self._over = threading.Event()
+        self._raised: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> "_Telling":
@@ -369,17 +370,25 @@ class _Telling:
             self._thread.start()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._over.set()
         if self._progress:
             self._thread.join()
+        if self._raised and not error:
+            raise self._raised
 
     def ended(self, task: int) -> None:
+        """Raises: what `progress` raised, in the other thread too."""
+        if self._raised:
+            raise self._raised
         self._tell({task: self._images[task]})
 
     def _run(self) -> None:
-        while not self._over.wait(TELL_SECONDS):
-            self._tell(self._counted())
+        try:
+            while not self._over.wait(TELL_SECONDS):
+                self._tell(self._counted())
+        except BaseException as error:
+            self._raised = error
 
     def _tell(self, counts: dict[int, int]) -> None:
         with self._lock:

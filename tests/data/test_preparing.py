@@ -303,6 +303,18 @@ def test_progress_is_told_before_the_first_file_is_done(ray_session: str, tmp_pa
     assert told[-1] == 200
 
 
+@pytest.mark.slow
+def test_what_progress_raises_ends_the_preparation(ray_session: str, tmp_path: Path) -> None:
+    def progress(done: int, total: int, rate: float) -> None:
+        # At the first that is told from beside the work, or at the end of a task.
+        (tmp_path / "hurry").touch()
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        one(Slow(40, hurry=str(tmp_path / "hurry")), tmp_path / "out", progress=progress)
+    assert not (tmp_path / "out" / MANIFEST).exists()
+
+
 @dataclass(frozen=True)
 class Deadly(DrawnFaces):
     """A source of which one image kills the process that opens it."""
