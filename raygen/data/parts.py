@@ -38,6 +38,7 @@ READERS = 16
 """Images that a process reads from an object store at once: each takes it tens of milliseconds."""
 TELL_SECONDS = 1.0
 ANSWER_SECONDS = 5
+"""That a count is waited for: the last one holds up the end of the work."""
 RECORDS = ".prepare"
 
 Progress = Callable[[int, int, float], None]
@@ -327,7 +328,7 @@ def _make_tasks(
         try:
             counts: dict[int, int] = ray.get(tally.counts.remote(), timeout=ANSWER_SECONDS)
         except ray.exceptions.RayError:
-            # Its machine may be gone. The tasks that have ended are known without it.
+            # Everything may be busy. The tasks that have ended are known without it.
             return {}
         return counts
 

@@ -92,7 +92,6 @@ def fit(
 
     # A thread of its own: the main one stays free for Ctrl-C and the progress line.
     thread = threading.Thread(target=run, daemon=True)
-    forget_records(session.run.folder)
     thread.start()
     try:
         report = _watch(session, thread, monitor, watch, stop, placement)
