@@ -21,3 +21,7 @@ class RunError(Exception):
 
 class CheckpointError(UserError):
     """A checkpoint that is missing, incomplete, damaged, or made by another model."""
+
+
+class StorageError(RunError):
+    """A place that cannot be read or written any more: what happens there happens on each retry."""

@@ -8,14 +8,18 @@ import json
 import os
 import posixpath
 import uuid
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import pyarrow as pa
 from pyarrow import fs
 
-from raygen.errors import UserError
+from raygen.errors import StorageError, UserError
+from raygen.retry import is_lasting, patiently
+
+Result = TypeVar("Result")
 
 RESERVED = ":/?#@!$&'()*+,;=%~"
 """Characters that may have a meaning in a URI."""
@@ -32,11 +36,14 @@ class Folder:
         uri: as the user wrote it; what messages show.
         filesystem: where it lives.
         path: its path inside `filesystem`.
+        patience: how long to try again while an object store does not answer, in seconds; 0: a
+            single attempt, with which a wrong address is found out at once.
     """
 
     uri: str
     filesystem: fs.FileSystem = field(compare=False)
     path: str
+    patience: float = field(default=0.0, compare=False)
 
     @staticmethod
     def at(uri: str | os.PathLike[str]) -> "Folder":
@@ -66,7 +73,8 @@ class Folder:
     def join(self, *names: str) -> "Folder":
         place, options = self._uri_parts()
         uri = posixpath.join(place, *names) + options
-        return Folder(uri, self.filesystem, posixpath.join(self.path, *names))
+        path = posixpath.join(self.path, *names)
+        return replace(self, uri=uri, path=path)
 
     @property
     def name(self) -> str:
@@ -78,12 +86,23 @@ class Folder:
         """The folder that holds this one, or this file."""
         place, options = self._uri_parts()
         uri = posixpath.dirname(place.rstrip("/")) + options
-        return Folder(uri or ".", self.filesystem, posixpath.dirname(self.path.rstrip("/")))
+        return replace(self, uri=uri or ".", path=posixpath.dirname(self.path.rstrip("/")))
 
     def _uri_parts(self) -> tuple[str, str]:
         """The URI's place, and its options, such as ?region=eu-central-1."""
         place, mark, options = self.uri.partition("?" if "://" in self.uri else "\0")
         return place, mark + options
+
+    def patient(self, seconds: float) -> "Folder":
+        """The same folder, for a job that outlasts its object store's outages."""
+        return replace(self, patience=seconds)
+
+    def patiently(self, operation: Callable[[], Result]) -> Result:
+        """Do something with this folder's filesystem, again while an object store is away.
+
+        Raises: as `retry.patiently`.
+        """
+        return patiently(operation, 0.0 if self.is_local else self.patience, self.uri)
 
     def path_of(self, name: str) -> str:
         """The path of an entry, for calls to `filesystem`."""
@@ -104,7 +123,7 @@ class Folder:
 
     def _look_up(self, what: str | fs.FileSelector) -> Any:
         try:
-            return self.filesystem.get_file_info(what)
+            return self.patiently(lambda: self.filesystem.get_file_info(what))
         except OSError as error:
             # Which is how jobs find out that they have no credentials, or the wrong ones.
             if self.is_local:
@@ -114,7 +133,7 @@ class Folder:
     def sizes(self) -> dict[str, int]:
         """The size in bytes of each file directly in the folder."""
         selector = fs.FileSelector(self.path, allow_not_found=True)
-        entries = self.filesystem.get_file_info(selector)
+        entries = self.patiently(lambda: self.filesystem.get_file_info(selector))
         return {info.base_name: info.size for info in entries if info.type == fs.FileType.File}
 
     def read_bytes(self, name: str) -> bytes:
@@ -123,29 +142,50 @@ class Folder:
             # Whatever its name is: pyarrow takes no bytes that are not UTF-8.
             with open(self.path_of(name), "rb") as file:
                 return file.read()
-        with self.filesystem.open_input_stream(self.path_of(name)) as stream:
-            return bytes(stream.read())
+
+        def read() -> bytes:
+            with self.filesystem.open_input_stream(self.path_of(name)) as stream:
+                return bytes(stream.read())
+
+        return self.patiently(read)
 
     def write_bytes(self, name: str, data: bytes) -> None:
-        """Write a file so that it is either absent (or as it was) or complete."""
-        self.filesystem.create_dir(self.path, recursive=True)
-        target = self.path_of(name)
+        """Write a file so that it is either absent (or as it was) or complete.
+
+        Raises: StorageError if the disk is full, or an object store does not answer any more.
+        """
         if self.is_local:
-            # Object stores show a file only once it is closed; a disk needs the rename for that.
-            # Under a name that nobody takes for such a file, as TensorBoard would.
-            temporary = self.path_of(f".{uuid.uuid4().hex}.tmp")
             try:
-                with open(temporary, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, target)
-            finally:
-                if os.path.exists(temporary):
-                    os.remove(temporary)
-        else:
-            with self.filesystem.open_output_stream(target) as stream:
+                self._write_local(name, data)
+            except OSError as error:
+                if not is_lasting(error):
+                    raise
+                raise StorageError(
+                    f"{self.join(name).uri}: cannot be written ({error.strerror})"
+                ) from error
+            return
+
+        def write() -> None:
+            self.filesystem.create_dir(self.path, recursive=True)
+            with self.filesystem.open_output_stream(self.path_of(name)) as stream:
                 stream.write(data)
+
+        self.patiently(write)
+
+    def _write_local(self, name: str, data: bytes) -> None:
+        os.makedirs(self.path, exist_ok=True)
+        # Object stores show a file only once it is closed; a disk needs the rename for that.
+        # Under a name that nobody takes for such a file, as TensorBoard would.
+        temporary = self.path_of(f".{uuid.uuid4().hex}.tmp")
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self.path_of(name))
+        finally:
+            if os.path.exists(temporary):
+                os.remove(temporary)
 
     def read_json(self, name: str) -> Any:
         """Raises: FileNotFoundError; UserError if the file is not JSON."""
@@ -161,12 +201,16 @@ class Folder:
 
     def delete(self) -> None:
         """Delete the folder and all that is in it; nothing happens if it does not exist."""
-        if self.exists():
-            self.filesystem.delete_dir(self.path)
+
+        def delete() -> None:
+            if self.filesystem.get_file_info(self.path).type != fs.FileType.NotFound:
+                self.filesystem.delete_dir(self.path)
+
+        self.patiently(delete)
 
     def delete_file(self, name: str) -> None:
         """Raises: FileNotFoundError."""
-        self.filesystem.delete_file(self.path_of(name))
+        self.patiently(lambda: self.filesystem.delete_file(self.path_of(name)))
 
     def check_writable(self) -> None:
         """Raises: UserError if files cannot be made here, or would not last."""
@@ -180,7 +224,7 @@ class Folder:
         try:
             self.write_bytes(probe, b"")
             self.delete_file(probe)
-        except OSError as error:
+        except (OSError, StorageError) as error:
             raise UserError(
                 f"{self.uri}: cannot write there ({error}); choose another folder"
             ) from error
