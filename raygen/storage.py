@@ -136,6 +136,11 @@ class Folder:
         entries = self.patiently(lambda: self.filesystem.get_file_info(selector))
         return {info.base_name: info.size for info in entries if info.type == fs.FileType.File}
 
+    def modified_at(self, name: str) -> float | None:
+        """When a file was written, by the storage's clock, in Unix seconds; None without one."""
+        info = self._look_up(self.path_of(name))
+        return info.mtime_ns / 1e9 if info.mtime_ns else None
+
     def read_bytes(self, name: str) -> bytes:
         """Raises: FileNotFoundError."""
         if self.is_local:
