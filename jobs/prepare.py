@@ -20,7 +20,7 @@ from raygen.data.download import download_celeba
 from raygen.data.huggingface import huggingface
 from raygen.data.inspect import contact_sheet, table, verify
 from raygen.data.parts import Target
-from raygen.data.prepare import delete_dataset, find_prepared, prepare
+from raygen.data.prepare import check_folder, find_prepared, prepare
 from raygen.data.shards import MANIFEST, Manifest
 from raygen.data.sources import DrawnFaces, Source, celeba, folder
 from raygen.errors import RunError, UserError
@@ -63,11 +63,11 @@ def main(argv: Sequence[str]) -> None:
     try:
         line.show("listing the images")
         source = open_source(options)
-        if options.restart:
-            for target in targets:
-                delete_dataset(target.folder)
         about = source.description()
-        ready = all(find_prepared(about, target) for target in targets)
+        ready = not options.restart and all(find_prepared(about, target) for target in targets)
+        # What refuses is asked before Ray is started, and again when the folders are this job's.
+        for target in targets:
+            check_folder(target.folder)
         if not ready:
             line.show("starting Ray")
         with contextlib.nullcontext() if ready else cluster.connected(options.verbose):
@@ -79,6 +79,8 @@ def main(argv: Sequence[str]) -> None:
                 options.num_workers,
                 lambda done, total, rate: line.show(f"preparing: {describe(done, total, rate)}"),
                 options.allowed(len(source.ids)),
+                options.restart,
+                line.show,
             )
         if ready:
             line.close()

@@ -7,19 +7,24 @@ import contextlib
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
 
 from raygen import cluster
 from raygen.cli import Interrupted, TrainCommand, parse_run, run_job, watch_command
-from raygen.data.dataset import draw_dataset, open_dataset
+from raygen.data.dataset import check_files, draw_dataset, open_dataset
 from raygen.data.shards import MANIFEST
 from raygen.data.sources import TRAIN
+from raygen.lease import Lease, only_owner
 from raygen.progress import ProgressLine, describe, duration
+from raygen.retry import OUTAGES
 from raygen.signals import Signals
 from raygen.training.monitor import Known, Monitor
 from raygen.training.placement import Placement, plan_workers
 from raygen.training.ray_worker import fit, summary
 from raygen.training.run import SUMMARY, RunFolder
-from raygen.training.session import Session
+from raygen.training.session import Session, check_compiler
 
 
 def main(argv: Sequence[str]) -> None:
@@ -31,6 +36,8 @@ def main(argv: Sequence[str]) -> None:
     run = RunFolder.at(job.storage, job.run_name)
     data, manifest = open_dataset(config, job.storage)
     run.check(config, job.restart)
+    # Both have answered: from here on, they are waited for.
+    run, data = run.patient(job.patience), data.patient(job.patience)
 
     line = ProgressLine()
     line.show("starting Ray")
@@ -38,21 +45,33 @@ def main(argv: Sequence[str]) -> None:
     saving = "a checkpoint is being saved"
     with (
         Signals(line.close, saving) as signals,
+        OUTAGES.told_to(lambda text: line.show(text) if text else None),
         cluster.connected(job.verbose),
         contextlib.ExitStack() as stack,
     ):
         placement = plan_workers(config, cluster.nodes(), cluster.possible_nodes())
         read = {"--data": data.join(MANIFEST)} if manifest else {}
         cluster.check_shared(read, {"--storage": run.folder.parent})
-        monitor = stack.enter_context(cluster.own_actor(Monitor, alone_in=run.folder))
-        run.open(config, job.restart)
+        lease = stack.enter_context(only_owner(run.folder, "--run-name", line.show))
+        run = replace(run, fence=lease.fence)
+        # Another job may have been at work here until just now.
+        run.check(config, job.restart)
+        monitor = stack.enter_context(cluster.own_actor(Monitor))
         if manifest is None:
             manifest = draw_dataset(config, data, line)
-        line.close()
+        elif job.restart:
+            check_files(data, manifest, line)
         workers, use_gpu = placement.workers, placement.use_gpu
         session = Session(config, run, data, manifest, workers, use_gpu, job.verbose)
-        run.check_dataset(config.data, manifest.fingerprint)
-        done, total_steps = run.position().global_step, session.total_steps
+        if not run.begins_anew(job.restart):
+            run.check_dataset(config.data, manifest.fingerprint)
+        if config.compile and not use_gpu:
+            check_compiler(torch.device("cpu"))
+        total_steps = session.total_steps
+        # From here on, something that was there may be deleted.
+        run.open(config, job.restart)
+        line.close()
+        done = run.position().global_step
         if done >= total_steps:
             print(
                 f"this run is complete at step {done:,}; go on with a larger --steps or --epochs, "
@@ -66,7 +85,7 @@ def main(argv: Sequence[str]) -> None:
             )
             if done:
                 print(f"resuming {run.folder.uri} at step {done:,}")
-            watcher = Watcher(line, signals, placement)
+            watcher = Watcher(line, signals, placement, lease)
             outcome = fit(session, watcher, signals.stop, placement, monitor)
             line.close()
             if not outcome.finished:
@@ -112,8 +131,11 @@ BUSY_SECONDS = 10
 class Watcher:
     """Shows what the monitor knows as one line."""
 
-    def __init__(self, line: ProgressLine, signals: Signals, placement: Placement) -> None:
+    def __init__(
+        self, line: ProgressLine, signals: Signals, placement: Placement, lease: Lease
+    ) -> None:
         self._line = line
+        self._lease = lease
         self._signals = signals
         self._placement = placement
         self._last: tuple[int, str] | None = None
@@ -122,6 +144,8 @@ class Watcher:
         self._notices = 0
 
     def __call__(self, report: Known) -> None:
+        """Raises: RunError if the run is another job's by now."""
+        self._lease.check()
         for notice in report.notices[self._notices :]:
             self._line.close()
             print(notice)
@@ -142,7 +166,9 @@ class Watcher:
         self._signals.save()
         text = describe(progress.images_seen, progress.total_images, progress.images_per_second)
         stopping = "stopping: " if self._signals.stop.is_set() else ""
-        if silent > SILENT_SECONDS:
+        if report.outage:
+            doing = f"{report.outage} - "
+        elif silent > SILENT_SECONDS:
             doing = f"no word from the workers for {duration(silent)}{self._awaited(silent)} - "
         else:
             doing = f"{progress.doing} - " if progress.doing else ""

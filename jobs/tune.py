@@ -21,14 +21,16 @@ from raygen.cli import (
     watch_command,
 )
 from raygen.config import RESUMABLE_CHANGES
-from raygen.data.dataset import draw_dataset, open_dataset
+from raygen.data.dataset import check_files, draw_dataset, open_dataset
 from raygen.data.shards import MANIFEST
 from raygen.data.sources import TRAIN
 from raygen.data.stored import store_images
 from raygen.errors import RunError, UserError
 from raygen.job_options import JobOptions, SweepOptions
+from raygen.lease import only_owner
 from raygen.options import option, updated
 from raygen.progress import ProgressLine, describe
+from raygen.retry import OUTAGES
 from raygen.signals import Signals
 from raygen.training.placement import check_sync_bn
 from raygen.training.run import SUMMARY, RunFolder
@@ -58,12 +60,13 @@ def main(argv: Sequence[str]) -> None:
     command = read_command(argv)
     job = command.job
     sweep = SweepFolder(RunFolder.at(job.storage, job.run_name).folder)
-    history = sweep.read_trials() if command.sweep.resume else []
     plan = make_plan(command.run, command.sweep)
     data, manifest = open_dataset(plan.config, job.storage)
     if manifest:
         check_length(plan, manifest)
     check_folder(sweep, job, command.sweep, plan)
+    # All have answered: from here on, they are waited for.
+    sweep, data = sweep.patient(job.patience), data.patient(job.patience)
 
     line, table = ProgressLine(), LiveTable()
 
@@ -74,6 +77,7 @@ def main(argv: Sequence[str]) -> None:
     line.show("starting Ray")
     with (
         Signals(leave_line, "trials are being saved") as signals,
+        OUTAGES.told_to(lambda text: line.show(text) if text else None),
         cluster.connected(job.verbose),
         contextlib.ExitStack() as stack,
     ):
@@ -87,12 +91,17 @@ def main(argv: Sequence[str]) -> None:
         check_sync_bn(plan.config, capacity.use_gpu)
         read = {"--data": data.join(MANIFEST)} if manifest else {}
         cluster.check_shared(read, {"--storage": sweep.folder.parent})
-        board = stack.enter_context(cluster.own_actor(Board, alone_in=sweep.folder))
+        lease = stack.enter_context(only_owner(sweep.folder, "--run-name", line.show))
+        sweep = replace(sweep, fence=lease.fence)
+        # Another job may have been at work here until just now.
+        check_folder(sweep, job, command.sweep, plan)
+        history = sweep.read_trials() if command.sweep.resume else []
+        board = stack.enter_context(cluster.own_actor(Board))
         if manifest is None:
             manifest = draw_dataset(plan.config, data, line)
             check_length(plan, manifest)
-        if job.restart:
-            sweep.folder.delete()
+        elif job.restart:
+            check_files(data, manifest, line)
         if command.sweep.resume:
             check_dataset(sweep, command.run.data, manifest)
         total_images, report_images = lengths(plan.config, manifest)
@@ -136,6 +145,7 @@ def main(argv: Sequence[str]) -> None:
             history,
             table,
             signals,
+            lease,
         )
         # The last one follows, with all trials.
         table.clear()

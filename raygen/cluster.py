@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import sys
-import time
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any
 import ray
 import ray.data  # Sets its loggers' levels when imported, so before ours are set.
 import yaml
-from ray.exceptions import ActorAlreadyExistsError, AuthenticationError, RayError
+from ray.exceptions import AuthenticationError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raygen.errors import UserError
@@ -31,8 +30,6 @@ BOOTSTRAP = "~/ray_bootstrap_config.yaml"
 CONNECT_SECONDS = 10
 ANSWER_SECONDS = 30
 """Without an answer for so long, Ray, or a node, is taken for dead."""
-RELEASE_SECONDS = 10
-"""It takes Ray a moment to find out that a job was killed."""
 
 
 @contextmanager
@@ -131,38 +128,16 @@ def check_address(address: str) -> None:
 
 
 @contextmanager
-def own_actor(kind: type, alone_in: Folder | None = None) -> Iterator[Any]:
-    """An actor of this job, on its node: it must not be lost with another that is taken away.
-
-    Args: alone_in: a folder that no other job with such a claim on this cluster may work in.
-    Raises: UserError if one does.
-    """
+def own_actor(kind: type) -> Iterator[Any]:
+    """An actor of this job, on its node: it must not be lost with another that is taken away."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": here}
-    if alone_in:
-        # Ray frees the name when the job ends, however it ends.
-        name = f"{alone_in.filesystem.type_name}:{alone_in.path}"
-        options |= {"name": name, "namespace": "raygen"}
-    actor = _start(ray.remote(kind), options, alone_in)
+    remote: Any = ray.remote(kind)
+    actor = remote.options(num_cpus=0, scheduling_strategy=here).remote()
     try:
         yield actor
     finally:
         with contextlib.suppress(RayError):
             ray.kill(actor)
-
-
-def _start(kind: Any, options: dict[str, Any], alone_in: Folder | None) -> Any:
-    deadline = time.monotonic() + RELEASE_SECONDS
-    while True:
-        try:
-            return kind.options(**options).remote()
-        except ActorAlreadyExistsError as error:
-            if alone_in and time.monotonic() > deadline:
-                raise UserError(
-                    f"{alone_in.uri}: another job of this cluster works there (`ray job list` "
-                    "shows it); wait for it, stop it, or choose another --run-name"
-                ) from error
-        time.sleep(0.2)
 
 
 def check_shared(read: Mapping[str, Folder], written: Mapping[str, Folder]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from raygen.config import ImageFormat, require_drawn_count
-from raygen.options import require, require_at_least, require_choice
+from raygen.options import require, require_at_least, require_choice, seconds_of
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,20 @@ class JobOptions:
     """Name of the run. The same name again resumes it. Default: the preset's name."""
     restart: bool = False
     """Delete the run of this name and start over."""
+    storage_timeout: str = "10m"
+    """How long to try again while an object store does not answer, as 90s, 10m or 2h."""
     config: str = ""
     """JSON file of options (such as a run's config.json) that replace the preset's defaults."""
     verbose: bool = False
     """Show Ray's own messages."""
+
+    def __post_init__(self) -> None:
+        seconds_of(self.storage_timeout, "--storage-timeout")
+
+    @property
+    def patience(self) -> float:
+        """The storage's timeout in seconds."""
+        return seconds_of(self.storage_timeout, "--storage-timeout")
 
 
 Sizes = tyro.conf.UseAppendAction[tuple[str, ...]]
@@ -49,12 +59,20 @@ class PrepareOptions:
     """Training workers to prepare for: there are at least four files for each."""
     restart: bool = False
     """Replace the dataset that the folder holds."""
+    storage_timeout: str = "10m"
+    """How long to try again while an object store does not answer, as 90s, 10m or 2h."""
     config: str = ""
     """JSON file of options that replace the defaults."""
     verbose: bool = False
     """Show Ray's own messages."""
 
+    @property
+    def patience(self) -> float:
+        """The storage's timeout in seconds."""
+        return seconds_of(self.storage_timeout, "--storage-timeout")
+
     def __post_init__(self) -> None:
+        seconds_of(self.storage_timeout, "--storage-timeout")
         require(self.num_workers >= 1, "--num-workers", self.num_workers, "be at least 1")
         self.allowed(100)
 
@@ -366,7 +384,4 @@ class SweepOptions:
         """The time budget in seconds, if there is one. Raises: UserError."""
         if not self.time_budget:
             return None
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)", self.time_budget)
-        seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
-        require(seconds > 0, "--time-budget", self.time_budget, "be a time, as 90s, 30m or 2h")
-        return seconds
+        return seconds_of(self.time_budget, "--time-budget")

@@ -138,7 +138,9 @@ class Lease:
     """A folder of which this job is the only owner, as long as it renews its claim."""
 
     def __init__(self, folder: Folder) -> None:
-        self._folder = folder
+        # Renewed in single attempts: the claim must not wait behind one that is not answered. What
+        # asks for it is as patient as all else that is written.
+        self._folder, self._patient = folder.patient(0), folder
         self._name = f"{PREFIX}{uuid.uuid4().hex}.json"
         self._renewals = 0
         self._over = threading.Event()
@@ -147,7 +149,7 @@ class Lease:
 
     @property
     def fence(self) -> Fence:
-        return Fence(self._folder, self._name)
+        return Fence(self._patient, self._name)
 
     def check(self) -> None:
         """Raises: RunError if another job has taken the folder over."""
@@ -208,8 +210,7 @@ def only_owner(
     Raises: UserError if another job works there; RunError or OSError if the storage fails.
     """
     is_new = not folder.exists()
-    # Single attempts: what keeps a lease alive must not wait behind something else.
-    lease = Lease(folder.patient(0))
+    lease = Lease(folder)
     try:
         try:
             _take(lease, folder, option, tell, queue)

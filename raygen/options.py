@@ -1,6 +1,7 @@
 """What all dataclasses of options share: names, checks, and replacing values by name."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
@@ -44,6 +45,14 @@ def require_choice(options: "DataclassInstance", name: str, choices: Any) -> Non
     known = get_args(choices)
     value = getattr(options, name)
     require(value in known, option(name), value, f"be one of {', '.join(known)}")
+
+
+def seconds_of(text: str, name: str) -> float:
+    """A time that a user wrote as 90s, 30m or 2h, in seconds. Raises: UserError."""
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)(s|m|h)", text)
+    seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
+    require(seconds > 0, name, text, "be a time, as 90s, 30m or 2h")
+    return seconds
 
 
 def updated(options: Options, values: Mapping[str, Any], where: str) -> Options:

@@ -217,6 +217,21 @@ class Folder:
         """Raises: FileNotFoundError."""
         self.patiently(lambda: self.filesystem.delete_file(self.path_of(name)))
 
+    def remove(self, name: str) -> None:
+        """Delete an entry: a file, or a folder with all that is in it; of a link, the link alone.
+
+        Raises: FileNotFoundError.
+        """
+        kind = self._look_up(self.path_of(name)).type
+        if kind == fs.FileType.Directory and not (
+            self.is_local and os.path.islink(self.path_of(name))
+        ):
+            self.join(name).delete()
+        elif self.is_local:
+            os.remove(self.path_of(name))
+        else:
+            self.delete_file(name)
+
     def check_writable(self) -> None:
         """Raises: UserError if files cannot be made here, or would not last."""
         if self.is_local and JOBS_COPIES in self.path:

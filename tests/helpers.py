@@ -30,6 +30,7 @@ from raygen.models import build_model
 from raygen.models.base import Model, Step
 from raygen.storage import Folder
 from raygen.training import checkpoint
+from raygen.training.checkpoint import Score
 from raygen.training.control import Position
 from raygen.training.run import CONFIG, RunFolder
 
@@ -321,5 +322,6 @@ def save_run(path: Path, preset: str, steps: int = 2, **options: Any) -> Model:
     run = RunFolder(Folder.at(path))
     run.folder.write_json(CONFIG, config.to_json())
     about = {"config": config.to_json()}
-    checkpoint.save(run.checkpoints, model, Position(steps), about, 3, score=float(steps))
+    score = Score(float(steps), "", 0)
+    checkpoint.save(run.checkpoints, model, Position(steps), about, 3, score)
     return model

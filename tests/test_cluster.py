@@ -7,15 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import ray
 from conftest import Head
-from helpers import fails, free_port
+from helpers import free_port
 
-from raygen import cluster
 from raygen.cluster import check_address, read_launched
 from raygen.errors import UserError
-from raygen.storage import Folder
-from raygen.training.monitor import Monitor
 
 ROOT = Path(__file__).parents[1]
 LAUNCHED = """
@@ -51,33 +47,6 @@ def test_an_address_where_nothing_answers_is_told_at_once() -> None:
     ):
         with pytest.raises(UserError, match=message):
             check_address(address)
-
-
-@pytest.mark.slow
-def test_two_jobs_do_not_work_in_one_folder(
-    ray_session: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(cluster, "RELEASE_SECONDS", 0)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs/mine").mkdir(parents=True)
-    for name in ("config.json", "sweep.json"):
-        (tmp_path / "runs/mine" / name).write_text("{}")
-    with cluster.own_actor(Monitor, alone_in=Folder.at("runs/mine")):
-        for job in ("train", "tune"):
-            line = fails(capsys, job, "--run-name", "mine", "--restart")
-            assert "runs/mine: another job of this cluster works there" in line
-        with cluster.own_actor(Monitor, alone_in=Folder.at("runs/other")):
-            pass
-    assert (tmp_path / "runs/mine/config.json").read_text() == "{}"
-    assert (tmp_path / "runs/mine/sweep.json").exists()
-    monkeypatch.undo()
-    # However it is written, and again once the first one has ended.
-    for place in (tmp_path / "runs/mine", tmp_path / "runs/../runs/mine"):
-        with cluster.own_actor(Monitor, alone_in=Folder.at(place)) as actor:
-            assert ray.get(actor.report.remote()).groups == 0
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ from raygen.models.base import Model
 from raygen.storage import Folder
 from raygen.trained import TrainedModel, find_checkpoint
 from raygen.training import checkpoint
+from raygen.training.checkpoint import Score
 from raygen.training.control import Position
 from raygen.training.run import CONFIG, RunFolder
 
@@ -85,7 +86,8 @@ def test_checkpoints_are_chosen_by_name(tmp_path: Path) -> None:
     model = save_run(tmp_path, "dcgan-celeba")
     run = RunFolder(Folder.at(tmp_path))
     about = {"config": model.config.to_json()}
-    for step, score in ((5, 1.0), (9, 7.0)):
+    for step, value in ((5, 1.0), (9, 7.0)):
+        score = Score(value, "", 0)
         checkpoint.save(run.checkpoints, model, Position(step), about, 9, score)
     steps = [find_checkpoint(run, which) for which in ("last", "best", "2", 5)]
     assert steps == [9, 5, 2, 5]

@@ -1,10 +1,16 @@
 """The dataset of a run: a prepared one, or the built-in faces, drawn when they are needed."""
 
+from dataclasses import replace
+
+from raygen import marker
 from raygen.config import DRAWN, PRESETS, RunConfig
+from raygen.data.inspect import verify
 from raygen.data.parts import Target
-from raygen.data.prepare import prepare
-from raygen.data.shards import Manifest
+from raygen.data.prepare import delete_dataset, write_datasets
+from raygen.data.shards import MANIFEST, Manifest
 from raygen.data.sources import DrawnFaces, drawn_folder
+from raygen.errors import ShardError
+from raygen.lease import only_owner
 from raygen.progress import ProgressLine, describe
 from raygen.storage import Folder
 
@@ -25,13 +31,50 @@ def open_dataset(config: RunConfig, storage: str) -> tuple[Folder, Manifest | No
 
 
 def draw_dataset(config: RunConfig, data: Folder, line: ProgressLine) -> Manifest:
-    """Draw the faces of a run, as far as they are not there yet. Needs Ray."""
-    image = PRESETS[config.preset].image.of_faces
-    [manifest] = prepare(
-        DrawnFaces(config.drawn_count),
-        [Target(data, image)],
-        progress=lambda done, total, rate: line.show(
-            f"drawing faces: {describe(done, total, rate)}"
-        ),
-    )
+    """Draw the faces of a run, as far as they are not there yet. Needs Ray.
+
+    Faces that are there are checked, and drawn again if they are damaged: nobody made them by hand.
+    """
+    target = Target(data, PRESETS[config.preset].image.of_faces)
+    if marker.read(data) and not _damage(data, line):
+        return Manifest.load(data)
+    # Another job may be drawing them: it is waited for.
+    with only_owner(data, "--data drawn", line.show, queue=True) as lease:
+        if damage := data.exists(MANIFEST) and _damage(data, line):
+            line.close()
+            print(f"drawing the faces again: {damage}")
+            delete_dataset(data)
+        [manifest] = write_datasets(
+            DrawnFaces(config.drawn_count),
+            [replace(target, fence=lease.fence)],
+            progress=lambda done, total, rate: line.show(
+                f"drawing faces: {describe(done, total, rate)}"
+            ),
+        )
     return manifest
+
+
+def _damage(data: Folder, line: ProgressLine) -> str:
+    """What is wrong with a dataset, or nothing."""
+    try:
+        check_files(data, Manifest.load(data), line)
+    except ShardError as error:
+        return str(error)
+    return ""
+
+
+def check_files(data: Folder, manifest: Manifest, line: ProgressLine) -> None:
+    """Read all of a dataset, before something is given up for a training that needs it.
+
+    Raises: ShardError if a file is missing or damaged.
+    """
+
+    def show(done: int, total: int) -> None:
+        line.show(f"checking the dataset: {describe(done // 10**6, total // 10**6, 0, 'MB')}")
+
+    if problems := verify(data, manifest, show):
+        more = f" (and {len(problems) - 1:,} more files)" if problems[1:] else ""
+        raise ShardError(
+            f"{problems[0]}{more}; copy the dataset again, or prepare it again: jobs/prepare.py "
+            "with its options and --restart"
+        )

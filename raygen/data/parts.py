@@ -26,6 +26,7 @@ from raygen.data.images import BadImage, fit_images
 from raygen.data.shards import CHANNELS, ShardFile, write_shard
 from raygen.data.sources import Source
 from raygen.errors import RunError, UserError
+from raygen.lease import Fence
 from raygen.storage import Folder
 
 SHARD_BYTES = 64 * 2**20
@@ -47,10 +48,14 @@ Progress = Callable[[int, int, float], None]
 
 @dataclass(frozen=True)
 class Target:
-    """A dataset to be made: where, and of what images."""
+    """A dataset to be made: where, and of what images.
+
+    Attributes: fence: what proves that the job still owns the folder.
+    """
 
     folder: Folder
     image: ImageFormat
+    fence: Fence | None = None
 
     @property
     def image_bytes(self) -> int:
@@ -166,7 +171,9 @@ class Shard:
         self._rejected.append({"id": id, "split": self.file.split, "reason": reason})
 
     def write(self) -> Record:
-        """Raises: OSError."""
+        """Raises: OSError; RunError if the folder is another job's by now."""
+        if self._target.fence:
+            self._target.fence.check()
         written = None
         if self._ids:
             images = self._images[: len(self._ids)]
@@ -318,7 +325,7 @@ def _make_tasks(
         try:
             _count_attempt(source, targets, part, key)
             made = make_part(source, ids, targets, part, tell)
-        except (OSError, pa.ArrowException, UserError) as error:
+        except (OSError, pa.ArrowException, RunError, UserError) as error:
             # Raised here, it would arrive buried in Ray's own messages.
             return {"number": number, "made": "", "error": " ".join(str(error).split())}
         text = json.dumps([{n: r.to_json() for n, r in files.items()} for files in made])

@@ -8,21 +8,26 @@ finished file, written after the file itself. A preparation that was interrupted
 there; the folder is deleted once the manifest is written.
 """
 
+import contextlib
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from raygen import marker
 from raygen.data.files import UNREADABLE
 from raygen.data.parts import RECORDS, File, Progress, Record, Target, make_all, plan_parts
 from raygen.data.shards import MANIFEST, Manifest
 from raygen.data.sources import Source
 from raygen.errors import UserError
+from raygen.lease import only_owner
 from raygen.storage import Folder
 
 PLAN = "plan.json"
 SHARD = r"\w+-\d{5}\.parquet"
+OWN = re.compile(rf"{re.escape(MANIFEST)}|{SHARD}|{re.escape(RECORDS)}")
+"""What raygen writes into a dataset's folder. Whatever else lies there is the user's."""
 TEMPORARY = r"\.[0-9a-f]{32}\.tmp"
 """What a process leaves behind that is killed while it writes a file."""
 PIXELS_VERSION = 2
@@ -35,8 +40,10 @@ def prepare(
     expected_workers: int = 4,
     progress: Progress | None = None,
     allowed: int | None = None,
+    restart: bool = False,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> list[Manifest]:
-    """Write a source as datasets, in parallel over the Ray cluster.
+    """Write a source as datasets, in parallel over the Ray cluster, in folders of this job alone.
 
     A folder that already holds its dataset is left as it is; of one that was begun, only what is
     missing is made.
@@ -45,11 +52,40 @@ def prepare(
         expected_workers: of the training that will read it; there are at least 4 files for each.
         progress: see `make_all`.
         allowed: how many images may be left out because they cannot be read; None: any number.
+        restart: delete the datasets that the folders hold, after everything else was checked.
+        tell: called with a line about what is waited for.
     Returns: the manifest of each target.
-    Raises: UserError if a folder holds another dataset or cannot be written, or if too many images
-        were left out; RunError if writing fails later. What is finished is kept.
+    Raises: UserError if a folder holds another dataset or something else, cannot be written, or is
+        another job's, or if too many images were left out; RunError if writing fails later. What
+        is finished is kept.
     """
     _check_attributes(source.attributes)
+    about = source.description()
+    if not restart and all(find_prepared(about, target) for target in targets):
+        # Nothing is written, which may not be allowed either.
+        return write_datasets(source, targets, expected_workers, progress, allowed)
+    with contextlib.ExitStack() as stack:
+        owned = []
+        # In one order, so that no two jobs wait for each other.
+        for target in sorted(targets, key=lambda target: target.folder.path):
+            lease = stack.enter_context(only_owner(target.folder, "--out", tell))
+            owned.append(dataclasses.replace(target, fence=lease.fence))
+        owned.sort(key=lambda target: [other.folder for other in targets].index(target.folder))
+        for target in owned:
+            check_folder(target.folder)
+        for target in owned if restart else ():
+            delete_dataset(target.folder)
+        return write_datasets(source, owned, expected_workers, progress, allowed)
+
+
+def write_datasets(
+    source: Source,
+    targets: Sequence[Target],
+    expected_workers: int = 4,
+    progress: Progress | None = None,
+    allowed: int | None = None,
+) -> list[Manifest]:
+    """What `prepare` does once the folders are this job's alone."""
     about = source.description()
     found = [find_prepared(about, target) for target in targets]
     sizes = tuple(target.image.size for target in targets)
@@ -102,7 +138,8 @@ def find_prepared(about: dict[str, Any], target: Target) -> Manifest | None:
     Raises: UserError if the folder holds another dataset.
     """
     folder = target.folder
-    if not folder.exists(MANIFEST):
+    known = marker.read(folder)
+    if (known and known.deleting) or not folder.exists(MANIFEST):
         return None
     present = Manifest.load(folder, "--out")
     if present.source == about and present.image == target.image:
@@ -125,12 +162,43 @@ def _check_attributes(names: Sequence[str]) -> None:
             )
 
 
+def check_folder(folder: Folder) -> None:
+    """Raises: UserError if a folder holds what raygen did not write, and would overwrite."""
+    known = marker.read(folder)
+    if known and known.raygen != "dataset":
+        raise UserError(f"--out {folder.uri}: holds a {known.raygen}; choose another folder")
+    if known or _is_older_dataset(folder):
+        return
+    in_the_way = [name for name in folder.names() if OWN.fullmatch(name)]
+    if in_the_way:
+        raise UserError(
+            f"--out {folder.uri}: holds {in_the_way[0]}, which raygen did not write, and which is "
+            "not touched; choose another folder"
+        )
+
+
+def _is_older_dataset(folder: Folder) -> bool:
+    """Whether a folder holds a dataset of an earlier version, which left no marker."""
+    try:
+        if folder.exists(MANIFEST):
+            values = folder.read_json(MANIFEST)
+            return isinstance(values, dict) and {"format_version", "splits"} <= values.keys()
+    except UserError:
+        return False
+    return folder.join(RECORDS).exists(PLAN)
+
+
 def delete_dataset(folder: Folder) -> None:
-    """Delete the manifest, then the shards, and nothing else that the folder may hold."""
-    for name in sorted(folder.names(), key=lambda name: name != MANIFEST):
-        if name == MANIFEST or re.fullmatch(SHARD, name) or re.fullmatch(TEMPORARY, name):
-            folder.delete_file(name)
-    folder.join(RECORDS).delete()
+    """Delete what raygen wrote of a dataset, and nothing else that the folder may hold.
+
+    Cut off, it is finished the next time that something is prepared there.
+
+    Raises: UserError if the folder holds something else in its place.
+    """
+    check_folder(folder)
+    if any(OWN.fullmatch(name) for name in folder.names()):
+        marker.delete_contents(folder, "dataset", OWN)
+        marker.write(folder, "dataset")
 
 
 def _begin(target: Target, plan: dict[str, Any]) -> dict[str, Record]:
@@ -139,6 +207,10 @@ def _begin(target: Target, plan: dict[str, Any]) -> dict[str, Record]:
     Raises: UserError if something else was begun in the folder, or it cannot be written to.
     """
     records = target.records
+    check_folder(target.folder)
+    before = marker.read(target.folder)
+    if before and before.deleting:
+        delete_dataset(target.folder)
     if records.exists(PLAN):
         if records.read_json(PLAN) != plan:
             raise UserError(
@@ -153,6 +225,7 @@ def _begin(target: Target, plan: dict[str, Any]) -> dict[str, Record]:
             known = dict(zip((name.removesuffix(".json") for name in names), read, strict=True))
         return {name: record for name, record in known.items() if _holds(record, sizes)}
     target.folder.check_writable()
+    marker.write(target.folder, "dataset")
     records.write_json(PLAN, plan)
     return {}
 

@@ -6,14 +6,16 @@ A checkpoint is a folder `step-<number>` in a run's `checkpoints/`:
     optimizers.safetensors    the optimizers' tensors
     state.json                position, options, optimizers' numbers, size and SHA-256 of each file
 
-`state.json` is written last, so a checkpoint that has one is complete; one without is ignored and
-cleaned away. Nothing is pickled.
+`state.json` is written last, so a checkpoint that has one is complete; one without is ignored, and
+cleaned away when the run goes on. Nothing is pickled.
 """
 
+import contextlib
 import hashlib
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -21,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from raygen.errors import CheckpointError
+from raygen.errors import CheckpointError, StorageError
 from raygen.models.base import Model
 from raygen.storage import Folder
 from raygen.training.control import Position
@@ -29,7 +31,28 @@ from raygen.training.control import Position
 FORMAT_VERSION = 1
 STATE = "state.json"
 OPTIMIZERS = "optimizers.safetensors"
+NAME = re.compile(r"step-\d{1,18}")
+"""Of a checkpoint's folder."""
 _ADVICE = "delete this checkpoint to go on from the one before"
+
+
+@dataclass(frozen=True)
+class Score:
+    """How good a model is.
+
+    Attributes:
+        value: lower is better; finite.
+        metric: its name.
+        images: of how many validation images. Scores of other metrics, or of other numbers of
+            images, are not comparable.
+    """
+
+    value: float
+    metric: str
+    images: int
+
+    def is_comparable(self, other: "Score") -> bool:
+        return (self.metric, self.images) == (other.metric, other.images)
 
 
 def save(
@@ -38,7 +61,7 @@ def save(
     position: Position,
     about: dict[str, Any],
     keep: int,
-    score: float | None = None,
+    score: Score | None = None,
     metrics: Mapping[str, float] | None = None,
 ) -> Folder:
     """Write a checkpoint, then delete all but the newest `keep` and the best one.
@@ -46,13 +69,36 @@ def save(
     Args:
         folder: the run's checkpoints.
         about: what to note of the run: its options and its dataset.
-        score: how good the model is, lower being better, if that was measured.
+        score: how good the model is, if that was measured.
         metrics: all that was measured then, by name.
     Returns: the checkpoint's folder.
+    Raises: StorageError if it cannot be written; nothing of it is left then.
     """
     target = at_step(folder, position.global_step)
     # An unfinished one of the same step may be in the way.
     target.delete()
+    try:
+        _write(target, model, position, about, score, metrics)
+    except BaseException:
+        # Half a checkpoint takes room that whoever goes on may need.
+        with contextlib.suppress(OSError, StorageError):
+            target.delete()
+        raise
+    best = best_step(folder)
+    for old in complete(folder)[:-keep]:
+        if step_of(old) != best:
+            folder.join(old).delete()
+    return target
+
+
+def _write(
+    target: Folder,
+    model: Model,
+    position: Position,
+    about: dict[str, Any],
+    score: Score | None,
+    metrics: Mapping[str, float] | None,
+) -> None:
     files = {
         f"{name}.safetensors": _contiguous(n.state_dict()) for name, n in model.networks.items()
     }
@@ -64,14 +110,11 @@ def save(
         target.write_bytes(name, data)
         digests[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     state = {"format_version": FORMAT_VERSION, "position": asdict(position), "about": about}
-    state |= {"score": score, "metrics": dict(metrics or {})}
+    state |= {"score": score.value if score else None, "metrics": dict(metrics or {})}
+    if score:
+        state |= {"score_metric": score.metric, "score_images": score.images}
     state |= {"optimizers": numbers, "files": digests}
     target.write_json(STATE, state)
-    best = best_step(folder)
-    for old in complete(folder)[:-keep]:
-        if step_of(old) != best:
-            folder.join(old).delete()
-    return target
 
 
 def at_step(folder: Folder, step: int) -> Folder:
@@ -86,19 +129,53 @@ def latest_step(folder: Folder) -> int | None:
 
 
 def best_step(folder: Folder) -> int | None:
-    """The step of the complete checkpoint with the lowest score, if any has one."""
+    """The step of the best complete checkpoint, if any has been measured.
+
+    Where they were measured in different ways, the way of the newest one counts.
+    """
     scores = _scores(folder)
-    return min(scores, key=lambda step: scores[step]) if scores else None
+    if not scores:
+        return None
+    newest = scores[max(scores)]
+    comparable = [step for step, score in scores.items() if score.is_comparable(newest)]
+    return min(comparable, key=lambda step: scores[step].value)
 
 
-def best_score(folder: Folder) -> float | None:
-    """The lowest score of a complete checkpoint, if any has one."""
-    return min(_scores(folder).values(), default=None)
+def best_value(folder: Folder, metric: str, images: int) -> float | None:
+    """The lowest score of a complete checkpoint, of those that were measured just so."""
+    wanted = Score(0.0, metric, images)
+    values = [score.value for score in _scores(folder).values() if score.is_comparable(wanted)]
+    return min(values, default=None)
 
 
-def _scores(folder: Folder) -> dict[int, float]:
+def _scores(folder: Folder) -> dict[int, Score]:
     states = {step_of(name): read_state(folder.join(name)) for name in complete(folder)}
-    return {step: s["score"] for step, s in states.items() if s.get("score") is not None}
+    scores = {step: _score_of(state) for step, state in states.items()}
+    return {step: score for step, score in scores.items() if score}
+
+
+def _score_of(state: dict[str, Any]) -> Score | None:
+    """The score that a checkpoint was saved with. One that is not finite says nothing."""
+    value = state.get("score")
+    if value is None or not math.isfinite(value):
+        return None
+    # Earlier versions noted the number alone.
+    images = state["about"].get("config", {}).get("validation_count", 0)
+    return Score(value, state.get("score_metric", ""), state.get("score_images", images))
+
+
+def clean(folder: Folder) -> list[str]:
+    """Delete what is left of checkpoints whose writers were killed.
+
+    Only for the run's only owner: another one's might be just being written.
+
+    Returns: their names.
+    """
+    whole = set(complete(folder))
+    names = [name for name in folder.names() if NAME.fullmatch(name) and name not in whole]
+    for name in names:
+        folder.join(name).delete()
+    return names
 
 
 def step_of(name: str) -> int:
@@ -108,8 +185,9 @@ def step_of(name: str) -> int:
 
 def complete(folder: Folder) -> list[str]:
     """The names of the complete checkpoints, oldest first."""
-    names = [name for name in folder.names() if re.fullmatch(r"step-\d+", name)]
-    return [name for name in names if folder.join(name).exists(STATE)]
+    names = [name for name in folder.names() if NAME.fullmatch(name)]
+    # By number: with more digits than the usual eight, a name sorts before shorter ones.
+    return [name for name in sorted(names, key=step_of) if folder.join(name).exists(STATE)]
 
 
 def read_state(checkpoint: Folder) -> dict[str, Any]:

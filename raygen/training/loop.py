@@ -4,6 +4,7 @@ It knows neither Ray nor any model. Everything that happens every so often is co
 so that batch size and number of workers do not change what an option means.
 """
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -20,6 +21,7 @@ from raygen.models.base import Metrics, Model, Step
 from raygen.models.layers import DROPOUT
 from raygen.models.pictures import RECONSTRUCTIONS
 from raygen.training import checkpoint
+from raygen.training.checkpoint import Score
 from raygen.training.control import Control, Outcome, Position, Progress
 from raygen.training.finite import LossWatch, check_weights
 from raygen.training.logging import RunLog
@@ -64,7 +66,9 @@ def train(
     first_step_at = 0.0
     next_control = step + 1
     stopping = False
-    best = checkpoint.best_score(run.checkpoints) if workers.is_first else None
+    best = None
+    if workers.is_first:
+        best = checkpoint.best_value(run.checkpoints, model.best_by, validation.images.count)
 
     def progress(doing: str = "") -> Progress:
         rate = session.images_per_second
@@ -76,10 +80,11 @@ def train(
     def position() -> Position:
         return replace(start, global_step=step, images_seen=images_seen, seconds=spent())
 
-    def save(score: float | None, metrics: dict[str, float]) -> None:
+    def save(score: Score | None, metrics: dict[str, float]) -> None:
         workers.average_buffers(model.networks.values())
         check_weights(model.networks, step)
         if workers.is_first:
+            run.check_owner()
             checkpoint.save(run.checkpoints, model, position(), about, config.keep, score, metrics)
             if metrics:
                 control.measured(progress())
@@ -161,15 +166,18 @@ def train(
         if drawing:
             watch.check(workers)
             draw()
-        score, better = None, 0
+        score: Score | None = None
+        better = 0
         known: dict[str, float] = {}
         if measuring:
             watch.check(workers)
             measured = validate()
             known = logged | measured
-            score = measured.get(model.best_by)
-            better = int(score is not None and (best is None or score < best))
-            best = score if better else best
+            value = measured.get(model.best_by, math.nan)
+            if math.isfinite(value):
+                score = Score(value, model.best_by, validation.images.count)
+                better = int(best is None or value < best)
+                best = value if better else best
             [better] = workers.agree([better])
         saving = (
             last or stopping or better or _passed(config.checkpoint_images, before, images_seen)

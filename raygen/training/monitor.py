@@ -15,6 +15,7 @@ class Known:
         error: what no retry can mend.
         notices: what a user will want to know, in the order it happened.
         measured: what was known each time that the networks were measured and saved.
+        outage: what a worker waits for, where that is a storage that does not answer; or nothing.
     """
 
     groups: int = 0
@@ -24,6 +25,7 @@ class Known:
     error: UserError | RunError | None = None
     notices: list[str] = field(default_factory=list)
     measured: list[Progress] = field(default_factory=list)
+    outage: str = ""
 
 
 class Monitor:
@@ -41,11 +43,15 @@ class Monitor:
 
     def started(self, step: int, new_group: bool) -> None:
         self._report.groups += int(new_group)
+        self._report.outage = ""
         self._report.resumed_at = step
         self._report.progress = None
 
     def notice(self, text: str) -> None:
         self._report.notices.append(text)
+
+    def outage(self, text: str) -> None:
+        self._report.outage = text
 
     def exchange(self, progress: Progress) -> bool:
         self._report.progress = progress

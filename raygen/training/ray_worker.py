@@ -6,6 +6,7 @@ are raygen's own, in the run's folder: wherever a worker group starts, the first
 failure, it goes on from the newest complete one there.
 """
 
+import contextlib
 import math
 import os
 import threading
@@ -20,11 +21,13 @@ import torch
 from ray.exceptions import RayError
 from ray.train import FailureConfig, ScalingConfig
 from ray.train import RunConfig as RayRunConfig
-from ray.train.torch import TorchTrainer, get_device
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from raygen import cluster
 from raygen.cluster import ANSWER_SECONDS, Question
-from raygen.errors import RunError, UserError
+from raygen.errors import RunError, StorageError, UserError
+from raygen.lease import Fence
+from raygen.retry import OUTAGES, is_lasting
 from raygen.storage import Folder
 from raygen.training.control import Control, Outcome, Progress
 from raygen.training.monitor import Known
@@ -35,6 +38,8 @@ from raygen.training.workers import Workers
 POLL_SECONDS = 0.25
 LOST_SECONDS = 10
 """After so long without a machine that they need, workers are gone."""
+GROUP_SECONDS = 1800
+"""How long workers wait for each other before they take one for dead."""
 RECORDS = ".ray-"
 """How the names of the folders begin that Ray keeps records of its own in."""
 
@@ -96,7 +101,7 @@ def fit(
     try:
         report = _watch(session, thread, monitor, watch, stop, placement)
     finally:
-        forget_records(session.run.folder)
+        forget_records(session.run.folder, session.run.fence)
     if failure:
         raise _failed(session, str(failure[0])) from failure[0]
     if report.outcome is None:
@@ -123,6 +128,8 @@ def _fit_once(
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"session": session, "monitor": monitor, "threads": threads},
+        # Workers wait in a collective operation for one that waits for the storage.
+        torch_config=TorchConfig(timeout_s=int(GROUP_SECONDS + session.run.folder.patience)),
         scaling_config=ScalingConfig(
             num_workers=placement.workers,
             use_gpu=placement.use_gpu,
@@ -145,11 +152,15 @@ def _fit_once(
     return False
 
 
-def forget_records(folder: Folder) -> None:
-    """Delete what Ray kept of this job and of killed ones."""
-    for name in folder.names():
-        if name.startswith(RECORDS):
-            folder.join(name).delete()
+def forget_records(folder: Folder, fence: Fence | None) -> None:
+    """Delete what Ray kept of this job and of killed ones, if the folder is still this job's."""
+    # What ends the job may be the storage, and is told already.
+    with contextlib.suppress(RunError, UserError, OSError):
+        if fence:
+            fence.check()
+        for name in folder.names():
+            if name.startswith(RECORDS):
+                folder.join(name).delete()
 
 
 def _watch(
@@ -170,6 +181,11 @@ def _watch(
         except RayError as error:
             raise _failed(session, "Ray stopped answering") from error
         watch(report)
+        if isinstance(report.error, StorageError):
+            raise RunError(
+                f"{report.error}\nwhat the run has saved is kept; once that is mended, the same "
+                "command goes on with it"
+            ) from report.error
         if report.error:
             raise report.error
         if ended:
@@ -203,7 +219,8 @@ def _worker(settings: dict[str, Any]) -> None:
         workers = Workers(context.get_world_rank(), context.get_world_size(), device)
         if device.type == "cpu":
             use_cores(settings["threads"] or cores() // context.get_local_world_size())
-        outcome = run_session(session, workers, MonitorControl(monitor))
+        with OUTAGES.told_to(lambda text: monitor.outage.remote(text)):
+            outcome = run_session(session, workers, MonitorControl(monitor))
         if workers.is_first:
             ray.get(monitor.ended.remote(outcome))
     except (UserError, RunError) as error:
@@ -212,6 +229,13 @@ def _worker(settings: dict[str, Any]) -> None:
     except torch.OutOfMemoryError as error:
         message = f"--batch-size {session.config.batch_size}: out of GPU memory ({error}); lower it"
         ray.get(monitor.failed.remote(UserError(message)))
+        raise
+    except OSError as error:
+        if is_lasting(error):
+            # Such as TensorBoard's events on a full disk.
+            place = error.filename or session.run.folder.uri
+            message = f"{place}: cannot be written ({error.strerror})"
+            ray.get(monitor.failed.remote(StorageError(message)))
         raise
     except Exception:
         if session.verbose:

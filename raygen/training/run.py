@@ -1,11 +1,14 @@
 """A run's folder: where its options, checkpoints, pictures, events and summary lie."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from raygen import marker
 from raygen.config import RESUMABLE_CHANGES, RunConfig
 from raygen.errors import UserError
+from raygen.lease import Fence
+from raygen.marker import Marker
 from raygen.options import option
 from raygen.storage import Folder
 from raygen.training import checkpoint
@@ -13,13 +16,24 @@ from raygen.training.control import Position
 
 CONFIG = "config.json"
 SUMMARY = "summary.json"
+OWN = re.compile(
+    r"config\.json|summary\.json|trial\.json|checkpoints|samples|export|"
+    r"projector|projector_config\.pbtxt|events\.out\.tfevents\..*|\.ray-.*"
+)
+"""What raygen writes into a run's folder. Whatever else lies there is the user's."""
+OLD_OPTIONS = frozenset(("preset", "data", "batch_size", "steps", "seed", "width", "keep"))
+"""Options that every run's config.json has, and hardly any other program's."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """`<storage>/<run-name>/`."""
+    """`<storage>/<run-name>/`.
+
+    Attributes: fence: what proves that the job still owns the run, for those that write to it.
+    """
 
     folder: Folder
+    fence: Fence | None = None
 
     @staticmethod
     def at(storage: str, run_name: str) -> "RunFolder":
@@ -30,6 +44,10 @@ class RunFolder:
                 "and begin with a letter or digit"
             )
         return RunFolder(Folder.at(storage).join(run_name))
+
+    def patient(self, seconds: float) -> "RunFolder":
+        """The same run, for a job that outlasts its storage's outages."""
+        return replace(self, folder=self.folder.patient(seconds))
 
     @property
     def checkpoints(self) -> Folder:
@@ -68,30 +86,66 @@ class RunFolder:
         Raises: UserError if the run in the folder has other options, or the folder holds
             something else.
         """
-        if self.folder.exists(CONFIG):
-            # Before the first checkpoint nothing has been learnt with the options noted there.
-            if not restart and self.latest_checkpoint():
-                self._check_same(config)
-        elif self.folder.names():
-            if restart:
+        known = self._marker()
+        if known is None:
+            if inside := marker.contents(self.folder):
                 raise UserError(
-                    f"--restart: {self.folder.uri} holds no {CONFIG}, so it is no run of raygen's "
-                    "and is not deleted; choose another --run-name"
+                    f"--run-name: {self.folder.uri} exists and holds no run of raygen's "
+                    f"({inside[0]}{', ...' if inside[1:] else ''}), so nothing in it is touched; "
+                    "choose another name"
                 )
+        elif known.raygen != "run":
             raise UserError(
-                f"--run-name: {self.folder.uri} exists and holds no run; choose another name"
+                f"--run-name: {self.folder.uri} holds a {known.raygen}; choose another name"
             )
+        elif not known.deleting and not restart and self.latest_checkpoint():
+            # Before the first checkpoint nothing has been learnt with the options noted there.
+            self._check_same(config)
+
+    def _marker(self) -> Marker | None:
+        """What the folder is, also if an earlier version made it, which left no marker."""
+        found = marker.read(self.folder)
+        if found is None and self.folder.exists(CONFIG):
+            try:
+                values = self.folder.read_json(CONFIG)
+                RunConfig.from_json(values, self.folder.uri)
+                if values.keys() >= OLD_OPTIONS:
+                    return Marker("run")
+            except (UserError, TypeError, AttributeError, ValueError):
+                return None
+        return found
 
     def open(self, config: RunConfig, restart: bool) -> None:
-        """Make the folder for a run, after the same checks.
+        """Make the folder for a run, after the same checks, and clean up after killed jobs.
+
+        For the run's only owner.
 
         Raises: UserError, also if it cannot be written.
         """
         self.check(config, restart)
-        if restart:
-            self.folder.delete()
         self.folder.check_writable()
+        if self.begins_anew(restart):
+            marker.delete_contents(self.folder, "run", OWN)
+        self.note(config)
+        checkpoint.clean(self.checkpoints)
+
+    def begins_anew(self, restart: bool) -> bool:
+        """Whether what the folder holds is to be deleted.
+
+        What --restart began to delete is, though the next command may lack it.
+        """
+        found = marker.read(self.folder)
+        return restart or bool(found and found.deleting)
+
+    def note(self, config: RunConfig) -> None:
+        """Make this a run's folder, of these options."""
+        marker.write(self.folder, "run")
         self.folder.write_json(CONFIG, config.to_json())
+
+    def check_owner(self) -> None:
+        """Raises: RunError if the job that this process works for has lost the run to another."""
+        if self.fence:
+            self.fence.check()
 
     def _check_same(self, config: RunConfig) -> None:
         before: dict[str, Any] = self.folder.read_json(CONFIG)

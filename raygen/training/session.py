@@ -94,7 +94,11 @@ def _newest_checkpoint(session: Session, workers: Workers) -> Folder | None:
     The first worker decides, so that all agree even while files come and go.
     """
     folder = session.run.checkpoints
-    latest = checkpoint.latest_step(folder) if workers.is_first else None
+    latest = None
+    if workers.is_first:
+        # Of workers that were killed while they saved.
+        checkpoint.clean(folder)
+        latest = checkpoint.latest_step(folder)
     [step] = workers.agree([latest or 0])
     return checkpoint.at_step(folder, step) if step else None
 

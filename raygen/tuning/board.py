@@ -1,6 +1,25 @@
 """The actor between a sweep's trials, wherever they are, and the job that watches them."""
 
+from dataclasses import dataclass
+
 from raygen.training.control import Progress
+
+
+@dataclass(frozen=True)
+class State:
+    """What the board knows.
+
+    Attributes:
+        progress: each trial's last one.
+        notices: all of them.
+        outage: the storage that a trial waits for; or nothing.
+        error: why the sweep has to end; or nothing.
+    """
+
+    progress: dict[int, Progress]
+    notices: list[str]
+    outage: str
+    error: str
 
 
 class Board:
@@ -10,6 +29,8 @@ class Board:
         self._progress: dict[int, Progress] = {}
         self._notices: list[str] = []
         self._stop = False
+        self._error = ""
+        self._outages: dict[int, str] = {}
 
     def exchange(self, number: int, progress: Progress) -> bool:
         self._progress[number] = progress
@@ -24,6 +45,16 @@ class Board:
     def stopping(self) -> bool:
         return self._stop
 
-    def state(self) -> tuple[dict[int, Progress], list[str]]:
-        """Each trial's last progress, and all notices."""
-        return self._progress, self._notices
+    def outage(self, number: int, text: str) -> None:
+        """A trial waits for a storage, or not any more."""
+        self._outages[number] = text
+
+    def fail(self, error: str) -> None:
+        """What happened to a trial will happen to all: no other need begin."""
+        self._error = self._error or error
+        self._stop = True
+
+    def state(self) -> State:
+        return State(
+            self._progress, self._notices, max(self._outages.values(), default=""), self._error
+        )

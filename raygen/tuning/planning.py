@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 
+from raygen import marker
 from raygen.config import RESUMABLE_CHANGES, RunConfig
 from raygen.data.shards import Manifest
 from raygen.data.sources import TRAIN, VALIDATION
@@ -13,7 +14,7 @@ from raygen.training.placement import check_batch
 from raygen.tuning import hparams
 from raygen.tuning.objective import Objective, choose_objective
 from raygen.tuning.optuna_search import import_optuna
-from raygen.tuning.records import REPORTS, SWEEP, SweepFolder
+from raygen.tuning.records import OWN, REPORTS, SWEEP, SweepFolder
 
 TRIALS = 16
 OWN_DEFAULTS = {"keep": 1, "validation_count": 1_000, "projector_images": 0}
@@ -122,10 +123,9 @@ def check_length(plan: Plan, manifest: Manifest) -> None:
 
 def check_folder(sweep: SweepFolder, job: JobOptions, options: SweepOptions, plan: Plan) -> None:
     """Raises: UserError if the folder cannot take this sweep."""
-    folder = sweep.folder
-    holds_sweep = folder.exists(SWEEP)
     if job.restart and options.resume:
         raise UserError("--restart and --resume: choose one of them")
+    folder, known = sweep.folder, sweep.marker()
     if options.resume:
         before = folder.read_json(SWEEP)["space"]
         if before != {name: str(domain) for name, domain in plan.space.items()}:
@@ -133,15 +133,21 @@ def check_folder(sweep: SweepFolder, job: JobOptions, options: SweepOptions, pla
                 f"--space {options.space}: the sweep in {folder.uri} searches other values; "
                 "restore the file, or choose another --run-name for a new sweep"
             )
-        return
-    if holds_sweep and not job.restart:
+    elif known is None:
+        if inside := marker.contents(folder):
+            raise UserError(
+                f"--run-name {job.run_name}: {folder.uri} exists and holds no sweep of raygen's "
+                f"({inside[0]}{', ...' if inside[1:] else ''}), so nothing in it is touched; "
+                "choose another name"
+            )
+    elif known.raygen != "sweep":
+        raise UserError(
+            f"--run-name {job.run_name}: {folder.uri} holds a {known.raygen}; choose another name"
+        )
+    elif not job.restart and not known.deleting:
         raise UserError(
             f"--run-name {job.run_name}: {folder.uri} holds a sweep; go on with it (--resume), "
             "start over (--restart), or choose another name"
-        )
-    if folder.names() and not holds_sweep:
-        raise UserError(
-            f"--run-name {job.run_name}: {folder.uri} holds something else; choose another name"
         )
 
 
@@ -157,8 +163,16 @@ def check_dataset(sweep: SweepFolder, data: str, manifest: Manifest) -> None:
 def open_folder(
     sweep: SweepFolder, run: RunConfig, options: SweepOptions, plan: Plan, manifest: Manifest
 ) -> None:
-    """Note what the sweep is. Raises: UserError if that cannot be written."""
+    """Note what the sweep is, in place of one that it replaces; for the folder's only owner.
+
+    Raises: UserError if that cannot be written.
+    """
     sweep.folder.check_writable()
+    if not options.resume:
+        # One that --restart began to delete, or is to.
+        if sweep.marker():
+            marker.delete_contents(sweep.folder, "sweep", OWN)
+        marker.write(sweep.folder, "sweep")
     space = {name: str(domain) for name, domain in plan.space.items()}
     searched = asdict(replace(options, resume=False))
     about = {"run": run.to_json(), "sweep": searched, "space": space}

@@ -8,10 +8,16 @@
 A sweep that was cut off goes on from these files alone.
 """
 
+import contextlib
+import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from raygen import marker
+from raygen.errors import UserError
+from raygen.lease import Fence
+from raygen.marker import Marker
 from raygen.search_space import Values
 from raygen.storage import Folder
 from raygen.training.run import RunFolder
@@ -20,6 +26,11 @@ from raygen.tuning.objective import Objective
 SWEEP = "sweep.json"
 TRIAL = "trial.json"
 TRIALS = "trials"
+OWN = re.compile(
+    r"sweep\.json|best\.json|summary\.json|trials|trials\.csv|sensitivity\.png|"
+    r"parallel-coordinates\.png|events\.out\.tfevents\..*|\.ray-.*"
+)
+"""What raygen writes into a sweep's folder. Whatever else lies there is the user's."""
 
 Status = Literal["waiting", "running", "finished", "stopped", "failed", "interrupted"]
 ENDED: tuple[Status, ...] = ("finished", "stopped", "failed")
@@ -100,13 +111,31 @@ class Trial:
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """`<storage>/<run-name>/` of a sweep."""
+    """`<storage>/<run-name>/` of a sweep.
+
+    Attributes: fence: what proves that the job still owns the sweep, for those that write to it.
+    """
 
     folder: Folder
+    fence: Fence | None = None
+
+    def patient(self, seconds: float) -> "SweepFolder":
+        """The same sweep, for a job that outlasts its storage's outages."""
+        return replace(self, folder=self.folder.patient(seconds))
+
+    def marker(self) -> Marker | None:
+        """What the folder is, also if an earlier version made it, which left no marker."""
+        found = marker.read(self.folder)
+        if found is None and self.folder.exists(SWEEP):
+            with contextlib.suppress(UserError):
+                values = self.folder.read_json(SWEEP)
+                if isinstance(values, dict) and {"run", "sweep", "space"} <= values.keys():
+                    return Marker("sweep")
+        return found
 
     def trial_run(self, number: int) -> RunFolder:
         """The run's folder of a trial."""
-        return RunFolder(self.folder.join(TRIALS, trial_name(number)))
+        return RunFolder(self.folder.join(TRIALS, trial_name(number)), self.fence)
 
     def write_trial(self, trial: Trial) -> None:
         self.trial_run(trial.number).folder.write_json(TRIAL, asdict(trial))

@@ -19,11 +19,13 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from raygen.cluster import ANSWER_SECONDS, Question
 from raygen.errors import RunError
 from raygen.job_options import Scheduler, SweepOptions
+from raygen.lease import Lease
 from raygen.search_space import Space
 from raygen.signals import Signals
 from raygen.training.control import Progress
 from raygen.training.ray_worker import RECORDS, forget_records
 from raygen.tuning import hparams
+from raygen.tuning.board import State
 from raygen.tuning.optuna_search import OptunaSearch
 from raygen.tuning.planning import Plan
 from raygen.tuning.records import ENDED, Report, Trial, trial_name
@@ -60,15 +62,19 @@ def run_sweep(
     history: Sequence[Trial],
     table: LiveTable,
     signals: Signals,
+    lease: Lease,
 ) -> Finished:
     """Run all trials that have not ended yet, at most until the time budget is spent.
 
-    Args: history: trials of earlier sessions.
+    Args:
+        history: trials of earlier sessions.
+        lease: of the sweep's folder.
     Returns: all trials, as they are now, and how the time was spent.
+    Raises: RunError if the sweep cannot go on, or belongs to another job by now.
     """
     report_images, objective, seed = task.report_images, task.objective, task.config.seed
     task = replace(task, clones=options.scheduler == "pbt")
-    watch = Watch(task, plan.space, plan.count, history, table, signals, options)
+    watch = Watch(task, plan.space, plan.count, history, table, signals, options, lease)
     begun = {trial.number: trial for trial in history}
     searcher, param_space = None, {}
     if options.search == "optuna":
@@ -134,7 +140,12 @@ def run_sweep(
     finally:
         seconds = time.monotonic() - began_at
         watch.close()
-        forget_records(task.sweep.folder)
+        forget_records(task.sweep.folder, task.sweep.fence)
+    if watch.error:
+        raise RunError(
+            f"{watch.error}\nwhat the trials have saved is kept; once that is mended, --resume "
+            "goes on with them"
+        )
     trained = sum(trial.seconds for trial in watch.trials) - before
     return Finished(watch.trials, seconds, trained / (task.capacity.at_once * seconds))
 
@@ -179,6 +190,7 @@ class Watch(tune.Callback):
         table: LiveTable,
         signals: Signals,
         options: SweepOptions,
+        lease: Lease,
     ) -> None:
         self.ending = Ending()
         self._task = task
@@ -190,6 +202,7 @@ class Watch(tune.Callback):
                 trial.status, trial.reason = "waiting", ""
         self._table = table
         self._signals = signals
+        self._lease = lease
         self._scheduler: Scheduler = options.scheduler
         self._budget = options.budget_seconds()
         self._began_at = time.monotonic()
@@ -197,6 +210,7 @@ class Watch(tune.Callback):
         self._state = Question()
         self._progress: dict[int, Progress] = {}
         self._notices = 0
+        self._outage = self.error = ""
 
     def __getstate__(self) -> dict[str, Any]:
         # Ray Tune pickles its callbacks, to go on with a sweep; which raygen does from its records.
@@ -281,7 +295,8 @@ class Watch(tune.Callback):
         now = time.monotonic()
         spent = now - self._began_at
         over = self._budget is not None and spent > self._budget
-        if self._stop_at is None and (over or self._signals.stop.is_set()):
+        self._lease.check()
+        if self._stop_at is None and (over or self.error or self._signals.stop.is_set()):
             self._stop_at = now
             if over:
                 self._table.tell("the time budget is spent; trials are being saved")
@@ -306,12 +321,13 @@ class Watch(tune.Callback):
                 trial.status, trial.reason = "interrupted", "the sweep was ended"
                 self._note(trial)
 
-    def _take(self, state: tuple[dict[int, Progress], list[str]]) -> None:
+    def _take(self, state: State) -> None:
         """Take note of what the board knows, and tell what is new of it."""
-        self._progress, notices = state
-        for notice in notices[self._notices :]:
+        self._progress, self.error = state.progress, state.error
+        self._outage = state.outage
+        for notice in state.notices[self._notices :]:
             self._table.tell(notice)
-        self._notices = len(notices)
+        self._notices = len(state.notices)
 
     def _known(self, trial: Any) -> Trial:
         """The record of a Ray Tune trial."""
@@ -327,6 +343,7 @@ class Watch(tune.Callback):
             left = max(0.0, rest if left is None else min(left, rest))
         text = headline(trials, self._count, task.objective, self._progress, left)
         stopping = "stopping: " if self._stop_at is not None else ""
+        stopping += f"{self._outage} - " if self._outage else ""
         rows = trial_rows(trials, task.objective, self._space, self._progress)
         self._table.show(stopping + text, rows)
 

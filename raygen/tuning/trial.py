@@ -18,7 +18,8 @@ from raygen.cluster import Question, own_actor
 from raygen.config import RunConfig
 from raygen.data.shards import Manifest
 from raygen.data.stored import StoredImages
-from raygen.errors import RunError, UserError
+from raygen.errors import RunError, StorageError, UserError
+from raygen.retry import OUTAGES, is_lasting
 from raygen.search_space import Values
 from raygen.storage import Folder
 from raygen.training import checkpoint
@@ -26,7 +27,7 @@ from raygen.training.control import Control, Progress
 from raygen.training.monitor import Known, Monitor
 from raygen.training.placement import Placement
 from raygen.training.ray_worker import fit, use_cores
-from raygen.training.run import CONFIG, RunFolder
+from raygen.training.run import RunFolder
 from raygen.training.session import Session, run_session
 from raygen.training.workers import Workers
 from raygen.tuning.capacity import Capacity
@@ -95,11 +96,16 @@ def run_trial(config: dict[str, Any], task: Task) -> None:
     number = int(tune.get_context().get_trial_name())
     if ray.get(task.board.stopping.remote()):
         return
+    with OUTAGES.told_to(lambda text: task.board.outage.remote(number, text)):
+        _run_trial(config, task, number)
+
+
+def _run_trial(config: dict[str, Any], task: Task, number: int) -> None:
     run = task.sweep.trial_run(number)
-    _take_over(run, number, task)
     try:
+        _take_over(run, number, task)
         options = task.config_of(config["trial"]["values"])
-        run.folder.write_json(CONFIG, options.to_json())
+        run.note(options)
         capacity = task.capacity
         session = Session(
             options,
@@ -120,6 +126,15 @@ def run_trial(config: dict[str, Any], task: Task) -> None:
             run_session(session, Workers(device=device), TrialControl(number, task, run))
     except torch.OutOfMemoryError as error:
         raise RunError(f"out of GPU memory ({error})") from error
+    except StorageError as error:
+        ray.get(task.board.fail.remote(" ".join(str(error).split())))
+        raise
+    except OSError as error:
+        if is_lasting(error):
+            place = error.filename or run.folder.uri
+            text = f"{place}: cannot be written ({error.strerror})"
+            ray.get(task.board.fail.remote(text))
+        raise
     except (UserError, RunError) as error:
         # One line, which the sweep's table can show.
         raise RunError(" ".join(str(error).split())) from error

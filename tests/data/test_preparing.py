@@ -30,6 +30,7 @@ from raygen.data.reader import ShardReader
 from raygen.data.shards import MANIFEST, Manifest, ShardFile
 from raygen.data.sources import TRAIN, VALIDATION, DrawnFaces, Source, celeba, folder
 from raygen.errors import RunError, ShardError, UserError
+from raygen.marker import MARKER
 from raygen.storage import Folder
 
 SMALL = ImageFormat(32, 32, 150)
@@ -140,7 +141,7 @@ def test_the_result_is_the_same_for_any_order_and_number_of_processors(
     shards = {name: digest for name, digest in alone.items() if name.endswith(".parquet")}
     assert len(shards) == 8
     assert shards == {name: d for name, d in made.items() if name.endswith(".parquet")}
-    assert set(made) - set(shards) == {MANIFEST}
+    assert set(made) - set(shards) == {MANIFEST, MARKER}
 
 
 @pytest.mark.slow
@@ -158,7 +159,7 @@ def test_what_is_prepared_already_is_kept_and_nothing_else_is_overwritten(
         ):
             one(source, tmp_path, target)
     delete_dataset(Folder.at(tmp_path))
-    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["notes.txt", MARKER]
     again = one(DrawnFaces(24), tmp_path, ImageFormat(16, 16))
     assert (again.size, again.rows(TRAIN)) == ("16x16", 19)
 

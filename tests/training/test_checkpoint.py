@@ -1,6 +1,7 @@
 """Checkpoints: exact, complete or ignored, and never pickled."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ from helpers import random_images, tiny_config
 from safetensors.torch import load_file
 
 from raygen.data.prefetch import scale_images
-from raygen.errors import CheckpointError
+from raygen.errors import CheckpointError, StorageError
 from raygen.models import build_model
 from raygen.models.base import Model, Step
 from raygen.storage import Folder
 from raygen.training import checkpoint
+from raygen.training.checkpoint import Score
 from raygen.training.control import Position
 
 CPU = torch.device("cpu")
@@ -95,13 +97,96 @@ def test_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     assert checkpoint.latest_step(Folder.at(tmp_path / "nowhere")) is None
 
 
+def save_scored(folder: Folder, step: int, score: Score | None, keep: int = 2) -> None:
+    checkpoint.save(folder, build(), Position(step), {"config": {}}, keep, score)
+
+
+def scored(value: float, images: int = 100) -> Score:
+    return Score(value, "quality/swd", images)
+
+
 def test_the_best_checkpoint_is_never_deleted(tmp_path: Path) -> None:
-    model, folder = build(), Folder.at(tmp_path)
-    assert (checkpoint.best_step(folder), checkpoint.best_score(folder)) == (None, None)
-    for step, score in ((1, 5.0), (2, 3.0), (3, 4.0), (4, None), (5, None)):
-        checkpoint.save(folder, model, Position(step), {"config": {}}, 2, score)
+    folder = Folder.at(tmp_path)
+    assert checkpoint.best_step(folder) is None
+    assert checkpoint.best_value(folder, "quality/swd", 100) is None
+    for step, value in ((1, 5.0), (2, 3.0), (3, 4.0), (4, None), (5, None)):
+        save_scored(folder, step, None if value is None else scored(value))
     assert checkpoint.complete(folder) == [f"step-0000000{step}" for step in (2, 4, 5)]
-    assert (checkpoint.best_step(folder), checkpoint.best_score(folder)) == (2, 3.0)
+    assert checkpoint.best_step(folder) == 2
+    assert checkpoint.best_value(folder, "quality/swd", 100) == 3.0
+
+
+def test_a_score_that_is_not_finite_is_none(tmp_path: Path) -> None:
+    folder = Folder.at(tmp_path)
+    save_scored(folder, 1, scored(math.nan))
+    assert checkpoint.best_step(folder) is None
+    save_scored(folder, 2, scored(7.0))
+    save_scored(folder, 3, scored(math.inf))
+    save_scored(folder, 4, scored(-math.inf))
+    assert checkpoint.best_step(folder) == 2
+    assert checkpoint.best_value(folder, "quality/swd", 100) == 7.0
+
+
+def test_scores_that_were_measured_otherwise_do_not_count(tmp_path: Path) -> None:
+    folder = Folder.at(tmp_path)
+    # Of fewer images, a distance is another one.
+    save_scored(folder, 1, scored(1.0, images=10), keep=9)
+    save_scored(folder, 2, scored(8.0), keep=9)
+    save_scored(folder, 3, scored(9.0), keep=9)
+    save_scored(folder, 4, None, keep=9)
+    assert checkpoint.best_step(folder) == 2
+    assert checkpoint.best_value(folder, "quality/swd", 100) == 8.0
+    assert checkpoint.best_value(folder, "quality/swd", 10) == 1.0
+    assert checkpoint.best_value(folder, "validation/mse", 100) is None
+
+
+def test_scores_of_earlier_versions_are_compared_with_each_other(tmp_path: Path) -> None:
+    folder = Folder.at(tmp_path)
+    for step, value in ((1, 5.0), (2, 3.0), (3, 4.0)):
+        save_scored(folder, step, scored(value), keep=9)
+        file = tmp_path / f"step-0000000{step}/state.json"
+        state = json.loads(file.read_text())
+        del state["score_metric"], state["score_images"]
+        file.write_text(json.dumps(state))
+    assert checkpoint.best_step(folder) == 2
+
+
+def test_checkpoints_are_ordered_by_number(tmp_path: Path) -> None:
+    folder = Folder.at(tmp_path)
+    for step in (99_999_999, 100_000_000, 123_456_789):
+        save_scored(folder, step, None)
+    assert checkpoint.latest_step(folder) == 123_456_789
+    assert checkpoint.complete(folder) == ["step-100000000", "step-123456789"]
+
+
+def test_what_killed_writers_left_is_cleaned_away(tmp_path: Path) -> None:
+    folder = Folder.at(tmp_path)
+    save_scored(folder, 3, None)
+    for name in ("step-00000002", "step-00000004", "step-notes"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "generator.safetensors").write_bytes(b"half")
+    assert checkpoint.clean(folder) == ["step-00000002", "step-00000004"]
+    assert folder.names() == ["step-00000003", "step-notes"]
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Folder.at(tmp_path)
+    save_scored(folder, 1, None)
+    written: list[str] = []
+
+    def write(self: Folder, name: str, data: bytes) -> None:
+        written.append(name)
+        if len(written) == 3:
+            raise StorageError("No space left on device")
+        Path(self.path).mkdir(exist_ok=True)
+        Path(self.path, name).write_bytes(data)
+
+    monkeypatch.setattr(Folder, "write_bytes", write)
+    with pytest.raises(StorageError):
+        save_scored(folder, 2, None)
+    assert folder.names() == ["step-00000001"]
 
 
 def test_an_unfinished_checkpoint_is_ignored_and_replaced(tmp_path: Path) -> None:
@@ -195,5 +280,5 @@ def test_a_checkpoint_of_another_run_replaces_all_of_a_run_s_own(tmp_path: Path)
 
 def test_what_was_measured_is_kept_with_the_networks(tmp_path: Path) -> None:
     metrics = {"quality/swd": 3.5, "validation/mse": 0.1}
-    folder = checkpoint.save(Folder.at(tmp_path), build(), Position(1), {}, 3, 3.5, metrics)
+    folder = checkpoint.save(Folder.at(tmp_path), build(), Position(1), {}, 3, scored(3.5), metrics)
     assert checkpoint.read_state(folder)["metrics"] == metrics

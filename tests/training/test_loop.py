@@ -1,5 +1,6 @@
 """The loop: what happens when, stopping, and going on."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,11 +61,14 @@ def go(
     control: Control | None = None,
     every: int = 10**9,
     break_at: int = -1,
+    count: int = 4,
 ) -> tuple[Model, Outcome]:
     """One session of a run on one worker, from its newest checkpoint.
 
-    Args: every: how many images lie between measurements; break_at: the step before which a
-        weight becomes NaN.
+    Args:
+        every: how many images lie between measurements.
+        break_at: the step before which a weight becomes NaN.
+        count: of validation images.
     """
     run = RunFolder.at(str(path), "run")
     model = build_model(config)
@@ -83,7 +87,7 @@ def go(
         outcome = train(
             model,
             batches(start.global_step),
-            validation(path, every),
+            validation(path, every, count),
             config,
             run,
             Workers(),
@@ -207,10 +211,37 @@ def test_the_best_checkpoint_is_kept_beside_the_newest(
     saved = RunFolder.at(str(tmp_path), "run").checkpoints
     # Saved at each improvement and at the end.
     assert checkpoint.complete(saved) == ["step-00000002", "step-00000004"]
-    assert (checkpoint.best_step(saved), checkpoint.best_score(saved)) == (2, 1.0)
+    assert checkpoint.best_step(saved) == 2
+    assert checkpoint.best_value(saved, "quality/swd", 4) == 1.0
     # A resumed run knows the best so far.
     go(tmp_path, config, 5, every=8)
     assert checkpoint.complete(saved) == ["step-00000002", "step-00000005"]
+
+
+def test_a_score_that_is_not_finite_is_never_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([math.nan, 3.0, math.nan, 2.0])
+    monkeypatch.setattr(Validation, "measure", lambda *_: {"quality/swd": next(scores)})
+    go(tmp_path, tiny_config(checkpoint_images=8 * 10**6, keep=9), 4, every=8)
+    saved = RunFolder.at(str(tmp_path), "run").checkpoints
+    # The first and the third measurement were no reason to save anything.
+    assert checkpoint.complete(saved) == ["step-00000002", "step-00000004"]
+    assert checkpoint.best_step(saved) == 4
+
+
+def test_scores_of_other_numbers_of_validation_images_are_not_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([1.0, 5.0, 6.0])
+    monkeypatch.setattr(Validation, "measure", lambda *_: {"quality/swd": next(scores)})
+    config = tiny_config(checkpoint_images=8 * 10**6, keep=1)
+    go(tmp_path, config, 1, every=8)
+    saved = RunFolder.at(str(tmp_path), "run").checkpoints
+    assert checkpoint.best_step(saved) == 1
+    go(tmp_path, config, 3, every=8, count=3)
+    assert checkpoint.best_step(saved) == 2
+    assert checkpoint.complete(saved) == ["step-00000002", "step-00000003"]
 
 
 @pytest.mark.parametrize("log_images", [8, 10**6])

@@ -3,12 +3,15 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import tiny_config
 
+from raygen import marker
 from raygen.errors import UserError
 from raygen.models import build_model
+from raygen.storage import Folder
 from raygen.training import checkpoint
 from raygen.training.control import Position
 from raygen.training.run import RunFolder
@@ -57,17 +60,95 @@ def test_the_length_of_a_two_phase_run_stays_as_it_was(tmp_path: Path) -> None:
         run.open(replace(config, steps=50), restart=False)
 
 
+def entries(path: Path) -> list[str]:
+    return sorted(entry.name for entry in path.iterdir())
+
+
 def test_restart_deletes_a_run_but_nothing_else(tmp_path: Path) -> None:
     run = open_run(tmp_path)
+    save_checkpoint(run)
     (tmp_path / "run/samples").mkdir()
+    (tmp_path / "run/events.out.tfevents.1.host").touch()
+    (tmp_path / "run/notes.txt").write_text("the user's own")
     run.open(tiny_config(seed=3), restart=True)
-    assert [entry.name for entry in (tmp_path / "run").iterdir()] == ["config.json"]
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis/chapter1.tex").write_text("It was a dark night.")
+    assert entries(tmp_path / "run") == ["config.json", "notes.txt", "raygen.json"]
+
+
+FOREIGN = {
+    "thesis": {"chapter1.tex": "It was a dark night."},
+    "bert": {"config.json": '{"architectures": ["BertModel"], "hidden_size": 768}'},
+    "list": {"config.json": "[1, 2]"},
+    "broken": {"config.json": "{"},
+    "short": {"config.json": '{"preset": "dcgan-celeba"}'},
+    "other marker": {"raygen.json": '{"name": "something else"}', "config.json": "{}"},
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_raygen_did_not_make_is_never_touched(tmp_path: Path, name: str) -> None:
+    (tmp_path / "run").mkdir()
+    for file, text in FOREIGN[name].items():
+        (tmp_path / "run" / file).write_text(text)
     for restart in (True, False):
-        with pytest.raises(UserError, match="choose another"):
-            RunFolder.at(str(tmp_path), "thesis").open(tiny_config(), restart)
-    assert (tmp_path / "thesis/chapter1.tex").exists()
+        with pytest.raises(UserError, match="holds no run of raygen's .* choose another name"):
+            RunFolder.at(str(tmp_path), "run").open(tiny_config(), restart)
+    assert {f: (tmp_path / "run" / f).read_text() for f in FOREIGN[name]} == FOREIGN[name]
+    assert entries(tmp_path / "run") == sorted(FOREIGN[name])
+
+
+@pytest.mark.parametrize("kind", ["sweep", "dataset"])
+def test_a_sweep_or_dataset_is_no_run(tmp_path: Path, kind: Any) -> None:
+    marker.write(Folder.at(tmp_path / "run"), kind)
+    for restart in (True, False):
+        with pytest.raises(UserError, match=f"holds a {kind}; choose another name"):
+            RunFolder.at(str(tmp_path), "run").open(tiny_config(), restart)
+
+
+def test_runs_of_earlier_versions_go_on_and_can_be_started_over(tmp_path: Path) -> None:
+    for restart in (True, False):
+        run = open_run(tmp_path)
+        save_checkpoint(run)
+        (tmp_path / "run/raygen.json").unlink()
+        run.open(tiny_config(), restart)
+        assert (tmp_path / "run/raygen.json").exists()
+        assert bool(run.latest_checkpoint()) is not restart
+
+
+@pytest.mark.parametrize("restart", [True, False])
+@pytest.mark.parametrize("cut_at", range(1, 6))
+def test_a_deletion_that_is_cut_off_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut_at: int, restart: bool
+) -> None:
+    run = open_run(tmp_path)
+    save_checkpoint(run)
+    for name in ("samples", "projector"):
+        (tmp_path / "run" / name).mkdir()
+    (tmp_path / "run/events.out.tfevents.1.host").touch()
+    calls = [0]
+
+    def remove(self: Folder, name: str) -> None:
+        calls[0] += 1
+        if calls[0] == cut_at:
+            raise KeyboardInterrupt
+        original(self, name)
+
+    original = Folder.remove
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "remove", remove)
+        with pytest.raises(KeyboardInterrupt):
+            run.open(tiny_config(seed=3), restart=True)
+    # With other options: what is left of the old run does not count any more.
+    run.open(tiny_config(seed=4), restart)
+    assert entries(tmp_path / "run") == ["config.json", "raygen.json"]
+    assert run.position() == Position()
+
+
+def test_what_killed_jobs_left_is_cleaned_away_when_the_run_goes_on(tmp_path: Path) -> None:
+    run = open_run(tmp_path)
+    save_checkpoint(run)
+    (tmp_path / "run/checkpoints/step-00000007").mkdir()
+    run.open(tiny_config(), restart=False)
+    assert entries(tmp_path / "run/checkpoints") == ["step-00000002"]
 
 
 def test_the_dataset_must_stay_the_same(tmp_path: Path) -> None:

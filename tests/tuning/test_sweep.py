@@ -28,7 +28,7 @@ def watch(path: Path, history: Sequence[Trial] = (), stop: bool = False) -> Watc
     signals: Any = mock.Mock()
     signals.stop.is_set.return_value = stop
     space: Any = {"lr_g": Range(1e-5, 1e-3, log=True)}
-    return Watch(task, space, 4, history, LiveTable(), signals, SweepOptions())
+    return Watch(task, space, 4, history, LiveTable(), signals, SweepOptions(), mock.Mock())
 
 
 def tune_trial(number: int) -> Any:
