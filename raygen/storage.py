@@ -17,6 +17,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from raygen.errors import StorageError, UserError
+from raygen.regular_file import open_regular
 from raygen.retry import is_lasting, patiently
 
 Result = TypeVar("Result")
@@ -53,6 +54,8 @@ class Folder:
         """
         text = os.fspath(uri)
         if "://" not in text:
+            if "\0" in text:
+                raise UserError(f"{text}: no path may contain a NUL character; name it again")
             local = os.path.abspath(os.path.expanduser(text))
             return Folder(text, fs.LocalFileSystem(), local)
         try:
@@ -109,32 +112,49 @@ class Folder:
         return posixpath.join(self.path, name)
 
     def exists(self, name: str = "") -> bool:
-        """Raises: UserError if an object store does not answer or refuses."""
+        """Raises: UserError if it cannot be looked up, or an object store does not answer."""
+        return bool(self._type(name) != fs.FileType.NotFound)
+
+    def is_file(self) -> bool:
+        """Whether a file lies where the folder is to be. Raises: as `exists`."""
+        return bool(self._type() == fs.FileType.File)
+
+    def _type(self, name: str = "") -> fs.FileType:
         path = self.path_of(name) if name else self.path
-        return bool(self._look_up(path).type != fs.FileType.NotFound)
+        return self._look_up(lambda: self.filesystem.get_file_info(path)).type
 
     def names(self) -> list[str]:
         """The names of the entries, sorted; empty if the folder does not exist.
 
-        Raises: UserError if an object store does not answer or refuses.
+        Raises: UserError if it is a file, it cannot be looked up, or an object store does not
+            answer.
         """
-        selector = fs.FileSelector(self.path, allow_not_found=True)
-        return sorted(info.base_name for info in self._look_up(selector))
+        return sorted(info.base_name for info in self._entries())
 
-    def _look_up(self, what: str | fs.FileSelector) -> Any:
+    def _entries(self) -> list[fs.FileInfo]:
+        def entries() -> list[fs.FileInfo]:
+            selector = fs.FileSelector(self.path, allow_not_found=True)
+            found: list[fs.FileInfo] = self.filesystem.get_file_info(selector)
+            return found
+
+        return self._look_up(entries)
+
+    def _look_up(self, operation: Callable[[], Result]) -> Result:
         try:
-            return self.patiently(lambda: self.filesystem.get_file_info(what))
-        except OSError as error:
-            # Which is how jobs find out that they have no credentials, or the wrong ones.
+            return self.patiently(operation)
+        except NotADirectoryError as error:
+            raise UserError(f"{self.uri}: is a file; name a folder") from error
+        except (OSError, ValueError) as error:
+            # A name may be too long for the disk, or hold bytes that pyarrow does not take.
             if self.is_local:
-                raise
+                raise _cannot_look_up(self.uri, error) from error
+            # Which is how jobs find out that they have no credentials, or the wrong ones.
             raise _unreachable(self.uri, error) from error
 
     def sizes(self) -> dict[str, int]:
-        """The size in bytes of each file directly in the folder."""
-        selector = fs.FileSelector(self.path, allow_not_found=True)
-        entries = self.patiently(lambda: self.filesystem.get_file_info(selector))
-        return {info.base_name: info.size for info in entries if info.type == fs.FileType.File}
+        """The size in bytes of each file directly in the folder. Raises: as `names`."""
+        files = (info for info in self._entries() if info.type == fs.FileType.File)
+        return {info.base_name: info.size for info in files}
 
     def modified_at(self, name: str) -> float | None:
         """When a file was written, by the storage's clock, in Unix seconds; None without one."""
@@ -145,7 +165,7 @@ class Folder:
         """Raises: FileNotFoundError."""
         if self.is_local:
             # Whatever its name is: pyarrow takes no bytes that are not UTF-8.
-            with open(self.path_of(name), "rb") as file:
+            with open_regular(self.path_of(name)) as file:
                 return file.read()
 
         def read() -> bytes:
@@ -250,7 +270,16 @@ class Folder:
             ) from error
 
 
-def _unreachable(uri: str, error: OSError) -> UserError:
+def _cannot_look_up(uri: str, error: OSError | ValueError) -> UserError:
+    number = getattr(error, "errno", None)
+    reason = os.strerror(number) if number else " ".join(str(error).split())
+    return UserError(
+        f"{uri}: cannot be looked up ({reason}); check the name and the permissions of the folders "
+        "above it"
+    )
+
+
+def _unreachable(uri: str, error: OSError | ValueError) -> UserError:
     return UserError(
         f"{uri}: cannot be reached ({error}); check the name, the network and the credentials"
     )

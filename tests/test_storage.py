@@ -1,6 +1,7 @@
 """Folders at local paths and URIs."""
 
 import os
+import socket
 from pathlib import Path
 from unittest import mock
 
@@ -96,3 +97,40 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
         Folder.at(tmp_path).read_json("file")
     with pytest.raises(UserError, match="file: cannot write there"):
         Folder.at(tmp_path / "file").check_writable()
+
+
+def test_local_paths_that_cannot_be_looked_up_are_a_user_s_mistake(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("content")
+    for uri, reason in (
+        (tmp_path / ("n" * 300), "cannot be looked up .File name too long"),
+        (tmp_path / os.fsdecode(b"caf\xe9"), "cannot be looked up .*surrogates not allowed"),
+    ):
+        folder = Folder.at(uri)
+        for look in (folder.exists, folder.names, folder.sizes, folder.is_file):
+            with pytest.raises(UserError, match=reason):
+                look()
+    file = Folder.at(tmp_path / "file")
+    assert file.is_file()
+    assert not Folder.at(tmp_path).is_file()
+    for look in (file.names, file.sizes):
+        with pytest.raises(UserError, match="file: is a file; name a folder"):
+            look()
+    assert not file.exists("inside")
+    with pytest.raises(UserError, match="NUL"):
+        Folder.at("a\0b")
+
+
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    folder = Folder.at(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(os.path.relpath(tmp_path / "socket"))
+    listener.close()
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "endless", "socket", "folder"):
+        with pytest.raises(OSError):  # noqa: PT011
+            folder.read_bytes(name)
+    (tmp_path / "real").write_bytes(b"content")
+    (tmp_path / "link").symlink_to("real")
+    assert folder.read_bytes("link") == b"content"

@@ -155,6 +155,11 @@ def huggingface(images: str, train_share: float = TRAIN_SHARE) -> HuggingFace:
 
 def _list(place: Folder, said: str) -> dict[str, list[Folder]]:
     """The Arrow files of each split. Raises: UserError."""
+    if place.is_file():
+        raise UserError(
+            f"{said}: is a file; name the folder that save_to_disk wrote (a Parquet or CSV file is "
+            "opened with datasets.load_dataset first)"
+        )
     if place.exists("dataset_dict.json"):
         names = place.read_json("dataset_dict.json")["splits"]
         found = {split: _saved(place.join(name), said) for split, name in _splits(names, said)}

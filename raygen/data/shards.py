@@ -123,6 +123,11 @@ class Manifest:
         try:
             values = folder.read_json(MANIFEST)
         except (FileNotFoundError, NotADirectoryError):
+            if folder.is_file():
+                raise ShardError(
+                    f"{option} {folder.uri}: is a file; name the folder of a dataset, which "
+                    f"holds a {MANIFEST}"
+                ) from None
             inside = [n for n in folder.names() if folder.join(n).exists(MANIFEST)]
             advice = "name a folder that jobs/prepare.py wrote (--out)"
             if inside:

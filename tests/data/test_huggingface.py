@@ -198,3 +198,10 @@ def test_a_row_without_bytes_is_a_bad_image(tmp_path: Path) -> None:
     with pytest.raises(BadImage, match="holds no bytes"):
         load_image(source, bad)
     assert shade(source, 1 - bad) == 1
+
+
+def test_a_file_in_place_of_the_folder_is_told(tmp_path: Path) -> None:
+    place = tmp_path / "train.parquet"
+    place.write_bytes(b"PAR1")
+    with pytest.raises(UserError, match="--images .*train.parquet: is a file; name the folder"):
+        huggingface(str(place))
