@@ -15,11 +15,12 @@ from PIL import Image
 
 from raygen.config import ImageFormat
 from raygen.data import drawn_faces
-from raygen.data.files import Files, common_folder, display
+from raygen.data.files import Files, common_folder
 from raygen.data.images import SUFFIXES, open_image
 from raygen.data.shards import FORMAT_VERSION
 from raygen.data.tables import read_attributes, read_partition
 from raygen.errors import UserError
+from raygen.printable import printable
 from raygen.storage import Folder
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
@@ -146,7 +147,7 @@ class ImageFiles:
 
     @property
     def ignored(self) -> list[str]:
-        return [display(path) for path in self.files.ignored]
+        return [printable(path) for path in self.files.ignored]
 
     def splits(self) -> dict[str, range]:
         return self.ranges
@@ -180,7 +181,7 @@ def celeba(images: str, attributes: str, partition: str = "") -> ImageFiles:
     Raises: UserError if something is missing or unreadable, or tables and images disagree.
     """
     files = Files.open(images, "--images")
-    ids = _unique(files, [path.rsplit("/", 1)[-1] for path in files.paths], images)
+    ids = _unique(files, [path.rsplit("/", 1)[-1] for path in files.names], images)
     table = read_attributes(attributes)
     table.match(sorted(ids), f"--images {images}")
     order = np.argsort(np.array(ids, dtype=object), kind="stable")
@@ -213,8 +214,8 @@ def folder(
     Raises: UserError if they are missing or unreadable.
     """
     files = Files.open(images, "--images")
-    prefix = common_folder(files.paths)
-    names = _unique(files, [path.removeprefix(prefix) for path in files.paths], images)
+    prefix = common_folder(files.names)
+    names = _unique(files, [path.removeprefix(prefix) for path in files.names], images)
     order = shuffled(names)
     ids = [names[k] for k in order]
     attributes: tuple[str, ...] = ()
@@ -245,10 +246,10 @@ def _unique(files: Files, ids: list[str], images: str) -> list[str]:
             f"({', '.join(SUFFIXES)}){also}; training and validation need one each at least: name "
             "the zip of all images or the folder unpacked from it"
         )
-    ids = [display(name) for name in ids]
+    ids = [printable(name) for name in ids]
     [(name, times)] = Counter(ids).most_common(1)
     if times > 1:
-        twice = [display(p) for p, n in zip(files.paths, ids, strict=True) if n == name][:2]
+        twice = [printable(p) for p, n in zip(files.paths, ids, strict=True) if n == name][:2]
         raise UserError(
             f"--images {images}: two files are named {name} ({' and '.join(twice)}); names must "
             "be unique"

@@ -1,0 +1,144 @@
+"""What files are that raygen does not read: by their first bytes, and by their names.
+
+Sources: the formats' own specifications; the `file` program's list of first bytes.
+"""
+
+import re
+from typing import Literal, NamedTuple
+
+Group = Literal["picture", "archive", "video", "table", "document"]
+
+HEAD_BYTES = 512
+"""First bytes of a file that decide what it is."""
+REMEDIES: dict[Group, str] = {
+    "picture": "convert it to JPEG or PNG",
+    "archive": "unpack it, or name it alone with --images",
+    "video": "save its frames as PNG or JPEG",
+    "table": "write its images as files, or save it with save_to_disk and prepare huggingface",
+    "document": "download it again",
+}
+"""What to do with a file of a kind that is not read."""
+
+
+class Kind(NamedTuple):
+    """A kind of file that is not read. Attributes: name: with its article."""
+
+    name: str
+    group: Group
+
+    @property
+    def refusal(self) -> str:
+        """What is said of a file of this kind, and what to do with it."""
+        return f"{self.name}, which raygen does not read: {REMEDIES[self.group]}"
+
+
+RAW = Kind("a camera's raw picture", "picture")
+_BEGINNINGS: tuple[tuple[bytes, Kind], ...] = (
+    (b"\x00\x00\x00\x0cjP  ", Kind("a JPEG 2000 picture", "picture")),
+    (b"\xff\x4f\xff\x51", Kind("a JPEG 2000 picture", "picture")),
+    (b"\x00\x00\x00\x0cJXL ", Kind("a JPEG XL picture", "picture")),
+    (b"\xff\x0a", Kind("a JPEG XL picture", "picture")),
+    (b"8BPS", Kind("a Photoshop picture (PSD)", "picture")),
+    (b"gimp xcf", Kind("a GIMP picture (XCF)", "picture")),
+    (b"II\xbc\x01", Kind("a JPEG XR picture", "picture")),
+    (b"v/1\x01", Kind("an OpenEXR picture", "picture")),
+    (b"#?RADIANCE", Kind("a Radiance picture (HDR)", "picture")),
+    (b"DDS ", Kind("a DDS texture", "picture")),
+    (b"qoif", Kind("a QOI picture", "picture")),
+    (b"BPG\xfb", Kind("a BPG picture", "picture")),
+    (b"FLIF", Kind("a FLIF picture", "picture")),
+    (b"\x00\x00\x01\x00", Kind("a Windows icon", "picture")),
+    (b"\xd7\xcd\xc6\x9a", Kind("a Windows metafile", "picture")),
+    (b"FUJIFILMCCD-RAW", RAW),
+    (b"IIRO", RAW),
+    (b"IIRS", RAW),
+    (b"MMOR", RAW),
+    (b"IIU\x00", RAW),
+    (b"FOVb", RAW),
+    (b"\x00MRM", RAW),
+    (b"%!PS", Kind("a PostScript file", "picture")),
+    (b"\xc5\xd0\xd3\xc6", Kind("a PostScript file", "picture")),
+    (b"%PDF", Kind("a PDF document", "picture")),
+    (b"PK\x03\x04", Kind("a zip archive", "archive")),
+    (b"Rar!\x1a\x07", Kind("a rar archive", "archive")),
+    (b"7z\xbc\xaf\x27\x1c", Kind("a 7z archive", "archive")),
+    (b"\x1f\x8b", Kind("a gzip archive", "archive")),
+    (b"BZh", Kind("a bzip2 archive", "archive")),
+    (b"\xfd7zXZ", Kind("an xz archive", "archive")),
+    (b"\x28\xb5\x2f\xfd", Kind("a zstd archive", "archive")),
+    (b"\x04\x22\x4d\x18", Kind("a lz4 archive", "archive")),
+    (b"\x1a\x45\xdf\xa3", Kind("a video (Matroska or WebM)", "video")),
+    (b"\x00\x00\x01\xba", Kind("a video (MPEG)", "video")),
+    (b"\x00\x00\x01\xb3", Kind("a video (MPEG)", "video")),
+    (b"FLV\x01", Kind("a video (FLV)", "video")),
+    (b"\x30\x26\xb2\x75", Kind("a video (WMV)", "video")),
+    (b"PAR1", Kind("a Parquet table", "table")),
+    (b"ARROW1", Kind("an Arrow table", "table")),
+    (b"\x89HDF\r\n", Kind("an HDF5 file", "table")),
+    (b"\x93NUMPY", Kind("a NumPy array", "table")),
+    (b"SQLite format 3", Kind("a SQLite database", "table")),
+    (b"version https://git-lfs", Kind("a Git LFS pointer (`git lfs pull` fetches it)", "document")),
+)
+_BRANDS = {
+    b"heic": Kind("a HEIC picture", "picture"),
+    b"heix": Kind("a HEIC picture", "picture"),
+    b"heim": Kind("a HEIC picture", "picture"),
+    b"heis": Kind("a HEIC picture", "picture"),
+    b"hevc": Kind("a HEIC picture", "picture"),
+    b"hevx": Kind("a HEIC picture", "picture"),
+    b"avif": Kind("an AVIF picture", "picture"),
+    b"avis": Kind("an AVIF picture", "picture"),
+    b"crx ": RAW,
+    b"mif1": Kind("a HEIF picture", "picture"),
+    b"msf1": Kind("a HEIF picture", "picture"),
+}
+"""Of ISO base media files, which most videos and a few pictures are."""
+
+_SUFFIXES: dict[Group, str] = {
+    "picture": (
+        "heic heif hif avif avifs jxl jp2 j2k j2c jpf jpx jpm jxr wdp hdp psd psb xcf svg svgz ai "
+        "eps ps ico cur tga dds exr hdr ppm pgm pbm pnm pcx qoi bpg flif kra ora webp2 wmf emf "
+        "dng cr2 cr3 crw nef nrw arw sr2 srf orf rw2 raf pef srw x3f rwl 3fr iiq erf kdc dcr mrw "
+        "dcm dicom"
+    ),
+    "archive": "zip tar gz tgz bz2 tbz2 xz txz zst rar 7z lz4 lzma zipx cab iso",
+    "video": "mp4 m4v mov avi mkv webm mpg mpeg wmv flv 3gp mts m2ts ogv",
+    "table": "parquet arrow feather h5 hdf5 npy npz mat pkl pickle tfrecord tfrecords lmdb mdb db",
+}
+_GROUPS: dict[str, Group] = {
+    f".{suffix}": group for group, suffixes in _SUFFIXES.items() for suffix in suffixes.split()
+}
+UNREAD_PICTURES = tuple(suffix for suffix, group in _GROUPS.items() if group == "picture")
+"""Of files that are taken for pictures, so that they are counted, but cannot be read as such."""
+
+
+def group_of(path: str) -> Group | None:
+    """What kind of file a name promises, if it is one that a user may have meant to be read."""
+    name = path.rsplit("/", 1)[-1].lower()
+    return _GROUPS.get(name[name.rfind(".") :]) if "." in name else None
+
+
+def unread_kind(head: bytes) -> Kind | None:
+    """The kind of a file that is not read, if it is known. Args: head: its first bytes."""
+    if head[4:8] == b"ftyp":
+        brands = [head[8:12], *(head[at : at + 4] for at in range(16, 48, 4))]
+        # Both kinds may begin with the general brand of pictures.
+        special = [_BRANDS[brand] for brand in brands if brand in _BRANDS]
+        named = [kind for kind in special if kind.name != "a HEIF picture"]
+        return next(iter(named or special), Kind("a video (MP4 or QuickTime)", "video"))
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        return Kind("a video (AVI)", "video")
+    if head[:2] in (b"II", b"MM") and head[8:10] == b"CR":
+        return RAW
+    if head[128:132] == b"DICM":
+        return Kind("a DICOM picture", "picture")
+    if head[257:262] == b"ustar":
+        return Kind("a tar archive", "archive")
+    if re.match(rb"P[1-7]\s", head):
+        return Kind("a Netpbm picture", "picture")
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith(b"<") and b"<svg" in text:
+        return Kind("an SVG drawing", "picture")
+    if text.startswith((b"<!doctype html", b"<html")):
+        return Kind("a web page", "document")
+    return next((kind for mark, kind in _BEGINNINGS if head.startswith(mark)), None)
