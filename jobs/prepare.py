@@ -19,6 +19,7 @@ from raygen.config import PRESETS
 from raygen.data.download import download_celeba
 from raygen.data.huggingface import huggingface
 from raygen.data.inspect import contact_sheet, table, verify
+from raygen.data.kinds import remedies
 from raygen.data.parts import Target
 from raygen.data.prepare import check_folder, find_prepared, prepare
 from raygen.data.shards import MANIFEST, Manifest
@@ -32,9 +33,11 @@ from raygen.job_options import (
     FilesOptions,
     FolderOptions,
     HuggingFaceOptions,
+    ImageFilesOptions,
     PrepareOptions,
     ShowOptions,
 )
+from raygen.printable import printable
 from raygen.progress import ProgressLine, describe
 from raygen.storage import Folder
 
@@ -63,6 +66,10 @@ def main(argv: Sequence[str]) -> None:
     try:
         line.show("listing the images")
         source = open_source(options)
+        if source.notes:
+            line.close()
+        for note in source.notes:
+            print(printable(note))
         about = source.description()
         ready = not options.restart and all(find_prepared(about, target) for target in targets)
         # What refuses is asked before Ray is started, and again when the folders are this job's.
@@ -112,11 +119,16 @@ def open_source(options: PrepareOptions) -> Source:
     train_share = 1 - options.validation_share
     if isinstance(options, HuggingFaceOptions):
         require_path("--images", options.images, "name the folder that save_to_disk wrote")
-        return huggingface(options.images, train_share)
+        return huggingface(options.images, train_share, options.keep_attributes)
     require_path("--images", options.images, "name the folder, zip or tar of the images")
+    assert isinstance(options, ImageFilesOptions)
+    keep_splits = not options.ignore_split_folders
     if isinstance(options, FolderOptions):
-        return folder(options.images, train_share, options.labels)
-    return folder(options.images, train_share, kind="anime")
+        chosen = options.keep_attributes
+        if chosen and not options.labels:
+            raise UserError("--keep-attributes: needs --labels, which makes attributes of folders")
+        return folder(options.images, train_share, options.labels, "folder", keep_splits, chosen)
+    return folder(options.images, train_share, kind="anime", keep_splits=keep_splits)
 
 
 def source_places(options: PrepareOptions) -> dict[str, Folder]:
@@ -148,14 +160,17 @@ def report(place: Folder, manifest: Manifest) -> None:
         shown = []
         for reason, count in reasons[:SHOWN_REASONS]:
             first = next(e["id"] for e in manifest.rejected if e["reason"] == reason)
-            shown.append(f"{first} ({reason})" + (f" and {count - 1:,} more" if count > 1 else ""))
+            more = f" and {count - 1:,} more" if count > 1 else ""
+            shown.append(printable(f"{first} ({reason}){more}"))
         more = "; ..." if len(reasons) > SHOWN_REASONS else ""
         print(f"rejected {len(manifest.rejected):,}: {'; '.join(shown)}{more}")
         print(f"all rejected images are listed in {place.join(MANIFEST).uri}")
     ignored = manifest.ignored
     if ignored:
         more = f" and {len(ignored) - 1:,} more" if len(ignored) > 1 else ""
-        print(f"ignored, as they are no images: {ignored[0]}{more}")
+        print(f"ignored, as they are no images: {printable(ignored[0])}{more}")
+    for sentence in remedies(ignored):
+        print(f"among them {sentence}")
     fitting = [name for name, preset in PRESETS.items() if preset.image.size == manifest.size]
     for name in fitting:
         print(f"train on it: {command_line('jobs/train.py', name, '--data', place.uri)}")

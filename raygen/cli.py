@@ -25,6 +25,7 @@ from raygen.job_options import (
     WatchOptions,
 )
 from raygen.options import option, read_json_object, updated
+from raygen.printable import printable
 from raygen.storage import Folder
 
 EXIT_FAILURE = 1
@@ -50,13 +51,15 @@ def run_job(main: Callable[[Sequence[str]], None]) -> int:
         otherwise, 130 after Ctrl-C.
     Raises: whatever else `main` raises: a defect, whose traceback is shown; Python exits with 1.
     """
+    escape_unencodable()
     try:
         main(sys.argv[1:])
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         return EXIT_USER_ERROR
     except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
+        lines = str(error).splitlines()
+        print("error: " + "\n".join(map(printable, lines)), file=sys.stderr)
         return EXIT_FAILURE
     except Interrupted as notice:
         print(notice)
@@ -65,6 +68,13 @@ def run_job(main: Callable[[Sequence[str]], None]) -> int:
         print("interrupted")
         return EXIT_INTERRUPTED
     return 0
+
+
+def escape_unencodable() -> None:
+    """Write letters that the terminal's encoding lacks as \\u732b, in place of failing at them."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def command_line(script: str, *arguments: str) -> str:

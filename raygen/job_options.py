@@ -38,6 +38,7 @@ class JobOptions:
 
 
 Sizes = tyro.conf.UseAppendAction[tuple[str, ...]]
+Names = tyro.conf.UseAppendAction[tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -126,16 +127,27 @@ class FilesOptions(PrepareOptions):
 
 
 @dataclass(frozen=True)
-class AnimeOptions(FilesOptions):
+class ImageFilesOptions(FilesOptions):
+    """Files of images, whose folders may say something of them."""
+
+    ignore_split_folders: bool = False
+    """Take folders such as train and val, which otherwise say which split their images are of,
+    for folders like others."""
+
+
+@dataclass(frozen=True)
+class AnimeOptions(ImageFilesOptions):
     """Anime faces."""
 
 
 @dataclass(frozen=True)
-class FolderOptions(FilesOptions):
+class FolderOptions(ImageFilesOptions):
     """Any other images."""
 
     labels: bool = False
     """Make an attribute of each subfolder, true for the images in it."""
+    keep_attributes: Names = ()
+    """With --labels: the subfolder to make an attribute of; repeat it for several. Default: all."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +157,9 @@ class HuggingFaceOptions(FilesOptions):
     images: str = ""
     """The folder that save_to_disk wrote, or its URI. Required. Where it has splits, they are
     kept, and --validation-share is not used."""
+    keep_attributes: Names = ()
+    """Column of truth values, or class, to keep as an attribute; repeat it for several. Default:
+    all, except for columns of classes with which there would be more than 256."""
 
 
 @dataclass(frozen=True)

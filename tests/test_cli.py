@@ -1,6 +1,9 @@
 """Command lines: presets, files of options, and mistakes."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -119,3 +122,27 @@ def test_an_option_that_is_repeated_replaces_its_default_and_the_files(tmp_path:
     assert sizes("--size", "32", "--size=218x178") == ("32", "218x178")
     assert sizes("--config", str(config)) == ("16", "24")
     assert sizes("--config", str(config), "--size", "32") == ("32",)
+
+
+def test_names_are_escaped_in_whatever_a_job_prints() -> None:
+    code = (
+        "import sys; from raygen.cli import run_job; from raygen.errors import UserError, RunError\n"
+        "def main(argv):\n"
+        "    print('\u732b')\n"
+        "    raise {error}('\u732b\\x1b[31m.jpg cannot be read\\nname another')\n"
+        "sys.exit(run_job(main))"
+    )
+    for error, code_of_exit, lines in (
+        ("UserError", 2, ["error: \\u732b\\x1b[31m.jpg cannot be read name another"]),
+        ("RunError", 1, ["error: \\u732b\\x1b[31m.jpg cannot be read", "name another"]),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code.replace("{error}", error)],
+            cwd=Path(__file__).parents[1],
+            env=os.environ | {"PYTHONIOENCODING": "ascii"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == code_of_exit, done.stderr
+        assert done.stdout == "\\u732b\n"
+        assert done.stderr.splitlines() == lines

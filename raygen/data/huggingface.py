@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,27 +17,11 @@ import pyarrow as pa
 from PIL import Image
 
 from raygen.data.images import BadImage, open_image
-from raygen.data.sources import (
-    MAX_LABELS,
-    TEST,
-    TRAIN,
-    TRAIN_SHARE,
-    VALIDATION,
-    first_part_trains,
-    require_splits,
-    shuffled,
-)
+from raygen.data.layout import MAX_LABELS, choose_attributes
+from raygen.data.sources import TRAIN_SHARE, first_part_trains, require_splits, shuffled
+from raygen.data.splits import SPLITS, TEST, TRAIN, VALIDATION
 from raygen.errors import UserError
 from raygen.storage import Folder
-
-SPLITS = {
-    "train": TRAIN,
-    "validation": VALIDATION,
-    "valid": VALIDATION,
-    "val": VALIDATION,
-    "dev": VALIDATION,
-    "test": TEST,
-}
 
 
 @dataclass(frozen=True)
@@ -50,6 +35,7 @@ class HuggingFace:
         order: (images,) int64: the row of each of `ids`.
         values: (images, attributes) int8: 1, -1, or 0 where there is no value.
         ignored: other columns.
+        notes: what users should know of the attributes, a sentence each.
     """
 
     place: Folder
@@ -62,6 +48,7 @@ class HuggingFace:
     values: np.ndarray
     ranges: dict[str, range]
     ignored: list[str]
+    notes: list[str]
 
     def splits(self) -> dict[str, range]:
         return self.ranges
@@ -98,10 +85,15 @@ class HuggingFace:
         }
 
 
-def huggingface(images: str, train_share: float = TRAIN_SHARE) -> HuggingFace:
+def huggingface(
+    images: str, train_share: float = TRAIN_SHARE, chosen: Sequence[str] = ()
+) -> HuggingFace:
     """A dataset, or a dictionary of splits, that `save_to_disk` wrote.
 
-    Args: images: its folder, local or not; train_share: where it has no split for validation.
+    Args:
+        images: its folder, local or not.
+        train_share: of the images are for training, where it has no split for validation.
+        chosen: the attributes that are kept; empty for all.
     Raises: UserError if there is none, or none with images.
     """
     said = f"--images {images}"
@@ -128,7 +120,9 @@ def huggingface(images: str, train_share: float = TRAIN_SHARE) -> HuggingFace:
     rows = [f"{split}/{row:07d}" for split, count in counts.items() for row in range(count)]
     if len(rows) < 2:
         raise UserError(f"{said}: holds {len(rows)} images; training and validation need one each")
-    attributes, values, ignored = _attributes(pa.concat_tables(others), len(rows), said)
+    attributes, values, ignored, notes = _attributes(
+        pa.concat_tables(others), len(rows), chosen, said
+    )
     if len(splits) == 1:
         # Within a split, rows stay in their order: whoever reads some reads few files.
         ranges = first_part_trains(len(rows), train_share)
@@ -150,6 +144,7 @@ def huggingface(images: str, train_share: float = TRAIN_SHARE) -> HuggingFace:
         values=values[order],
         ranges=ranges,
         ignored=ignored,
+        notes=notes,
     )
 
 
@@ -248,32 +243,87 @@ def _image_column(schema: pa.Schema, said: str) -> str:
     return columns[0]
 
 
+@dataclass(frozen=True)
+class _Attribute:
+    """An attribute that a column may become.
+
+    Attributes: number: of the class that it stands for, in a column of classes.
+    """
+
+    name: str
+    column: str
+    number: int | None = None
+
+
 def _attributes(
-    table: pa.Table, rows: int, said: str
-) -> tuple[tuple[str, ...], np.ndarray, list[str]]:
-    """Names and values (rows, attributes) of the attributes, and the columns that are none."""
+    table: pa.Table, rows: int, chosen: Sequence[str], said: str
+) -> tuple[tuple[str, ...], np.ndarray, list[str], list[str]]:
+    """The attributes of a table's rows.
+
+    Args: chosen: names of those that are wanted; empty for all.
+    Returns: names; values (rows, attributes) int8; columns that are none; notes for users.
+    Raises: UserError if there are too many, or one that was chosen is not there.
+    """
+    columns, notes = _columns(table), []
+    if not chosen:
+        # Classes first, as they are many, and the largest of them: others may all fit.
+        largest = sorted(
+            (name for name, found in columns.items() if found[0].number is not None),
+            key=lambda name: -len(columns[name]),
+        )
+        while largest and sum(map(len, columns.values())) > MAX_LABELS:
+            name = largest.pop(0)
+            notes.append(
+                f"column {name} is left out: with its {len(columns.pop(name))} classes there are "
+                f"more than {MAX_LABELS} attributes; --keep-attributes chooses some of them"
+            )
+    candidates = [attribute for found in columns.values() for attribute in found]
+    names = choose_attributes([a.name for a in candidates], chosen, said)
+    if len(names) > MAX_LABELS:
+        raise UserError(
+            f"{said}: has {len(names)} attributes, but at most {MAX_LABELS} can be kept; choose "
+            "some with --keep-attributes"
+        )
+    kept = [attribute for attribute in candidates if attribute.name in set(names)]
+    values = np.empty((rows, len(kept)), np.int8)
+    for number, attribute in enumerate(kept):
+        values[:, number] = _values(table.column(attribute.column), attribute.number)
+    used = {attribute.column for attribute in kept}
+    return tuple(names), values, [name for name in table.column_names if name not in used], notes
+
+
+def _columns(table: pa.Table) -> dict[str, list[_Attribute]]:
+    """The attributes that each column may become, of those that may."""
     features = _features(table.schema)
-    columns: dict[str, np.ndarray] = {}
-    ignored = []
+    columns: dict[str, list[_Attribute]] = {}
+    known: set[str] = set()
     for field in table.schema:
         classes = features.get(field.name, {}).get("names")
-        cells = table.column(field.name)
-        if pa.types.is_boolean(field.type):
-            numbers = cells.cast(pa.int8()).fill_null(-1).to_numpy()
-            columns[field.name] = np.choose(numbers + 1, [0, -1, 1])
-        elif classes and pa.types.is_integer(field.type):
-            numbers = cells.fill_null(-1).to_numpy()
-            for number, name in enumerate(classes):
-                # Several columns may have classes such as yes and no.
-                label = f"{field.name}={name}" if name in columns else str(name)
-                columns[label] = np.where(numbers < 0, 0, np.where(numbers == number, 1, -1))
-        elif pa.types.is_integer(field.type) and set(cells.unique().to_pylist()) <= {-1, 0, 1}:
-            numbers = cells.to_numpy()
-            # Of 0 and 1, 0 says no; beside -1, it says that nobody knows.
-            columns[field.name] = numbers if (numbers < 0).any() else 2 * numbers - 1
+        whole = pa.types.is_integer(field.type)
+        if classes and whole:
+            # Several columns may have classes such as yes and no.
+            names = [f"{field.name}={c}" if str(c) in known else str(c) for c in classes]
+            found = [_Attribute(name, field.name, k) for k, name in enumerate(names)]
+        elif pa.types.is_boolean(field.type) or (
+            whole and set(table.column(field.name).unique().to_pylist()) <= {-1, 0, 1}
+        ):
+            found = [_Attribute(field.name, field.name)]
         else:
-            ignored.append(field.name)
-    if len(columns) > MAX_LABELS:
-        raise UserError(f"{said}: has {len(columns)} attributes and classes; at most {MAX_LABELS}")
-    values = np.stack([*columns.values()], axis=1) if columns else np.empty((rows, 0))
-    return tuple(columns), values.astype(np.int8), ignored
+            continue
+        columns[field.name] = found
+        known |= {attribute.name for attribute in found}
+    return columns
+
+
+def _values(cells: pa.ChunkedArray, number: int | None) -> np.ndarray:
+    """(rows,) 1, -1 or 0. Args: number: of the class that is asked for, in a column of classes."""
+    if pa.types.is_boolean(cells.type):
+        truth = cells.cast(pa.int8()).fill_null(-1).to_numpy()
+        values: np.ndarray = np.array([0, -1, 1], np.int8)[truth + 1]
+        return values
+    if number is not None:
+        classes = cells.fill_null(-1).to_numpy()
+        return np.where(classes < 0, 0, np.where(classes == number, 1, -1))
+    numbers: np.ndarray = cells.to_numpy().astype(np.int8)
+    # Of 0 and 1, 0 says no; beside -1, it says that nobody knows.
+    return numbers if numbers.min(initial=0) < 0 else 2 * numbers - 1

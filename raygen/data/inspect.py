@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from raygen.data.reader import ShardReader
 from raygen.data.shards import Manifest, ShardFile
+from raygen.printable import printable
 from raygen.storage import Folder
 
 READ_BYTES = 2**20
@@ -50,7 +51,7 @@ def table(folder: Folder, manifest: Manifest) -> str:
     ignored = _some(list(manifest.ignored))
     rows.append(("ignored", f"{len(manifest.ignored):,}{': ' if ignored else ''}{ignored}"))
     rows.append(("fingerprint", manifest.fingerprint))
-    return "\n".join(f"{name:12} {text}" for name, text in rows)
+    return "\n".join(printable(f"{name:12} {text}") for name, text in rows)
 
 
 def _some(names: list[str]) -> str:

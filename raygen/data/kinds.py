@@ -4,7 +4,10 @@ Sources: the formats' own specifications; the `file` program's list of first byt
 """
 
 import re
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
+
+from raygen.printable import printable
 
 Group = Literal["picture", "archive", "video", "table", "document"]
 
@@ -116,6 +119,21 @@ def group_of(path: str) -> Group | None:
     """What kind of file a name promises, if it is one that a user may have meant to be read."""
     name = path.rsplit("/", 1)[-1].lower()
     return _GROUPS.get(name[name.rfind(".") :]) if "." in name else None
+
+
+def remedies(paths: Iterable[str]) -> list[str]:
+    """What to do with files that are no pictures, a sentence on each kind that a user may have
+    meant to be read."""
+    groups: dict[Group, list[str]] = {}
+    for path in paths:
+        group = group_of(path)
+        if group:
+            groups.setdefault(group, []).append(path)
+    return [
+        f"{len(paths):,} {group}{'' if len(paths) == 1 else 's'}, as {printable(paths[0])}: "
+        f"{REMEDIES[group]}"
+        for group, paths in groups.items()
+    ]
 
 
 def unread_kind(head: bytes) -> Kind | None:

@@ -7,7 +7,8 @@ Adding a dataset is adding one function, or one class with the members of `Sourc
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,19 +18,21 @@ from raygen.config import ImageFormat
 from raygen.data import drawn_faces
 from raygen.data.files import Files, common_folder
 from raygen.data.images import SUFFIXES, open_image
+from raygen.data.kinds import remedies
+from raygen.data.layout import find_labels, find_splits
 from raygen.data.shards import FORMAT_VERSION
+from raygen.data.splits import TEST as TEST
+from raygen.data.splits import TRAIN as TRAIN
+from raygen.data.splits import VALIDATION as VALIDATION
 from raygen.data.tables import read_attributes, read_partition
 from raygen.errors import UserError
 from raygen.printable import printable
 from raygen.storage import Folder
 
-TRAIN, VALIDATION, TEST = "train", "validation", "test"
 CELEBA_TRAIN_SHARE = 0.8
 """CelebA's customary split: the first 80 % of the files in name order train."""
 TRAIN_SHARE = 0.95
 """Other images have no customary split; the original work on anime faces trained on all of them."""
-MAX_LABELS = 256
-"""Each label is a column of every shard."""
 
 
 class Source(Protocol):
@@ -46,6 +49,10 @@ class Source(Protocol):
     @property
     def ignored(self) -> list[str]:
         """What lies beside the images and is none."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What users should know of how the images were understood, a sentence each."""
 
     def splits(self) -> dict[str, range]:
         """Positions in `ids` of each split; together they cover all of `ids`."""
@@ -96,6 +103,10 @@ class DrawnFaces:
     def ignored(self) -> list[str]:
         return []
 
+    @property
+    def notes(self) -> list[str]:
+        return []
+
     def splits(self) -> dict[str, range]:
         return first_part_trains(self.count, CELEBA_TRAIN_SHARE)
 
@@ -135,6 +146,7 @@ class ImageFiles:
         order: (images,) int64: the number in `files` of each of `ids`.
         values: (images, attributes) int8: 1, -1, or 0.
         ranges: of each split.
+        notes: what users should know of how the images were understood, a sentence each.
     """
 
     kind: str
@@ -144,6 +156,7 @@ class ImageFiles:
     attributes: tuple[str, ...]
     values: np.ndarray
     ranges: dict[str, range]
+    notes: list[str] = field(default_factory=list)
 
     @property
     def ignored(self) -> list[str]:
@@ -204,26 +217,55 @@ def celeba(images: str, attributes: str, partition: str = "") -> ImageFiles:
 
 
 def folder(
-    images: str, train_share: float = TRAIN_SHARE, labels: bool = False, kind: str = "folder"
+    images: str,
+    train_share: float = TRAIN_SHARE,
+    labels: bool = False,
+    kind: str = "folder",
+    keep_splits: bool = True,
+    chosen: Sequence[str] = (),
 ) -> ImageFiles:
     """Any image files, below a folder or in a zip or tar, local or not.
 
     Args:
-        train_share: of the images are for training, the others for validation.
+        train_share: of the images are for training, the others for validation, where their
+            folders do not say it.
         labels: make an attribute of each subfolder, true for the images in it.
+        keep_splits: take folders such as train and val for the splits.
+        chosen: the labels that become attributes; empty for all.
     Raises: UserError if they are missing or unreadable.
     """
     files = Files.open(images, "--images")
     prefix = common_folder(files.names)
     names = _unique(files, [path.removeprefix(prefix) for path in files.names], images)
-    order = shuffled(names)
-    ids = [names[k] for k in order]
+    splits = find_splits(names, images) if keep_splits else None
     attributes: tuple[str, ...] = ()
-    values = np.empty((len(ids), 0), np.int8)
+    values = np.empty((len(names), 0), np.int8)
+    notes = [*files.notes, *([splits.note] if splits else [])]
     if labels:
-        attributes, values = _labels(ids, images)
-    ranges = first_part_trains(len(ids), train_share)
-    return ImageFiles(kind, files, ids, order, attributes, values, ranges)
+        found = find_labels(names, images, splits, chosen)
+        attributes, values = found.names, found.values
+        notes += found.notes
+    order = shuffled(names)
+    ranges = first_part_trains(len(names), train_share)
+    if splits:
+        order, ranges = by_split(order, np.array([splits.splits[k] for k in order]))
+    ids = [names[k] for k in order]
+    return ImageFiles(kind, files, ids, order, attributes, values[order], ranges, notes)
+
+
+def by_split(order: np.ndarray, splits: np.ndarray) -> tuple[np.ndarray, dict[str, range]]:
+    """An order with all of one split after another, and the positions of each.
+
+    Args: order: (images,) int64; splits: (images,) the name of the split of each, in that order.
+    """
+    ranges, first = {}, 0
+    for split in (TRAIN, VALIDATION, TEST):
+        count = int((splits == split).sum())
+        if count or split != TEST:
+            ranges[split] = range(first, first + count)
+        first += count
+    parts = [order[splits == split] for split in ranges]
+    return np.concatenate(parts), ranges
 
 
 def shuffled(ids: list[str]) -> np.ndarray:
@@ -240,7 +282,9 @@ def shuffled(ids: list[str]) -> np.ndarray:
 def _unique(files: Files, ids: list[str], images: str) -> list[str]:
     """Ids as they can be stored. Raises: UserError if two are the same, or too few."""
     if len(ids) < 2:
-        also = f"; beside it: {', '.join(files.ignored[:3])}" if files.ignored else ""
+        beside = [printable(path) for path in files.ignored]
+        also = f"; beside it: {', '.join(beside[:3])}" if beside else ""
+        also += "".join(f"; {sentence}" for sentence in remedies(beside))
         raise UserError(
             f"--images {images}: holds {'one image' if ids else 'no images'} "
             f"({', '.join(SUFFIXES)}){also}; training and validation need one each at least: name "
@@ -255,22 +299,6 @@ def _unique(files: Files, ids: list[str], images: str) -> list[str]:
             "be unique"
         )
     return ids
-
-
-def _labels(ids: list[str], images: str) -> tuple[tuple[str, ...], np.ndarray]:
-    loose = next((name for name in ids if "/" not in name), None)
-    labels = sorted({name.split("/")[0] for name in ids})
-    if loose or len(labels) < 2 or len(labels) > MAX_LABELS:
-        found = f"{loose} lies in none" if loose else f"there are {len(labels)}"
-        raise UserError(
-            f"--labels: takes 2 to {MAX_LABELS} subfolders of --images {images} as labels (not the "
-            f"one that all images share), but {found}; sort the images into subfolders, or leave "
-            "--labels out"
-        )
-    column = {label: number for number, label in enumerate(labels)}
-    values = np.full((len(ids), len(labels)), -1, np.int8)
-    values[np.arange(len(ids)), [column[name.split("/")[0]] for name in ids]] = 1
-    return tuple(labels), values
 
 
 def require_splits(ranges: dict[str, range], where: str) -> None:

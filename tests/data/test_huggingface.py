@@ -205,3 +205,53 @@ def test_a_file_in_place_of_the_folder_is_told(tmp_path: Path) -> None:
     place.write_bytes(b"PAR1")
     with pytest.raises(UserError, match="--images .*train.parquet: is a file; name the folder"):
         huggingface(str(place))
+
+
+def write_classes(path: Path, classes: dict[str, int], flags: int = 0) -> str:
+    """Four rows with columns of so many classes, and so many columns of truth values."""
+    features = {
+        name: {"_type": "ClassLabel", "names": [f"{name}{k}" for k in range(count)]}
+        for name, count in classes.items()
+    }
+    rows = [{"bytes": png(k), "path": None} for k in range(4)]
+    columns: dict[str, Any] = {"image": pa.array(rows, IMAGE)}
+    columns |= {name: [0, 1, 2, 1] for name in classes}
+    columns |= {f"flag{k}": [True, False, None, True] for k in range(flags)}
+    table = pa.table(columns)
+    info = json.dumps({"info": {"features": features}})
+    write_table(path / "a.arrow", table.replace_schema_metadata({"huggingface": info}))
+    return str(path)
+
+
+def test_too_many_classes_are_left_out_with_a_sentence(tmp_path: Path) -> None:
+    place = write_classes(tmp_path, {"fine": 300, "coarse": 20}, flags=2)
+    source = huggingface(place)
+    assert source.attributes == (*(f"coarse{k}" for k in range(20)), "flag0", "flag1")
+    assert source.ignored == ["fine"]
+    [note] = source.notes
+    assert note.startswith("column fine is left out: with its 300 classes")
+    assert "--keep-attributes" in note
+    # Those of several columns together, the largest first.
+    (tmp_path / "two").mkdir()
+    source = huggingface(write_classes(tmp_path / "two", {"a": 100, "b": 150, "c": 90}))
+    assert source.ignored == ["b"]
+
+
+def test_attributes_can_be_chosen(tmp_path: Path) -> None:
+    place = write_classes(tmp_path, {"fine": 300, "coarse": 20}, flags=2)
+    source = huggingface(place, chosen=["flag1", "fine1"])
+    assert source.attributes == ("fine1", "flag1")
+    assert (source.ignored, source.notes) == (["coarse", "flag0"], [])
+    values = {shade(source, k): load_image(source, k)[1] for k in range(4)}
+    assert values == {0: [-1, 1], 1: [1, -1], 2: [-1, 0], 3: [1, 1]}
+    with pytest.raises(UserError, match="--keep-attributes hat: .* no attribute of that name"):
+        huggingface(place, chosen=["hat"])
+
+
+def test_too_many_truth_values_are_refused_with_a_way_on(tmp_path: Path) -> None:
+    place = write_classes(tmp_path, {}, flags=257)
+    with pytest.raises(
+        UserError, match="has 257 attributes, .* choose some with --keep-attributes"
+    ):
+        huggingface(place)
+    assert huggingface(place, chosen=["flag200"]).attributes == ("flag200",)

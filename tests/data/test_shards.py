@@ -35,6 +35,9 @@ def test_a_manifest_says_what_is_wrong_with_a_dataset(tmp_path: Path) -> None:
         load_changed(fresh("version"), format_version=99)
     with pytest.raises(ShardError, match="damaged"):
         load_changed(fresh("splits"), splits={"train": [{"name": "x"}]})
+    path = fresh("whole") / shards.MANIFEST
+    with pytest.raises(ShardError, match=r"manifest\.json: is a file; name the folder of a data"):
+        Manifest.load(Folder.at(path))
     path = fresh("junk")
     (path / shards.MANIFEST).write_text("{")
     with pytest.raises(UserError, match="not valid JSON"):
