@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from raygen.checked import shown
 from raygen.errors import UserError
 from raygen.model_options import (
     AdversarialConfig,
@@ -181,6 +182,8 @@ class RunConfig:
 
         Raises: UserError if that is no step at all.
         """
+        if not train_images:
+            raise UserError(f"--data {self.data}: holds no training images; name another dataset")
         if self.steps:
             return self.steps
         preset = PRESETS[self.preset]
@@ -221,7 +224,7 @@ class RunConfig:
         for name in values:
             if name not in own | models:
                 raise UserError(
-                    f"{where}: unknown option {name!r} for preset {self.preset}; "
+                    f"{where}: unknown option {shown(name)} for preset {self.preset}; "
                     f"known are {', '.join(sorted(own | models))}"
                 )
         model = updated(self.model, {k: v for k, v in values.items() if k in models}, where)
@@ -237,8 +240,9 @@ class RunConfig:
         Raises: UserError.
         """
         preset = values.get("preset", RunConfig.preset)
-        if preset not in PRESETS:
-            raise UserError(f"preset {preset!r}: unknown; choose one of {', '.join(PRESETS)}")
+        if not isinstance(preset, str) or preset not in PRESETS:
+            known = ", ".join(PRESETS)
+            raise UserError(f"preset {shown(preset)}: unknown; choose one of {known}")
         return PRESETS[preset].run.updated(values, where)
 
 

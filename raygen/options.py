@@ -1,11 +1,12 @@
 """What all dataclasses of options share: names, checks, and replacing values by name."""
 
-import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
+from raygen.checked import MOST_BYTES, as_float, parse, shown
 from raygen.errors import UserError
 from raygen.storage import Folder
 
@@ -13,6 +14,19 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Options = TypeVar("Options", bound="DataclassInstance")
+
+LARGEST = 2**64 - 1
+"""Of whole numbers, the largest that any option takes: a seed of 64 bits."""
+LONGEST = 10_000
+"""Characters of a text."""
+_MEANINGS = {
+    bool: "true or false",
+    float: "a finite number",
+    int: "a whole number of at most 64 bits",
+    str: "a text",
+    tuple: "a list of texts",
+}
+_ADVICE = "name a JSON file of options"
 
 
 def option(name: str) -> str:
@@ -62,31 +76,52 @@ def updated(options: Options, values: Mapping[str, Any], where: str) -> Options:
     Raises: UserError for an unknown option or a value of the wrong type.
     """
     known = {f.name: getattr(options, f.name) for f in fields(options)}
-    for name, value in values.items():
+    for name in values:
         if name not in known:
-            raise UserError(f"{where}: unknown option {name!r}; known are {', '.join(known)}")
-        kind = type(known[name])
-        # JSON writes 3.0 as 3; True is an int to Python but no number to a user.
-        accepted = (int, float) if kind is float else (kind,)
-        if kind is tuple and isinstance(value, list):
-            values = {**values, name: tuple(value)}
-        elif type(value) not in accepted:
-            raise UserError(f"{where}: {name} is {value!r}, but must be of type {kind.__name__}")
-    return replace(options, **values)
+            raise UserError(f"{where}: unknown option {shown(name)}; known are {', '.join(known)}")
+    fitting = {name: _fitting(known[name], v, f"{where}: {name}") for name, v in values.items()}
+    return replace(options, **fitting)
+
+
+def _fitting(known: Any, value: Any, where: str) -> Any:
+    """A JSON value as an option has it, of the same type as the value that it replaces."""
+    kind, fits = type(known), False
+    if kind is float:
+        number = as_float(value)
+        fits = number is not None and math.isfinite(number)
+        value = number if fits else value
+    elif kind is tuple:
+        # As JSON has it, or as another dataclass of options does.
+        fits = isinstance(value, list | tuple) and all(map(_is_text, value))
+        value = tuple(value) if fits else value
+    elif kind is str:
+        fits = _is_text(value)
+    elif kind is int:
+        fits = type(value) is int and abs(value) <= LARGEST
+    else:
+        fits = type(value) is kind
+    if not fits:
+        meaning = _MEANINGS.get(kind, f"of type {kind.__name__}")
+        raise UserError(f"{where} is {shown(value)}, but must be {meaning}")
+    return value
+
+
+def _is_text(value: Any) -> bool:
+    # No path, and nothing else, holds a NUL character.
+    return isinstance(value, str) and "\0" not in value and len(value) <= LONGEST
 
 
 def read_json_object(name: str, path: str) -> dict[str, Any]:
     """What a file or URI that an option names holds: a JSON object. Raises: UserError."""
-    file = Folder.at(path)
+    file, said = Folder.at(path), f"{name} {path}"
     try:
-        values = json.loads(file.parent.read_bytes(file.name))
-    except OSError as error:
-        reason = error.strerror or " ".join(str(error).split())
-        raise UserError(
-            f"{name} {path}: cannot be read ({reason}); name a JSON file of options"
-        ) from error
-    except ValueError as error:
-        raise UserError(f"{name} {path}: not valid JSON ({error})") from error
+        data = file.parent.read_bytes(file.name, MOST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", "") or " ".join(str(error).split())
+        raise UserError(f"{said}: cannot be read ({reason}); {_ADVICE}") from error
+    if len(data) > MOST_BYTES:
+        raise UserError(f"{said}: has more than {MOST_BYTES:,} bytes; {_ADVICE}")
+    values: Any = parse(data, said, advice=_ADVICE).value
     if not isinstance(values, dict):
-        raise UserError(f"{name} {path}: must hold one JSON object of options")
+        raise UserError(f"{said}: must hold one JSON object of options")
     return values

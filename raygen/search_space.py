@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from raygen.checked import shown
 from raygen.errors import UserError
 from raygen.options import read_json_object
 
@@ -25,6 +26,10 @@ HELP = (
 _TRIAL_VALUES = 7
 """Tells a sweep's random numbers from a run's."""
 MOST_ATTEMPTS = 100
+MOST_WHOLE = 2**53
+"""Up to here floats, in which ranges are kept, tell all whole numbers apart."""
+LONG_WORD = 60
+"""Characters of a value that an error does not repeat as a whole any more."""
 
 
 @dataclass(frozen=True)
@@ -149,11 +154,24 @@ def _read_file(path: str, known: Mapping[str, Value]) -> Space:
     for name, domain in read_json_object("--space", path).items():
         where = f"--space {path}: {name}"
         if isinstance(domain, list):
-            domain = f"choice({','.join(map(str, domain))})"
-        if not isinstance(domain, str):
-            raise UserError(f"{where} is {domain!r}; must be a list of values, or a text: {HELP}")
-        space[name] = parse_domain(name, domain, known, where)
+            _require_known(name, known, where)
+            space[name] = _choice([_word(value, where) for value in domain], known[name], where)
+        elif isinstance(domain, str):
+            space[name] = parse_domain(name, domain, known, where)
+        else:
+            raise UserError(
+                f"{where} is {shown(domain)}; must be a list of values, or a text: {HELP}"
+            )
     return space
+
+
+def _word(value: Any, where: str) -> str:
+    """A value of a JSON file as it would be written in a domain."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, str | int | float):
+        raise UserError(f"{where}: {shown(value)} must be a text, a number, or true or false")
+    return str(value)
 
 
 def parse_domain(name: str, text: str, known: Mapping[str, Value], where: str) -> Domain:
@@ -162,18 +180,14 @@ def parse_domain(name: str, text: str, known: Mapping[str, Value], where: str) -
     Raises: UserError if the option is not known, or the domain is none, is empty, or has values of
         another type.
     """
-    if name not in known:
-        raise UserError(f"{where}: unknown option {name!r}; known are {', '.join(sorted(known))}")
+    _require_known(name, known, where)
     match = re.fullmatch(r"(loguniform|uniform|randint|choice)\((.*)\)", text)
     if not match:
-        raise UserError(f"{where}: {text!r} is no domain; write {HELP}")
+        raise UserError(f"{where}: {shown(text)} is no domain; write {HELP}")
     kind, words = match[1], [word.strip() for word in match[2].split(",") if word.strip()]
     example = known[name]
     if kind == "choice":
-        values = tuple(_convert(word, example, where) for word in words)
-        if len(set(values)) < 2:
-            raise UserError(f"{where}: must offer at least two values that differ")
-        return Choice(values)
+        return _choice(words, example, where)
     if isinstance(example, str | bool):
         raise UserError(f"{where}: {name} is no number; write choice(...)")
     if len(words) != 2:
@@ -183,23 +197,44 @@ def parse_domain(name: str, text: str, known: Mapping[str, Value], where: str) -
         raise UserError(f"{where}: is empty; the first number must be lower than the second")
     if kind == "loguniform" and low <= 0:
         raise UserError(f"{where}: must be above 0, which has no logarithm")
+    if kind == "loguniform" and not math.isfinite(high / low):
+        raise UserError(f"{where}: spans more than 300 decades; narrow it")
     whole = kind == "randint" or isinstance(example, int)
+    if whole and max(-low, high) > MOST_WHOLE:
+        raise UserError(f"{where}: whole numbers must be from {-MOST_WHOLE:,} to {MOST_WHOLE:,}")
     return Range(low, high, log=kind == "loguniform", whole=whole)
+
+
+def _require_known(name: str, known: Mapping[str, Value], where: str) -> None:
+    if name not in known:
+        names = ", ".join(sorted(known))
+        raise UserError(f"{where}: unknown option {shown(name)}; known are {names}")
+
+
+def _choice(words: Sequence[str], example: Value, where: str) -> Choice:
+    values = tuple(_convert(word, example, where) for word in words)
+    if len(set(values)) < 2:
+        raise UserError(f"{where}: must offer at least two values that differ")
+    return Choice(values)
 
 
 def _convert(word: str, example: Value, where: str) -> Value:
     """A word as a value of the same type as an example."""
+    said = word if word.isprintable() and len(word) < LONG_WORD else shown(word)
     if isinstance(example, bool):
         if word.lower() in ("true", "false"):
             return word.lower() == "true"
-        raise UserError(f"{where}: {word} must be true or false")
+        raise UserError(f"{where}: {said} must be true or false")
     if isinstance(example, str):
         return word
     try:
-        return type(example)(word)
+        value = type(example)(word)
     except ValueError:
         kind = "a whole number" if isinstance(example, int) else "a number"
-        raise UserError(f"{where}: {word} must be {kind}") from None
+        raise UserError(f"{where}: {said} must be {kind}") from None
+    if math.isnan(value):
+        raise UserError(f"{where}: {said} is no value that can be tried")
+    return value
 
 
 def random_trials(

@@ -16,6 +16,7 @@ from urllib.parse import quote
 import pyarrow as pa
 from pyarrow import fs
 
+from raygen.checked import DAMAGED, MOST_BYTES, Checked, parse
 from raygen.errors import StorageError, UserError
 from raygen.regular_file import open_regular
 from raygen.retry import is_lasting, patiently
@@ -161,16 +162,20 @@ class Folder:
         info = self._look_up(self.path_of(name))
         return info.mtime_ns / 1e9 if info.mtime_ns else None
 
-    def read_bytes(self, name: str) -> bytes:
-        """Raises: FileNotFoundError."""
+    def read_bytes(self, name: str, at_most: int | None = None) -> bytes:
+        """The content of a file.
+
+        Args: at_most: read only so many bytes from its beginning; None: all.
+        Raises: FileNotFoundError.
+        """
         if self.is_local:
             # Whatever its name is: pyarrow takes no bytes that are not UTF-8.
             with open_regular(self.path_of(name)) as file:
-                return file.read()
+                return file.read(at_most)
 
         def read() -> bytes:
             with self.filesystem.open_input_stream(self.path_of(name)) as stream:
-                return bytes(stream.read())
+                return bytes(stream.read(at_most))
 
         return self.patiently(read)
 
@@ -213,13 +218,32 @@ class Folder:
                 os.remove(temporary)
 
     def read_json(self, name: str) -> Any:
-        """Raises: FileNotFoundError; UserError if the file is not JSON."""
+        """A file of JSON that only raygen itself writes. Raises: as `read_checked`."""
+        return self.read_checked(name).value
+
+    def read_checked(
+        self,
+        name: str,
+        error: type[UserError] = UserError,
+        advice: str = DAMAGED,
+        at_most: int = MOST_BYTES,
+    ) -> Checked:
+        """A file of JSON, whose values are to be asked for what is expected of them.
+
+        Args: error, advice: see `Checked`; at_most: bytes that the file may have.
+        Raises: FileNotFoundError; UserError, or `error`, if the file cannot be read or is not JSON.
+        """
+        where = self.join(name).uri
         try:
-            return json.loads(self.read_bytes(name))
-        except ValueError as error:
-            raise UserError(
-                f"{self.join(name).uri}: not valid JSON ({error}); it is damaged"
-            ) from error
+            data = self.read_bytes(name, at_most + 1)
+        except (FileNotFoundError, NotADirectoryError):
+            raise
+        except OSError as problem:
+            reason = problem.strerror or " ".join(str(problem).split())
+            raise error(f"{where}: cannot be read ({reason}); {advice}") from problem
+        if len(data) > at_most:
+            raise error(f"{where}: has more than {at_most:,} bytes; {advice}")
+        return parse(data, where, error, advice)
 
     def write_json(self, name: str, value: Any) -> None:
         self.write_bytes(name, (json.dumps(value, indent=2) + "\n").encode())

@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from raygen.checked import Checked, parse
 from raygen.config import ImageFormat
 from raygen.data.images import BadImage, fit_images
-from raygen.data.shards import CHANNELS, ShardFile, write_shard
+from raygen.data.shards import CHANNELS, ShardFile, rejections, write_shard
 from raygen.data.sources import Source
 from raygen.errors import RunError, UserError
 from raygen.lease import Fence
@@ -88,9 +89,11 @@ class Record:
         return {"file": file, "rejected": self.rejected}
 
     @staticmethod
-    def from_json(values: dict[str, Any]) -> "Record":
-        file = ShardFile.from_json(values["file"]) if values["file"] else None
-        return Record(file, values["rejected"])
+    def from_json(values: Checked, image_bytes: int) -> "Record":
+        """Args: image_bytes: of each image. Raises: ShardError."""
+        found = values.entry("file")
+        file = None if found.value is None else ShardFile.from_json(found, image_bytes)
+        return Record(file, list(rejections(values.entry("rejected"))))
 
 
 Part = list[list[File]]
@@ -350,8 +353,12 @@ def _make_tasks(
                     f"--out {places}: {row['error']}\nwhat is finished is kept; once that is "
                     "mended, the same command, without --restart, goes on"
                 )
-            for known, files in zip(records, json.loads(row["made"]), strict=True):
-                known |= {name: Record.from_json(values) for name, values in files.items()}
+            made = parse(row["made"].encode(), "a task's answer").items()
+            for target, known, files in zip(targets, records, made, strict=True):
+                known |= {
+                    name: Record.from_json(values, target.image_bytes)
+                    for name, values in files.entries().items()
+                }
             telling.ended(int(row["number"]))
     return records
 

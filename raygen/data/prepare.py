@@ -18,9 +18,9 @@ from typing import Any
 from raygen import marker
 from raygen.data.files import UNREADABLE
 from raygen.data.parts import RECORDS, File, Progress, Record, Target, make_all, plan_parts
-from raygen.data.shards import MANIFEST, Manifest
+from raygen.data.shards import MANIFEST, MANIFEST_BYTES, Manifest
 from raygen.data.sources import Source
-from raygen.errors import UserError
+from raygen.errors import ShardError, UserError
 from raygen.lease import only_owner
 from raygen.storage import Folder
 
@@ -30,6 +30,7 @@ OWN = re.compile(rf"{re.escape(MANIFEST)}|{SHARD}|{re.escape(RECORDS)}")
 """What raygen writes into a dataset's folder. Whatever else lies there is the user's."""
 TEMPORARY = r"\.[0-9a-f]{32}\.tmp"
 """What a process leaves behind that is killed while it writes a file."""
+_START_OVER = "start over with --restart"
 PIXELS_VERSION = 2
 """Of the way from files to pixels: what one version began, another does not go on with."""
 
@@ -212,7 +213,7 @@ def _begin(target: Target, plan: dict[str, Any]) -> dict[str, Record]:
     if before and before.deleting:
         delete_dataset(target.folder)
     if records.exists(PLAN):
-        if records.read_json(PLAN) != plan:
+        if records.read_checked(PLAN, ShardError, _START_OVER).value != plan:
             raise UserError(
                 f"--out {target.folder.uri}: holds a half-made dataset of other images or "
                 "options; choose another folder, or replace it with --restart"
@@ -221,13 +222,23 @@ def _begin(target: Target, plan: dict[str, Any]) -> dict[str, Record]:
         names = [name for name in records.names() if name.endswith(".parquet.json")]
         sizes = target.folder.sizes()
         with ThreadPoolExecutor(16) as pool:
-            read = pool.map(lambda name: Record.from_json(records.read_json(name)), names)
+            read = pool.map(lambda name: _record(target, name), names)
             known = dict(zip((name.removesuffix(".json") for name in names), read, strict=True))
         return {name: record for name, record in known.items() if _holds(record, sizes)}
     target.folder.check_writable()
     marker.write(target.folder, "dataset")
     records.write_json(PLAN, plan)
     return {}
+
+
+def _record(target: Target, name: str) -> Record:
+    """The record of a finished file. Raises: ShardError."""
+    advice = "delete this file, and what it tells of is made again"
+    values = target.records.read_checked(name, ShardError, advice, MANIFEST_BYTES)
+    record = Record.from_json(values, target.image_bytes)
+    if record.file and f"{record.file.name}.json" != name:
+        values.entry("file").entry("name").fail(f"that of the record, {name.removesuffix('.json')}")
+    return record
 
 
 def _holds(record: Record, sizes: dict[str, int]) -> bool:

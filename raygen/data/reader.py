@@ -44,7 +44,7 @@ class ShardReader:
     @functools.cached_property
     def _groups(self) -> list[tuple[ShardFile, int]]:
         """Each row group's file, and its number in the file."""
-        files = self.manifest.splits[self.split]
+        files = self.manifest.splits.get(self.split, ())
         return [(file, number) for file in files for number in range(len(file.row_groups))]
 
     @functools.cached_property
@@ -69,7 +69,7 @@ class ShardReader:
         if self.stored:
             return self.stored.group(self.split, group)
         file, number = self._groups[group]
-        return as_array(self._read(file, number, IMAGE).column("image"))
+        return as_array(self._read(file, number, IMAGE)["image"])
 
     def row_in_group(self, rows: np.ndarray, group: int) -> np.ndarray:
         """Numbers of rows in the row group that holds them."""
@@ -106,36 +106,73 @@ class ShardReader:
         values = np.zeros((len(rows), len(self.manifest.attributes)), np.int8)
         columns = ["id", ATTRIBUTES] if self.manifest.attributes else ["id"]
         for group, positions in self.places(rows).items():
-            table = self._read(*self._groups[group], columns)
+            found = self._read(*self._groups[group], columns)
             inside = self.row_in_group(rows[positions], group)
             for position, row in zip(positions.tolist(), inside.tolist(), strict=True):
-                ids[position] = table.column("id")[row].as_py()
+                ids[position] = found["id"][row].as_py()
             if self.manifest.attributes:
-                values[positions] = as_array(table.column(ATTRIBUTES)).view(np.int8)[inside]
+                values[positions] = as_array(found[ATTRIBUTES]).view(np.int8)[inside]
         return ids, values
 
     def _columns(self, name: str) -> Iterator[pa.ChunkedArray]:
         """A column of each file."""
-        for file in self.manifest.splits[self.split]:
+        for file in self.manifest.splits.get(self.split, ()):
             with self._explained(file):
-                yield self._open(file, True).read([name], use_threads=False).column(name)
+                parquet = self._open(file, True)
+                self._check_groups(file, parquet.metadata)
+                table = parquet.read([name], use_threads=False)
+            yield self._column(file, table, name, file.rows)
 
-    def _read(self, file: ShardFile, number: int, columns: list[str]) -> pa.Table:
-        """Columns of a row group."""
+    def _read(self, file: ShardFile, number: int, columns: list[str]) -> dict[str, pa.ChunkedArray]:
+        """Columns of a row group, by name."""
         key = (self.folder.path_of(file.name), file.sha256, number)
         # Once for each process: checking takes longer than reading.
         check = columns != IMAGE or key not in _checked
         with self._explained(file):
             parquet = self._open(file, check)
-            found = parquet.metadata.row_group(number).num_rows
-            if found != file.row_groups[number]:
-                self._fail(
-                    file, f"row group {number} has {found} rows, not {file.row_groups[number]}"
-                )
+            if check:
+                self._check_groups(file, parquet.metadata)
             table = parquet.read_row_group(number, columns, use_threads=False)
+        rows = file.row_groups[number]
+        found = {name: self._column(file, table, name, rows) for name in columns}
         if columns == IMAGE:
             _checked.add(key)
-        return table
+        return found
+
+    def _check_groups(self, file: ShardFile, metadata: pq.FileMetaData) -> None:
+        """Raises: ShardError if a file has other row groups than the manifest says."""
+        count = metadata.num_row_groups
+        if count != len(file.row_groups):
+            self._fail(file, f"has {count} row groups, not {len(file.row_groups)}")
+        for number, rows in enumerate(file.row_groups):
+            found = metadata.row_group(number).num_rows
+            if found != rows:
+                self._fail(file, f"row group {number} has {found} rows, not {rows}")
+
+    def _column(self, file: ShardFile, table: pa.Table, name: str, rows: int) -> pa.ChunkedArray:
+        """A column of a table that was read from a file, of `rows` rows.
+
+        Raises: ShardError if it is not as `write_shard` writes it.
+        """
+        kinds = {
+            "image": pa.binary(self.manifest.image_bytes),
+            "id": pa.string(),
+            ATTRIBUTES: pa.binary(len(self.manifest.attributes)),
+        }
+        if table.column_names.count(name) != 1:
+            self._fail(file, f"has no column {name}, or several")
+        column = table.column(name)
+        if column.type != kinds[name]:
+            self._fail(file, f"its column {name} is of type {column.type}, not {kinds[name]}")
+        if len(column) != rows or column.null_count:
+            missing = f"{len(column)} rows, {column.null_count} of them empty"
+            self._fail(file, f"its column {name} has {missing}, not {rows}")
+        with self._explained(file):
+            # Also that texts are such: a view of their bytes is all that Parquet's reader makes.
+            column.validate(full=name != "image")
+        if name == ATTRIBUTES and not np.isin(as_array(column).view(np.int8), (-1, 0, 1)).all():
+            self._fail(file, "has attributes other than -1, 0 and 1")
+        return column
 
     def _open(self, file: ShardFile, check: bool) -> pq.ParquetFile:
         """A shard. Not kept: one that is kept, keeps what it read last."""
@@ -153,8 +190,12 @@ class ShardReader:
             yield
         except FileNotFoundError:
             self._fail(file, "is missing")
-        except (OSError, pa.ArrowException, KeyError, IndexError) as error:
-            self._fail(file, f"is damaged or cannot be read ({error})")
+        except ShardError:
+            raise
+        # Of a damaged file, pyarrow raises whatever its Python part stumbles over.
+        except (OSError, pa.ArrowException, LookupError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            self._fail(file, f"is damaged or cannot be read ({reason})")
 
     def _fail(self, file: ShardFile, problem: str) -> NoReturn:
         raise ShardError(

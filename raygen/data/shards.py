@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raygen.checked import Checked
 from raygen.config import ImageFormat, size_name
 from raygen.errors import ShardError
 from raygen.storage import Folder
@@ -29,6 +30,11 @@ from raygen.storage import Folder
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 CHANNELS = 3
+MANIFEST_BYTES = 256 * 2**20
+"""Largest manifest that is read, in bytes: it lists each image that was left out."""
+MOST_PIXELS = 2**16
+"""Of a side of an image. No JPEG is larger."""
+_ADVICE = "copy the dataset again or prepare it again with --restart"
 ROW_GROUP_BYTES = 2 * 2**20
 """The unit of one read, and so the grain in which the order of a dataset can be shuffled."""
 
@@ -51,9 +57,22 @@ class ShardFile:
     row_groups: tuple[int, ...]
 
     @staticmethod
-    def from_json(values: dict[str, Any]) -> "ShardFile":
-        """Raises: KeyError or TypeError if these are not the values of a shard."""
-        return ShardFile(**{**values, "row_groups": tuple(values["row_groups"])})
+    def from_json(values: Checked, image_bytes: int) -> "ShardFile":
+        """Args: image_bytes: of each image. Raises: ShardError."""
+        file = ShardFile(
+            # Joined to the dataset's folder, it must not lead out of it.
+            name=values.entry("name").text(r"\w[\w.-]{,200}\.parquet", "the name of a shard"),
+            rows=values.entry("rows").integer(at_least=1),
+            bytes=values.entry("bytes").integer(),
+            sha256=values.entry("sha256").text("[0-9a-f]{64}", "a SHA-256 in hexadecimal"),
+            row_groups=tuple(n.integer(at_least=1) for n in values.entry("row_groups").items()),
+        )
+        if sum(file.row_groups) != file.rows:
+            values.entry("rows").fail(f"the sum of its row groups, {sum(file.row_groups):,}")
+        # Pixels are not compressed. So a file is no smaller, and takes as much memory as disk.
+        if file.bytes < file.rows * image_bytes:
+            values.entry("bytes").fail(f"room for {file.rows:,} images of {image_bytes:,} bytes")
+        return file
 
 
 @dataclass(frozen=True)
@@ -101,7 +120,7 @@ class Manifest:
         return [file for files in self.splits.values() for file in files]
 
     def rows(self, split: str) -> int:
-        return sum(file.rows for file in self.splits[split])
+        return sum(file.rows for file in self.splits.get(split, ()))
 
     @property
     def fingerprint(self) -> str:
@@ -114,6 +133,45 @@ class Manifest:
         return fixed | {"resize": "lanczos"} | dataclasses.asdict(self)
 
     @staticmethod
+    def from_json(values: Checked) -> "Manifest":
+        """What `to_json` wrote. Raises: ShardError."""
+        version = values.entry("format_version").integer()
+        if version != FORMAT_VERSION:
+            raise ShardError(
+                f"{values.file}: format version {version}, but this raygen reads version "
+                f"{FORMAT_VERSION}; prepare the dataset again with --restart"
+            )
+        height = values.entry("height").integer(1, MOST_PIXELS)
+        width = values.entry("width").integer(1, MOST_PIXELS)
+        splits = {
+            split: tuple(ShardFile.from_json(f, height * width * CHANNELS) for f in files.items())
+            for split, files in values.entry("splits").entries().items()
+        }
+        source = values.entry("source")
+        for name, value in source.entries().items():
+            if name in ("kind", "images"):
+                value.text()
+            elif name in ("count", "seed"):
+                value.integer()
+        manifest = Manifest(
+            height=height,
+            width=width,
+            attributes=values.entry("attributes").texts(),
+            splits=splits,
+            source=source.value,
+            crop=values.entry("crop").integer(0, MOST_PIXELS),
+            rejected=rejections(values.entry("rejected")),
+            decoded_for=_optional_texts(values, "decoded_for"),
+            ignored=_optional_texts(values, "ignored"),
+        )
+        names = [file.name for file in manifest.files]
+        if len(set(names)) != len(names):
+            values.entry("splits").refuse("splits names a file twice")
+        if len(set(manifest.attributes)) != len(manifest.attributes):
+            values.entry("attributes").refuse("attributes has a name twice")
+        return manifest
+
+    @staticmethod
     def load(folder: Folder, option: str = "--data") -> "Manifest":
         """Read a dataset's manifest and check that its files are there in their sizes.
 
@@ -121,7 +179,7 @@ class Manifest:
         Raises: ShardError if there is no dataset, or one that is incomplete or of another version.
         """
         try:
-            values = folder.read_json(MANIFEST)
+            values = folder.read_checked(MANIFEST, ShardError, _ADVICE, MANIFEST_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             if folder.is_file():
                 raise ShardError(
@@ -133,33 +191,7 @@ class Manifest:
             if inside:
                 advice = f"name one of the datasets in it: {', '.join(inside)}"
             raise ShardError(f"{option} {folder.uri}: holds no {MANIFEST}; {advice}") from None
-        except OSError as error:
-            raise ShardError(f"{option} {folder.uri}: cannot be read ({error})") from error
-        try:
-            if values["format_version"] != FORMAT_VERSION:
-                raise ShardError(
-                    f"{folder.join(MANIFEST).uri}: format version {values['format_version']}, "
-                    f"but this raygen reads version {FORMAT_VERSION}; prepare the dataset again "
-                    "with --restart"
-                )
-            manifest = Manifest(
-                height=values["height"],
-                width=values["width"],
-                attributes=tuple(values["attributes"]),
-                splits={
-                    split: tuple(ShardFile.from_json(file) for file in files)
-                    for split, files in values["splits"].items()
-                },
-                source=values["source"],
-                crop=values["crop"],
-                rejected=tuple(values["rejected"]),
-                decoded_for=tuple(values.get("decoded_for", ())),
-                ignored=tuple(values.get("ignored", ())),
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ShardError(
-                f"{folder.join(MANIFEST).uri}: damaged ({error!r}); prepare the dataset again"
-            ) from error
+        manifest = Manifest.from_json(values)
         sizes = folder.sizes()
         for file in manifest.files:
             found = sizes.get(file.name)
@@ -170,6 +202,17 @@ class Manifest:
                     "bytes; copy the dataset again or prepare it again with --restart"
                 )
         return manifest
+
+
+def rejections(values: Checked) -> tuple[dict[str, str], ...]:
+    """Images that were left out: id, split and reason of each. Raises: ShardError."""
+    known = ("id", "split", "reason")
+    return tuple({name: v.entry(name).text() for name in known} for v in values.items())
+
+
+def _optional_texts(values: Checked, name: str) -> tuple[str, ...]:
+    found = values.optional(name)
+    return found.texts() if found else ()
 
 
 def write_shard(

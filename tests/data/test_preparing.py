@@ -20,6 +20,7 @@ import pytest
 from helpers import load_image
 from PIL import Image
 
+from raygen.checked import parse
 from raygen.config import ImageFormat
 from raygen.data import prepare as module
 from raygen.data.drawn_faces import write_celeba_layout
@@ -433,6 +434,10 @@ def test_an_empty_split_has_no_files() -> None:
 
 
 def test_records_survive_json() -> None:
-    shard = ShardFile("train-00000.parquet", 3, 100, "ab", (2, 1))
-    for record in (Record(shard, []), Record(None, [{"id": "1", "reason": "x"}])):
-        assert Record.from_json(json.loads(json.dumps(record.to_json()))) == record
+    shard = ShardFile("train-00000.parquet", 3, 100, "ab" * 32, (2, 1))
+    rejected = [{"id": "1", "split": "train", "reason": "x"}]
+    for record in (Record(shard, []), Record(None, rejected)):
+        values = parse(json.dumps(record.to_json()).encode(), "record.json")
+        assert Record.from_json(values, 12) == record
+    with pytest.raises(UserError, match="file.bytes is 100, but must be room for 3 images of 48"):
+        Record.from_json(parse(json.dumps(Record(shard, []).to_json()).encode(), "a.json"), 48)
