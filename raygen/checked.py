@@ -21,7 +21,7 @@ MOST_VALUES = 4_000_000
 MOST_DEPTH = 50
 """Levels of objects and lists inside each other. Python fails at several hundred."""
 INT64 = 2**63 - 1
-DAMAGED = "it is damaged"
+DAMAGED = "restore the file"
 _SHOWN = 60
 """Characters of a wrong value that an error repeats."""
 
@@ -51,7 +51,7 @@ class Checked:
 
     def refuse(self, problem: str) -> NoReturn:
         """Raises: UserError, with what is wrong with the file."""
-        raise self.error(f"{self.file}: {problem}; {self.advice}")
+        raise self.error(f"{self.file}: damaged ({problem}); {self.advice}")
 
     def entries(self) -> dict[str, "Checked"]:
         """The entries of an object. Raises: UserError if it is none."""
@@ -80,6 +80,13 @@ class Checked:
         if not isinstance(self.value, list):
             self.fail("a list")
         return [self._inside(v, f"{self.path}[{k}]") for k, v in enumerate(self.value)]
+
+    def pair(self) -> list["Checked"]:
+        """The values of a list of two. Raises: UserError if it is none."""
+        values = self.items()
+        if len(values) != 2:
+            self.fail("a list of two")
+        return values
 
     def integer(self, at_least: int = 0, at_most: int = INT64) -> int:
         """A whole number within bounds. Raises: UserError."""
@@ -157,10 +164,11 @@ def parse(
         if _is_deeper(value, MOST_DEPTH):
             raise RecursionError
     except RecursionError:
-        raise error(f"{file}: nested more than {MOST_DEPTH} levels deep; {advice}") from None
-    except ValueError as problem:
+        problem = f"nested more than {MOST_DEPTH} levels deep"
+        raise error(f"{file}: damaged ({problem}); {advice}") from None
+    except ValueError as reason:
         # Whether it is not UTF-8, not JSON, or has numbers of thousands of digits.
-        raise error(f"{file}: not valid JSON ({problem}); {advice}") from problem
+        raise error(f"{file}: not valid JSON ({reason}); {advice}") from reason
     return Checked(value, file, "", error, advice)
 
 
@@ -185,6 +193,11 @@ def shown(value: Any) -> str:
         return repr(value if len(value) <= _SHOWN else f"{value[:_SHOWN]}...")
     text = json.dumps(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def bare(value: Any) -> str:
+    """A JSON value for a message, as on a command line: texts without quotation marks."""
+    return shown(value).strip("'")
 
 
 def _joined(path: str, name: str) -> str:

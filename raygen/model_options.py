@@ -16,6 +16,9 @@ AdversarialLoss = Literal["non-saturating", "hinge", "least-squares", "wasserste
 VAEGANObjective = Literal["larsen", "article"]
 Optimizer = Literal["rmsprop", "adam"]
 
+LARGEST_LATENT = 2**16
+"""Numbers of a latent code: more than the values of the smallest images."""
+
 CHANGEABLE = frozenset(
     (
         "beta1",
@@ -47,6 +50,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         require_at_least(self, 1, "latent_size")
+        size = self.latent_size
+        require(size <= LARGEST_LATENT, "--latent-size", size, f"be at most {LARGEST_LATENT}")
         require_at_least(self, 0, "ema_images")
 
     @property

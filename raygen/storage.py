@@ -239,8 +239,7 @@ class Folder:
         except (FileNotFoundError, NotADirectoryError):
             raise
         except OSError as problem:
-            reason = problem.strerror or " ".join(str(problem).split())
-            raise error(f"{where}: cannot be read ({reason}); {advice}") from problem
+            raise unreadable(where, problem, error) from problem
         if len(data) > at_most:
             raise error(f"{where}: has more than {at_most:,} bytes; {advice}")
         return parse(data, where, error, advice)
@@ -300,6 +299,14 @@ def _cannot_look_up(uri: str, error: OSError | ValueError) -> UserError:
     return UserError(
         f"{uri}: cannot be looked up ({reason}); check the name and the permissions of the folders "
         "above it"
+    )
+
+
+def unreadable(where: str, problem: OSError, error: type[UserError] = UserError) -> UserError:
+    """That a file cannot be read, which says nothing about what it holds."""
+    reason = problem.strerror or " ".join(str(problem).split())
+    return error(
+        f"{where}: cannot be read ({reason}); check its permissions, the disk and the network"
     )
 
 

@@ -154,10 +154,15 @@ def load(run: str, which: str | int = "last", device: str = "cpu") -> TrainedMod
     folder = RunFolder(Folder.at(run))
     if not folder.folder.exists(CONFIG):
         raise UserError(f"{run}: holds no {CONFIG}; name the folder of a run, such as runs/NAME")
-    config = RunConfig.from_json(folder.folder.read_json(CONFIG), folder.folder.join(CONFIG).uri)
+    config = RunConfig.from_json(folder.saved_config(), folder.folder.join(CONFIG).uri)
     step = find_checkpoint(folder, which)
+    saved = checkpoint.at_step(folder.checkpoints, step)
+    # Options may ask for networks of any size; these take no memory.
+    with torch.device("meta"):
+        outline = build_model(config)
+    checkpoint.check_networks(saved, outline)
     model = build_model(config)
-    checkpoint.load_networks(checkpoint.at_step(folder.checkpoints, step), model)
+    checkpoint.load_networks(saved, model)
     model.to(torch.device(device))
     return TrainedModel(model, step)
 

@@ -93,7 +93,7 @@ def test_what_does_not_fit_is_named_with_its_place(path: str, ask: Any, message:
     with pytest.raises(ShardError) as caught:
         ask(values_of({"a": inside}).entry("a").entry(path))
     assert message in str(caught.value)
-    assert str(caught.value).startswith("file.json: a.")
+    assert str(caught.value).startswith("file.json: damaged (a.")
     assert str(caught.value).endswith("; copy it again")
     assert len(str(caught.value)) < 200
 
@@ -103,5 +103,5 @@ def test_values_are_shown_short_and_harmless() -> None:
         text = shown(value)
         assert len(text) < 80
         assert text.isprintable()
-    with pytest.raises(UserError, match=r"file.json: '\\n\\x1b' is unknown"):
+    with pytest.raises(UserError, match=r"file.json: damaged \('\\n\\x1b' is unknown\)"):
         values_of({"\n\x1b": 1}).only(["a"])

@@ -200,7 +200,8 @@ def normalise_spectrum(network: nn.Module, generator: torch.Generator) -> None:
     Args: generator: the estimates of the singular vectors start from a seed that it draws.
     Source: Miyato et al. 2018, arXiv 1802.05957.
     """
-    seed = int(torch.randint(2**62, (1,), generator=generator))
+    # A number even where networks are only outlined, on torch's meta device.
+    seed = int(torch.randint(2**62, (1,), generator=generator, device="cpu"))
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         for module in list(network.modules()):

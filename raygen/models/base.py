@@ -42,8 +42,10 @@ class Model(ABC):
     """A family of generative models.
 
     A family builds its networks and optimizers in its constructor, which takes the run's config
-    alone, and takes its own training step; the loop moves the networks to the device, wraps them
-    for data-parallel training, feeds them images, and saves them, without knowing which they are.
+    alone and also works on torch's meta device, where tensors have shapes but no memory: a
+    checkpoint is compared with such an outline before it is loaded. It takes its own training step;
+    the loop moves the networks to the device, wraps them for data-parallel training, feeds them
+    images, and saves them, without knowing which they are.
 
     Attributes:
         config: of the run.

@@ -14,7 +14,7 @@ import contextlib
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,9 +23,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from raygen.checked import Checked, bare, shown
 from raygen.errors import CheckpointError, StorageError
 from raygen.models.base import Model
-from raygen.storage import Folder
+from raygen.storage import Folder, unreadable
+from raygen.training.checkpoint_state import (
+    check_optimizer,
+    check_state,
+    difference,
+    layout_of,
+    position_of,
+    read_layout,
+)
 from raygen.training.control import Position
 
 FORMAT_VERSION = 1
@@ -195,35 +204,28 @@ def read_state(checkpoint: Folder) -> dict[str, Any]:
 
     Raises: CheckpointError if it is missing, damaged or of another version.
     """
+    state: dict[str, Any] = _read_state(checkpoint).value
+    return state
+
+
+def _read_state(checkpoint: Folder) -> Checked:
     try:
-        state: dict[str, Any] = checkpoint.read_json(STATE)
-    except FileNotFoundError:
+        state = checkpoint.read_checked(STATE, CheckpointError, _ADVICE)
+    except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(f"{checkpoint.uri}: holds no {STATE}; it is no checkpoint") from None
-    version = state.get("format_version") if isinstance(state, dict) else None
+    version = state.entry("format_version").value
     if version != FORMAT_VERSION:
         raise CheckpointError(
-            f"{checkpoint.uri}: checkpoint format {version}, but this raygen reads format "
+            f"{checkpoint.uri}: checkpoint format {shown(version)}, but this raygen reads format "
             f"{FORMAT_VERSION}; use the raygen that wrote it, or train again"
         )
-    if not {"position", "about", "optimizers", "files"} <= state.keys():
-        raise CheckpointError(
-            f"{checkpoint.join(STATE).uri}: damaged (parts are missing); {_ADVICE}"
-        )
+    check_state(state, checkpoint.name)
     return state
 
 
 def read_position(checkpoint: Folder) -> Position:
     """Where the run was. Raises: CheckpointError."""
-    return _position_of(read_state(checkpoint), checkpoint)
-
-
-def _position_of(state: dict[str, Any], checkpoint: Folder) -> Position:
-    try:
-        return Position(**state["position"])
-    except TypeError as error:
-        raise CheckpointError(
-            f"{checkpoint.join(STATE).uri}: damaged ({error}); {_ADVICE}"
-        ) from error
+    return position_of(_read_state(checkpoint))
 
 
 def load(checkpoint: Folder, model: Model) -> Position:
@@ -234,15 +236,53 @@ def load(checkpoint: Folder, model: Model) -> Position:
 
     Raises: CheckpointError if a file is missing, damaged, or made by another model.
     """
-    state = load_networks(checkpoint, model)
+    state = _read_state(checkpoint)
+    _check_networks(checkpoint, model, state)
+    saved = _check_optimizers(checkpoint, model, state)
+    tensors = _read(checkpoint, OPTIMIZERS, state)
+    for name, tensor in tensors.items():
+        # Such as counts of steps, of which an optimizer computes its corrections.
+        if not tensor.ndim and not 0 <= tensor.item() < math.inf:
+            raise CheckpointError(
+                f"{checkpoint.join(OPTIMIZERS).uri}: damaged ({name} is {tensor.item()}); {_ADVICE}"
+            )
+    _load_weights(checkpoint, model, state)
     own = {name: _settings(optimizer) for name, optimizer in model.optimizers.items()}
-    _unpack_optimizers(model.optimizers, _read(checkpoint, OPTIMIZERS, state), state["optimizers"])
-    made_by = state["about"].get("config", {})
+    _unpack_optimizers(model.optimizers, tensors, state.value["optimizers"], saved)
+    made_by = state.value["about"].get("config", {})
     if any(made_by.get(name, mine) != mine for name, mine in asdict(model.config.model).items()):
         for name, groups in own.items():
             for group, settings in zip(model.optimizers[name].param_groups, groups, strict=True):
                 group.update(settings)
-    return _position_of(state, checkpoint)
+    return position_of(state)
+
+
+def _check_optimizers(
+    checkpoint: Folder, model: Model, state: Checked
+) -> dict[str, list[dict[str, Any]]]:
+    """Each optimizer's groups of parameters. Raises: CheckpointError if they do not fit."""
+    found = state.entry("optimizers").entries()
+    if found.keys() != model.optimizers.keys():
+        names = ", ".join(model.optimizers)
+        state.refuse(f"optimizers does not fit this model, whose optimizers are {names}")
+    with _explained(checkpoint, OPTIMIZERS):
+        layout = read_layout(checkpoint, OPTIMIZERS, state, checkpoint.sizes())
+    owners = {name.rpartition("/")[0] for name in layout}
+    known = {
+        f"{name}/{number}"
+        for name, optimizer in model.optimizers.items()
+        for number in range(sum(len(group["params"]) for group in optimizer.param_groups))
+    }
+    if owners - known:
+        unknown = min(owners - known)
+        raise CheckpointError(
+            f"{checkpoint.join(OPTIMIZERS).uri}: damaged ({shown(unknown)} is no parameter of this "
+            f"model); {_ADVICE}"
+        )
+    return {
+        name: check_optimizer(found[name], name, optimizer, layout)
+        for name, optimizer in model.optimizers.items()
+    }
 
 
 def _settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
@@ -256,7 +296,7 @@ def adopt(source: Folder, folder: Folder) -> None:
     Raises: CheckpointError if it is no checkpoint.
     """
     state = read_state(source)
-    target = at_step(folder, _position_of(state, source).global_step)
+    target = at_step(folder, state["position"]["global_step"])
     target.delete()
     for name in state["files"]:
         target.write_bytes(name, source.read_bytes(name))
@@ -266,45 +306,79 @@ def adopt(source: Folder, folder: Folder) -> None:
             folder.join(old).delete()
 
 
-def load_networks(checkpoint: Folder, model: Model) -> dict[str, Any]:
+def load_networks(checkpoint: Folder, model: Model) -> None:
     """Put a checkpoint's weights alone into a model of the same options.
 
-    Returns: the checkpoint's `state.json`.
     Raises: CheckpointError if a file is missing, damaged, or made by another model.
     """
-    state = read_state(checkpoint)
-    made_by = state["about"].get("config", {})
+    state = _read_state(checkpoint)
+    _check_networks(checkpoint, model, state)
+    _load_weights(checkpoint, model, state)
+
+
+def check_networks(checkpoint: Folder, model: Model) -> None:
+    """Compare a checkpoint with a model, which may be one without memory, on torch's meta device.
+
+    Only the beginnings of files are read, whatever their sizes are.
+
+    Raises: CheckpointError if a file is missing, damaged, or made by another model.
+    """
+    _check_networks(checkpoint, model, _read_state(checkpoint))
+
+
+def _check_networks(checkpoint: Folder, model: Model, state: Checked) -> None:
+    made_by = state.value["about"].get("config", {})
     for name in ("preset", "width"):
         mine = getattr(model.config, name)
         if made_by.get(name, mine) != mine:
             raise CheckpointError(
-                f"{checkpoint.uri}: was made with {name} {made_by[name]}, but this run has {name} "
-                f"{mine}; it belongs to another run"
+                f"{checkpoint.uri}: was made with {name} {bare(made_by[name])}, but this run has "
+                f"{name} {mine}; it belongs to another run"
             )
+    with _explained(checkpoint, STATE):
+        sizes = checkpoint.sizes()
     for name, network in model.networks.items():
-        tensors = _read(checkpoint, f"{name}.safetensors", state)
-        try:
-            network.load_state_dict(tensors)
-        except RuntimeError as error:
+        file = f"{name}.safetensors"
+        with _explained(checkpoint, file):
+            found = read_layout(checkpoint, file, state, sizes)
+        problem = difference(found, layout_of(network.state_dict()))
+        if problem:
             raise CheckpointError(
-                f"{checkpoint.uri}: {name} does not fit this model "
-                f"({str(error).splitlines()[-1].strip()}); use the options it was trained with"
-            ) from error
-    return state
+                f"{checkpoint.uri}: {name} does not fit this model ({problem}); use the options "
+                "it was trained with"
+            )
 
 
-def _read(checkpoint: Folder, name: str, state: dict[str, Any]) -> dict[str, torch.Tensor]:
-    where = checkpoint.join(name).uri
-    try:
-        data = checkpoint.read_bytes(name)
-        if hashlib.sha256(data).hexdigest() != state["files"][name]["sha256"]:
-            raise CheckpointError(f"{where}: damaged (its SHA-256 has changed); {_ADVICE}")
+def _load_weights(checkpoint: Folder, model: Model, state: Checked) -> None:
+    for name, network in model.networks.items():
+        network.load_state_dict(_read(checkpoint, f"{name}.safetensors", state))
+
+
+def _read(checkpoint: Folder, name: str, state: Checked) -> dict[str, torch.Tensor]:
+    """The tensors of a file whose layout has been checked."""
+    listed = state.value["files"][name]
+    with _explained(checkpoint, name):
+        data = checkpoint.read_bytes(name, listed["bytes"] + 1)
+        if hashlib.sha256(data).hexdigest() != listed["sha256"]:
+            raise CheckpointError(
+                f"{checkpoint.join(name).uri}: damaged (its SHA-256 has changed); {_ADVICE}"
+            )
         tensors: dict[str, torch.Tensor] = load_tensors(data)
         return tensors
+
+
+@contextlib.contextmanager
+def _explained(checkpoint: Folder, name: str) -> Iterator[None]:
+    """Say which file of a checkpoint it is that is missing or cannot be read."""
+    where = checkpoint.join(name).uri
+    try:
+        yield
     except FileNotFoundError:
         raise CheckpointError(f"{where}: is missing; {_ADVICE}") from None
-    except (KeyError, SafetensorError) as error:
+    except SafetensorError as error:
         raise CheckpointError(f"{where}: damaged ({error}); {_ADVICE}") from error
+    except OSError as error:
+        raise unreadable(where, error, CheckpointError) from error
 
 
 def _contiguous(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -335,7 +409,9 @@ def _unpack_optimizers(
     optimizers: dict[str, torch.optim.Optimizer],
     tensors: dict[str, torch.Tensor],
     numbers: dict[str, Any],
+    groups: dict[str, list[dict[str, Any]]],
 ) -> None:
+    """Args: all of it checked; groups: the param_groups of each optimizer."""
     for name, optimizer in optimizers.items():
         state: dict[int, dict[str, Any]] = {
             int(number): dict(values) for number, values in numbers[name]["state"].items()
@@ -349,4 +425,4 @@ def _unpack_optimizers(
                     # In the parameter's memory layout, which the file does not keep.
                     tensor = torch.empty_like(parameter, device="cpu").copy_(tensor)
                 state.setdefault(int(number), {})[key] = tensor.detach()
-        optimizer.load_state_dict({"state": state, "param_groups": numbers[name]["param_groups"]})
+        optimizer.load_state_dict({"state": state, "param_groups": groups[name]})

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from raygen import marker
-from raygen.config import RESUMABLE_CHANGES, RunConfig
+from raygen.checked import bare
+from raygen.config import PRESETS, RESUMABLE_CHANGES, RunConfig
 from raygen.errors import UserError
 from raygen.lease import Fence
 from raygen.marker import Marker
@@ -74,7 +75,7 @@ class RunFolder:
         Raises: UserError if it was another one.
         """
         latest = self.latest_checkpoint()
-        if latest and checkpoint.read_state(latest)["about"]["dataset"] != fingerprint:
+        if latest and checkpoint.read_state(latest)["about"].get("dataset") != fingerprint:
             raise UserError(
                 f"--data {data}: is not the dataset that the run in {self.folder.uri} was trained "
                 "on; use that one, another --run-name for a new run, or --restart"
@@ -147,8 +148,21 @@ class RunFolder:
         if self.fence:
             self.fence.check()
 
+    def saved_config(self) -> dict[str, Any]:
+        """The options that the run was started with, by name, as `config.json` has them.
+
+        Raises: UserError if it cannot be read or holds no options.
+        """
+        advice = "restore the file from a backup, or begin another run"
+        values = self.folder.read_checked(CONFIG, UserError, advice)
+        preset = values.optional("preset")
+        if preset:
+            preset.choice(PRESETS)
+        options: dict[str, Any] = values.value
+        return options
+
     def _check_same(self, config: RunConfig) -> None:
-        before: dict[str, Any] = self.folder.read_json(CONFIG)
+        before = self.saved_config()
         may_change = RESUMABLE_CHANGES
         if config.is_two_phase:
             # Where the second phase begins follows from the length.
@@ -158,6 +172,6 @@ class RunFolder:
             if name not in may_change and before.get(name, value) != value:
                 raise UserError(
                     f"{option(name)} {value}: the run in {self.folder.uri} has "
-                    f"{before.get(name)}; use that to resume it, another --run-name for a new "
+                    f"{bare(before[name])}; use that to resume it, another --run-name for a new "
                     "run, or --restart to start this one over"
                 )

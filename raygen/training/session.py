@@ -158,7 +158,7 @@ def _train_from(
             state = checkpoint.read_state(saved) if saved else {}
             known = state.get("metrics")
             # What another run's networks were measured at, which this one goes on from, is its own.
-            if known and state["about"]["run"] == run.folder.name:
+            if known and state["about"].get("run") == run.folder.name:
                 total = start.images_seen + config.step_images * (
                     session.total_steps - start.global_step
                 )
