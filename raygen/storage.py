@@ -121,8 +121,15 @@ class Folder:
         return bool(self._type() == fs.FileType.File)
 
     def _type(self, name: str = "") -> fs.FileType:
+        return self._info(name).type
+
+    def _info(self, name: str) -> fs.FileInfo:
         path = self.path_of(name) if name else self.path
-        return self._look_up(lambda: self.filesystem.get_file_info(path)).type
+
+        def look() -> fs.FileInfo:
+            return self.filesystem.get_file_info(path)
+
+        return self._look_up(look)
 
     def names(self) -> list[str]:
         """The names of the entries, sorted; empty if the folder does not exist.
@@ -159,7 +166,7 @@ class Folder:
 
     def modified_at(self, name: str) -> float | None:
         """When a file was written, by the storage's clock, in Unix seconds; None without one."""
-        info = self._look_up(self.path_of(name))
+        info = self._info(name)
         return info.mtime_ns / 1e9 if info.mtime_ns else None
 
     def read_bytes(self, name: str, at_most: int | None = None) -> bytes:
@@ -171,7 +178,7 @@ class Folder:
         if self.is_local:
             # Whatever its name is: pyarrow takes no bytes that are not UTF-8.
             with open_regular(self.path_of(name)) as file:
-                return file.read(at_most)
+                return file.read(-1 if at_most is None else at_most)
 
         def read() -> bytes:
             with self.filesystem.open_input_stream(self.path_of(name)) as stream:
@@ -265,7 +272,7 @@ class Folder:
 
         Raises: FileNotFoundError.
         """
-        kind = self._look_up(self.path_of(name)).type
+        kind = self._info(name).type
         if kind == fs.FileType.Directory and not (
             self.is_local and os.path.islink(self.path_of(name))
         ):

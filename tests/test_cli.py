@@ -126,7 +126,8 @@ def test_an_option_that_is_repeated_replaces_its_default_and_the_files(tmp_path:
 
 def test_names_are_escaped_in_whatever_a_job_prints() -> None:
     code = (
-        "import sys; from raygen.cli import run_job; from raygen.errors import UserError, RunError\n"
+        "import sys; from raygen.cli import run_job\n"
+        "from raygen.errors import UserError, RunError\n"
         "def main(argv):\n"
         "    print('\u732b')\n"
         "    raise {error}('\u732b\\x1b[31m.jpg cannot be read\\nname another')\n"

@@ -19,7 +19,7 @@ from raygen.storage import Folder
 from raygen.training import checkpoint
 from raygen.training.control import Position
 
-PRESETS_OF_EACH_OPTIMIZER = {
+PRESETS_OF_EACH_OPTIMIZER: dict[str, dict[str, Any]] = {
     "dcgan-celeba": {},
     "vae-celeba": {"optimizer": "rmsprop"},
     "vaegan-anime": {"objective": "article", "schedule": "1:1"},
