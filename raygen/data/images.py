@@ -2,7 +2,9 @@
 
 import io
 import warnings
+import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -10,15 +12,32 @@ import numpy as np
 from PIL import (
     ExifTags,
     Image,
-    ImageOps,
+    ImageChops,
+    ImageFile,
     TiffImagePlugin,
     UnidentifiedImageError,
     WebPImagePlugin,
 )
 
 from raygen.config import ImageFormat
+from raygen.data.colour import to_srgb
+from raygen.data.kinds import HEAD_BYTES, RAW, unread_kind
 
-SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".mpo",
+    ".png",
+    ".apng",
+    ".webp",
+    ".bmp",
+    ".dib",
+    ".gif",
+    ".tif",
+    ".tiff",
+)
 """Of files that are taken for images; their content decides what they are."""
 FORMATS = (
     "JPEG",
@@ -42,26 +61,117 @@ class BadImage(Exception):
 def open_image(data: bytes) -> Image.Image:
     """An image of a file's bytes, its header read, its pixels not decoded yet.
 
+    What is kept beside the pixels, such as texts, is no reason to turn an image away.
+
     Raises: BadImage.
     """
     if not data:
         raise BadImage("empty file")
     try:
         with warnings.catch_warnings():
+            # Of metadata that is damaged.
+            warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
+            if data.startswith(PNG):
+                data, profile = _without_texts(data)
+            else:
+                profile = b""
             image = Image.open(io.BytesIO(data), formats=FORMATS)
+            # Cameras put previews of the same picture behind it in the file (MPO).
+            several = image.format != "MPO" and getattr(image, "is_animated", False)
+            raw = _is_raw(image)
+            _scale_transparency(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         limit = Image.MAX_IMAGE_PIXELS or 0
         raise BadImage(f"too large: more than {limit:,} pixels") from error
-    except UnidentifiedImageError as error:
-        raise BadImage(f"not an image ({', '.join(FORMATS)})") from error
     # Pillow reports broken files with many exceptions; struct.error and zlib.error among them.
     except Exception as error:
+        kind = unread_kind(data[:HEAD_BYTES])
+        if kind:
+            raise BadImage(kind.refusal) from error
+        if isinstance(error, UnidentifiedImageError):
+            raise BadImage(f"not an image ({', '.join(FORMATS)})") from error
         raise BadImage(_damaged(error)) from error
-    # Cameras put previews of the same picture behind it in the file (MPO).
-    if image.format != "MPO" and getattr(image, "is_animated", False):
+    if raw:
+        raise BadImage(RAW.refusal)
+    if several:
         raise BadImage("several pictures in one file (animated, or pages)")
+    if profile:
+        image.info["icc_profile"] = profile
     return image
+
+
+PNG = b"\x89PNG\r\n\x1a\n"
+PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+PNG_PROFILE = b"iCCP"
+PNG_XMP, MAX_XMP_BYTES = b"XML:com.adobe.xmp\0\0", 2**19
+"""How an XMP begins in a PNG, not compressed; and what Pillow reads without objecting."""
+MAX_PROFILE_BYTES = 16 * 2**20
+"""Of a colour profile; those of printers have 2 MB."""
+
+
+def _without_texts(data: bytes) -> tuple[bytes, bytes]:
+    """A PNG without the chunks for which Pillow turns it away, and its colour profile, if any.
+
+    Programs write their whole settings into texts, which are compressed; Pillow takes those of
+    more than a megabyte, profiles too, for an attack.
+    """
+    kept, start, profile = [], 0, b""
+    at = len(PNG)
+    while at + 12 <= len(data):
+        size, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        end = at + 12 + size
+        if name == PNG_PROFILE or (name in PNG_TEXTS and not _is_xmp(data[at + 8 : end - 4])):
+            kept.append(data[start:at])
+            start = end
+        if name == PNG_PROFILE:
+            profile = _unpacked_profile(data[at + 8 : end - 4])
+        at = end
+    return (b"".join([*kept, data[start:]]) if kept else data), profile
+
+
+def _is_xmp(chunk: bytes) -> bool:
+    """Whether a text is an XMP of ordinary size, which may say how the camera was held."""
+    return chunk.startswith(PNG_XMP) and len(chunk) <= MAX_XMP_BYTES
+
+
+def _unpacked_profile(chunk: bytes) -> bytes:
+    """The profile in a PNG's chunk: a name, a zero, the method, and what zlib made of it."""
+    _, _, packed = chunk.partition(b"\0")
+    unpacker = zlib.decompressobj()
+    try:
+        profile = unpacker.decompress(packed[1:], MAX_PROFILE_BYTES)
+    except zlib.error:
+        return b""
+    return b"" if unpacker.unconsumed_tail else profile
+
+
+DNG_VERSION, SUBFILE_TYPE = 50706, 254
+"""TIFF tags that cameras' raw files have; of the second, the lowest bit marks a preview."""
+
+
+def _is_raw(image: Image.Image) -> bool:
+    """Whether an image is a camera's raw file, of which Pillow would read the small preview."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return False
+    tags = image.tag_v2
+    kind = tags.get(SUBFILE_TYPE, 0)
+    return DNG_VERSION in tags or (isinstance(kind, int) and bool(kind & 1))
+
+
+def _scale_transparency(image: ImageFile.ImageFile) -> None:
+    """Make the grey or colour that a PNG marks as transparent one of 8 bits, as its pixels will be.
+
+    The PNG says it in the depth of its own pixels, of 1 to 16 bits. Those of 16 bits of grey stay.
+    """
+    mark, raw = image.info.get("transparency"), str(image.tile[0].args) if image.tile else ""
+    if image.format != "PNG" or mark is None:
+        return
+    if isinstance(mark, tuple) and raw.startswith("RGB;16"):
+        image.info["transparency"] = tuple(value >> 8 for value in mark)
+    elif isinstance(mark, int) and image.mode in ("1", "L"):
+        largest = 1 if image.mode == "1" else 2 ** int(raw[2:] or 8) - 1
+        image.info["transparency"] = mark * 255 // largest
 
 
 def _damaged(error: Exception) -> str:
@@ -82,19 +192,10 @@ def fit_images(image: Image.Image, targets: Sequence[ImageFormat]) -> list[np.nd
     Raises: BadImage.
     """
     try:
-        size = _upright_size(image)
-        boxes = [_box(size, target) for target in targets]
-        _decode_smaller(image, boxes, targets)
-        image = _plain(image)
-        scale = image.width / size[0], image.height / size[1]
-        return [
-            _resized(
-                image,
-                (box[0] * scale[0], box[1] * scale[1], box[2] * scale[0], box[3] * scale[1]),
-                target,
-            )
-            for box, target in zip(boxes, targets, strict=True)
-        ]
+        with warnings.catch_warnings():
+            # Of metadata that is damaged.
+            warnings.simplefilter("ignore")
+            return _fitted(image, targets)
     except BadImage:
         raise
     # As above.
@@ -102,15 +203,58 @@ def fit_images(image: Image.Image, targets: Sequence[ImageFormat]) -> list[np.nd
         raise BadImage(_damaged(error)) from error
 
 
+def _fitted(image: Image.Image, targets: Sequence[ImageFormat]) -> list[np.ndarray]:
+    size = upright_size(image)
+    boxes = [_box(size, target) for target in targets]
+    _decode_smaller(image, boxes, targets)
+    image = _plain(image)
+    scale = image.width / size[0], image.height / size[1]
+    return [
+        _resized(
+            image,
+            (box[0] * scale[0], box[1] * scale[1], box[2] * scale[0], box[3] * scale[1]),
+            target,
+        )
+        for box, target in zip(boxes, targets, strict=True)
+    ]
+
+
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom in pixels."""
 
 
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    # Pillow turns these itself, and says so in their size.
-    turned = turned and image.format != "TIFF"
-    return (image.height, image.width) if turned else image.size
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of an image after its camera's rotation is undone, as `fit_images` does."""
+    return (image.height, image.width) if _orientation(image) >= 5 else image.size
+
+
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes an image upright, by its orientation. Source: Exif 2.3, 4.6.4 A."""
+
+
+def _orientation(image: Image.Image) -> int:
+    """How the camera was held, 1 to 8; 1 where nothing is known, or what is said is damaged."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        # Pillow turns these itself, and says so in their size.
+        return 1
+    if image.format == "PNG":
+        # What stands behind the pixels is found once they are decoded; they may be damaged.
+        image.load()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:
+        return 1
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
 
 
 def _box(size: tuple[int, int], target: ImageFormat) -> Box:
@@ -145,17 +289,74 @@ def _decode_smaller(
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """Upright, grey (L) or RGB, on white where it is transparent."""
-    ImageOps.exif_transpose(image, in_place=True)
+    """Upright, grey (L) or RGB in sRGB, on white where it is transparent."""
+    orientation, profile = _orientation(image), image.info.get("icc_profile", b"")
+    png = image.format == "PNG"
+    image.load()
+    if image.mode == "CMYK" and image.format in ("JPEG", "MPO") and "adobe" not in image.info:
+        # Pillow takes all for Adobe's, which are stored inverted.
+        image = ImageChops.invert(image)
+    if orientation in UPRIGHT:
+        turned = image.transpose(UPRIGHT[orientation])
+        turned.info = image.info
+        image = turned
+    if image.mode in ("I", "F"):
+        raise BadImage("32-bit pixels, whose range is not known")
+    opaque = _opacity(image)
+    info = image.info
     if image.mode.startswith("I;16"):
         # Pillow would cut off what is brighter than 255.
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise BadImage("32-bit pixels, whose range is not known")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image if image.mode == "L" else image.convert("RGB")
+    image = to_srgb(_colours(image), profile)
+    if png and not profile:
+        image = _with_gamma(image, info)
+    if opaque is not None:
+        white = Image.new(image.mode, image.size, "white")
+        white.paste(image, mask=opaque)
+        image = white
+    return image
+
+
+def _opacity(image: Image.Image) -> Image.Image | None:
+    """How opaque each pixel is, from 0 to 255, as an image (L); None where all are."""
+    if not image.has_transparency_data:
+        return None
+    mark = image.info.get("transparency")
+    if image.mode in ("1", "L", "RGB") or image.mode.startswith("I;16"):
+        plain = image.convert("L") if image.mode == "1" else image
+        same = np.asarray(plain) == np.asarray(mark)
+        clear = same.all(axis=2) if same.ndim == 3 else same
+        return Image.fromarray(np.where(clear, 0, 255).astype(np.uint8))
+    return image.convert("RGBA").getchannel("A")
+
+
+def _colours(image: Image.Image) -> Image.Image:
+    """An image without transparency, in a mode that colour profiles are made for."""
+    if image.mode in ("L", "RGB", "CMYK", "LAB"):
+        return image
+    if image.mode in ("1", "LA"):
+        return image.convert("L")
+    # Of the others, some have their colours multiplied by their transparency.
+    return (image.convert("RGBA") if image.mode in ("La", "RGBa") else image).convert("RGB")
+
+
+def _with_gamma(image: Image.Image, info: dict[Any, Any]) -> Image.Image:
+    """An image (L or RGB) whose PNG says how its numbers follow the light, as sRGB's do.
+
+    Source: PNG specification, 3rd edition, 13.13.
+    """
+    gamma = info.get("gamma")
+    if "srgb" in info or not isinstance(gamma, float) or not 0.1 < gamma < 2:
+        return image
+    exponent = SRGB_GAMMA / gamma
+    if abs(exponent - 1) < SAME_GAMMA:
+        return image
+    table = [round(255 * (value / 255) ** exponent) for value in range(256)]
+    return image.point(table * len(image.getbands()))
+
+
+SRGB_GAMMA, SAME_GAMMA = 1 / 2.2, 0.05
+"""What most images mean, and how far from it, as a ratio, nobody sees a difference."""
 
 
 def _resized(image: Image.Image, box: Box, target: ImageFormat) -> np.ndarray:

@@ -31,7 +31,7 @@ OWN = re.compile(rf"{re.escape(MANIFEST)}|{SHARD}|{re.escape(RECORDS)}")
 TEMPORARY = r"\.[0-9a-f]{32}\.tmp"
 """What a process leaves behind that is killed while it writes a file."""
 _START_OVER = "start over with --restart"
-PIXELS_VERSION = 2
+PIXELS_VERSION = 3
 """Of the way from files to pixels: what one version began, another does not go on with."""
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms, PngImagePlugin
 
 from raygen.config import ImageFormat
 from raygen.data.drawn_faces import draw_face
-from raygen.data.images import BadImage, fit_image, fit_images, open_image
+from raygen.data.images import BadImage, fit_image, fit_images, open_image, upright_size
 
 
 def picture(size: tuple[int, int]) -> Image.Image:
@@ -155,7 +155,22 @@ PNG = encoded(picture((60, 60)), "PNG")
     [
         (b"", "empty file"),
         (b"this is no picture", "not an image"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "a PostScript file, which"),
+        (encoded(picture((8, 8)), "AVIF"), "an AVIF picture, which raygen does not read: convert"),
+        (encoded(picture((8, 8)), "JPEG2000"), "a JPEG 2000 picture"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "a HEIC picture, which raygen does not read"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1avif", "an AVIF picture"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\0", "a camera's raw picture"),
+        (b"\0\0\0\x18ftypisom\0\0\2\0isommp42", "a video .*: save its frames"),
+        (b"\xff\x0a" + bytes(30), "a JPEG XL picture"),
+        (b"8BPS" + bytes(30), "a Photoshop picture"),
+        (b'<?xml version="1.0"?>\n<svg xmlns="x">', "an SVG drawing"),
+        (b"<!DOCTYPE html><html>not found", "a web page, .* download it again"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        (b"PK\3\4" + bytes(30), "a zip archive, .* unpack it"),
+        (encoded(picture((8, 8)), "PPM"), "a Netpbm picture"),
+        (encoded(picture((8, 8)), "TIFF", tiffinfo={254: 1}), "a camera's raw picture"),
+        (encoded(picture((8, 8)), "TIFF", tiffinfo={50706: b"\1\4\0\0"}), "a camera's raw picture"),
         (JPEG[:-200], "damaged .*truncated"),
         (JPEG[:30], "damaged|not an image"),
         (PNG[:-300], "damaged .*truncated"),
@@ -182,3 +197,187 @@ def test_the_content_decides_and_not_the_name() -> None:
     data = encoded(views[0], "MPO", save_all=True, append_images=views[1:])
     assert open_image(data).format == "MPO"
     assert fitted(data, ImageFormat(60, 60)).shape == (60, 60, 3)
+
+
+def png(
+    width: int, height: int, depth: int, kind: int, rows: bytes, *chunks: tuple[bytes, bytes]
+) -> bytes:
+    """A PNG, made by hand. Args: kind: of its colours; rows: each with a 0 before it."""
+    header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
+    every = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in every
+    )
+
+
+@pytest.mark.parametrize(
+    ("depth", "kind", "row", "mark", "shown"),
+    [
+        # Grey of each depth: two pixels, of which the first is marked as transparent.
+        (1, 0, b"\x40", (0,), 255),
+        (1, 0, b"\x80", (1,), 0),
+        (2, 0, b"\x60", (1,), 170),
+        (4, 0, b"\x3c", (3,), 204),
+        (8, 0, b"\x80\x81", (0x80,), 0x81),
+        (16, 0, b"\x80\x00\x80\x01", (0x8000,), 0x80),
+        # Colours, of 8 and 16 bits.
+        (8, 2, b"\x10\x20\x30\x11\x11\x11", (0x10, 0x20, 0x30), 0x11),
+        (16, 2, b"\x10\0\x20\0\x30\0\x11\0\x11\0\x11\0", (0x1000, 0x2000, 0x3000), 0x11),
+    ],
+)
+def test_the_colour_that_a_png_marks_as_transparent_is_white(
+    depth: int, kind: int, row: bytes, mark: tuple[int, ...], shown: int
+) -> None:
+    transparent = (b"tRNS", struct.pack(f">{len(mark)}H", *mark))
+    pixels = fitted(png(2, 1, depth, kind, b"\0" + row, transparent), ImageFormat(1, 2))
+    assert pixels.tolist() == [[[255] * 3, [shown] * 3]]
+    # Without the mark, it is a colour like others.
+    plain = fitted(png(2, 1, depth, kind, b"\0" + row), ImageFormat(1, 2))
+    assert plain[0, 1].tolist() == [shown] * 3
+    assert (plain[0, 0] != 255).any() or (depth, mark) == (1, (1,))
+
+
+def test_every_orientation_is_undone() -> None:
+    upright = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40
+    # How the rows and columns of an upright picture are stored. Source: Exif 2.3, 4.6.4 A.
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.T,
+        6: np.rot90(upright),
+        7: upright[::-1, ::-1].T,
+        8: np.rot90(upright, 3),
+    }
+    for orientation, pixels in stored.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        data = encoded(Image.fromarray(np.ascontiguousarray(pixels)), "PNG", exif=exif)
+        image = open_image(data)
+        assert upright_size(image) == (3, 2)
+        assert np.array_equal(fit_image(image, ImageFormat(2, 3))[..., 0], upright), orientation
+
+
+def test_damaged_metadata_is_no_reason_to_turn_a_picture_away() -> None:
+    image = picture((16, 8))
+    for exif in (
+        b"Exif\0\0II*\0\xff\xff\xff\xff",
+        b"Exif\0\0junk",
+        b"Exif\0\0MM\0*\0\0\0\x08\xff\xff",
+    ):
+        for format in ("JPEG", "PNG", "WEBP"):
+            data = encoded(image, format, exif=exif)
+            assert fitted(data, ImageFormat(8, 16)).shape == (8, 16, 3)
+    for orientation in (0, 9, 77):
+        odd = Image.Exif()
+        odd[0x0112] = orientation
+        assert upright_size(open_image(encoded(image, "JPEG", exif=odd))) == (16, 8)
+    profiles = (
+        b"",
+        b"junk",
+        ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()[:200],
+    )
+    for profile in profiles:
+        data = encoded(image, "PNG", icc_profile=profile)
+        assert np.array_equal(fitted(data, ImageFormat(8, 16)), np.asarray(image))
+
+
+def test_large_metadata_is_no_reason_to_turn_a_picture_away() -> None:
+    image = picture((16, 8))
+    text = PngImagePlugin.PngInfo()
+    for number in range(70):
+        text.add_text(f"settings {number}", "x" * 1_100_000, zip=True)
+    text.add_itxt("workflow", "y" * 3_000_000, zip=True)
+    data = encoded(image, "PNG", pnginfo=text, icc_profile=bytes(3 * 2**20))
+    assert np.array_equal(fitted(data, ImageFormat(8, 16)), np.asarray(image))
+    # Texts may also stand behind the pixels.
+    behind = struct.pack(">I", 5) + b"zTXtjunk!" + struct.pack(">I", zlib.crc32(b"zTXtjunk!"))
+    end = PNG.rindex(b"IEND") - 4
+    assert fitted(PNG[:end] + behind + PNG[end:], ImageFormat(60, 60)).shape == (60, 60, 3)
+    segment = b"\xff\xe1" + struct.pack(">H", 65_000) + bytes(64_998)
+    data = JPEG[:2] + segment * 40 + JPEG[2:]
+    assert np.array_equal(fitted(data, ImageFormat(60, 60)), fitted(JPEG, ImageFormat(60, 60)))
+
+
+def swapped_profile() -> bytes:
+    """An ICC profile of a space like sRGB, but with green for red and red for green."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    count = int.from_bytes(profile[128:132], "big")
+    tags = {bytes(profile[at : at + 4]): at for at in range(132, 132 + 12 * count, 12)}
+    red, green = tags[b"rXYZ"], tags[b"gXYZ"]
+    profile[red + 4 : red + 12], profile[green + 4 : green + 12] = (
+        profile[green + 4 : green + 12],
+        profile[red + 4 : red + 12],
+    )
+    return bytes(profile)
+
+
+def test_colours_of_a_profile_become_srgb() -> None:
+    image = Image.new("RGB", (8, 8), (200, 30, 90))
+    target = ImageFormat(8, 8)
+    for format, options in (("PNG", {}), ("JPEG", {"quality": 100}), ("WEBP", {"lossless": True})):
+        same = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+        plain = fitted(encoded(image, format, **options), target)
+        assert np.array_equal(
+            fitted(encoded(image, format, icc_profile=same, **options), target), plain
+        )
+        other = encoded(image, format, icc_profile=swapped_profile(), **options)
+        difference = fitted(other, target)[4, 4].astype(int) - (30, 200, 90)
+        assert np.abs(difference).max() <= 3, format
+    # Under transparency and for palettes too; but a profile for colours says nothing of grey.
+    clear = Image.new("RGBA", (8, 8), (200, 30, 90, 0))
+    assert (fitted(encoded(clear, "PNG", icc_profile=swapped_profile()), target) == 255).all()
+    palette = encoded(image.convert("P"), "PNG", icc_profile=swapped_profile())
+    assert fitted(palette, target)[4, 4, 1] > 150
+    grey = encoded(Image.new("L", (8, 8), 77), "PNG", icc_profile=swapped_profile())
+    assert (fitted(grey, target) == 77).all()
+
+
+def test_cmyk_is_inverted_where_adobe_says_so_alone() -> None:
+    image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
+    adobe = encoded(image, "JPEG", quality=100)
+    assert np.abs(fitted(adobe, ImageFormat(16, 16))[4, 4].astype(int) - (255, 0, 0)).max() <= 3
+    at = adobe.index(b"\xff\xee")
+    length = int.from_bytes(adobe[at + 2 : at + 4], "big")
+    plain = adobe[:at] + adobe[at + 2 + length :]
+    # The same numbers mean the opposite amounts of ink.
+    assert np.abs(fitted(plain, ImageFormat(16, 16))[4, 4].astype(int) - (0, 0, 0)).max() <= 3
+
+
+def test_the_gamma_of_a_png_counts_unless_it_says_srgb() -> None:
+    row = b"\0" + bytes([0, 64, 255])
+    linear, srgb = (b"gAMA", struct.pack(">I", 100_000)), (b"sRGB", b"\0")
+    usual = (b"gAMA", struct.pack(">I", 45_455))
+    for chunks, expected in (
+        ((), 64),
+        ((usual,), 64),
+        ((linear, srgb), 64),
+        ((linear,), round(255 * (64 / 255) ** (1 / 2.2))),
+    ):
+        pixels = fitted(png(3, 1, 8, 0, row, *chunks), ImageFormat(1, 3))
+        assert pixels[0, :, 0].tolist() == [0, expected, 255]
+
+
+def test_lab_is_shown_in_colour() -> None:
+    data = encoded(Image.new("LAB", (8, 8), (136, 208, 195)), "TIFF")
+    pixels = fitted(data, ImageFormat(8, 8))[4, 4].astype(int)
+    assert np.abs(pixels - (255, 0, 0)).max() <= 12
+
+
+@pytest.mark.parametrize("broken", [MemoryError, RecursionError, struct.error, OverflowError])
+def test_whatever_a_decoder_raises_is_a_bad_image(
+    monkeypatch: pytest.MonkeyPatch, broken: type[Exception]
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise broken("broken")
+
+    image = open_image(PNG)
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "open", fail)
+        with pytest.raises(BadImage, match="damaged"):
+            open_image(PNG)
+    monkeypatch.setattr(type(image), "load", fail)
+    with pytest.raises(BadImage, match="damaged"):
+        fit_image(image, ImageFormat(8, 8))

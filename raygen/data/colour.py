@@ -1,0 +1,56 @@
+"""From the colours of an image's own profile to sRGB, which everything else here means."""
+
+import functools
+import io
+
+import numpy as np
+from PIL import Image, ImageCms
+
+SAME = 3
+"""Largest difference, of 255, between colours in two profiles that are taken for the same."""
+SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK", "LAB": "LAB"}
+"""The colour space of a profile that describes the pixels of an image, by the image's mode."""
+
+
+def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """An image in sRGB, as RGB, or as it is where it is grey (L) without a profile.
+
+    Args:
+        image: L, RGB, CMYK or LAB.
+        profile: ICC profile that the file holds. One that is damaged, or of another colour space
+            than the pixels, is disregarded, as browsers do.
+    """
+    transform = _transform(profile, image.mode)
+    if transform:
+        return ImageCms.applyTransform(image, transform) or image
+    return image if image.mode == "L" else image.convert("RGB")
+
+
+@functools.lru_cache(maxsize=16)
+def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """What turns pixels of a profile into sRGB; None where nothing changes or can be done."""
+    if not profile and mode != "LAB":
+        return None
+    try:
+        if profile:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            if source.profile.xcolor_space.strip() != SPACES[mode]:
+                return None
+        else:
+            source = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
+        target = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+        transform = ImageCms.buildTransform(source, target, mode, "RGB")
+        # To convert what is sRGB already would only add errors of rounding.
+        return None if mode in ("L", "RGB") and _changes_nothing(transform, mode) else transform
+    # The library reports damaged profiles with many exceptions.
+    except Exception:
+        return None
+
+
+def _changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
+    steps = np.arange(0, 256, 15, dtype=np.uint8)
+    grid = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(len(steps), -1, 3)
+    before = Image.fromarray(grid) if mode == "RGB" else Image.fromarray(grid[..., 0])
+    after = ImageCms.applyTransform(before, transform)
+    difference = np.asarray(before.convert("RGB"), int) - np.asarray(after, int)
+    return bool(np.abs(difference).max() <= SAME)
