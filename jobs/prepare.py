@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from raygen import cluster
 from raygen.cli import Interrupted, command_line, parse_choice, run_job
@@ -39,6 +40,7 @@ from raygen.job_options import (
 )
 from raygen.printable import printable
 from raygen.progress import ProgressLine, describe
+from raygen.retry import OUTAGES
 from raygen.storage import Folder
 
 KINDS: dict[str, type[PrepareOptions | ShowOptions]] = {
@@ -77,12 +79,17 @@ def main(argv: Sequence[str]) -> None:
             check_folder(target.folder)
         if not ready:
             line.show("starting Ray")
-        with contextlib.nullcontext() if ready else cluster.connected(options.verbose):
+        with (
+            OUTAGES.told_to(line.warn),
+            contextlib.nullcontext() if ready else cluster.connected(options.verbose),
+        ):
             if not ready:
                 cluster.check_shared(source_places(options), {"--out": place})
+            # All have answered: from here on, they are waited for.
+            patience = options.patience
             manifests = prepare(
-                source,
-                targets,
+                source.patient(patience),
+                [replace(target, folder=target.folder.patient(patience)) for target in targets],
                 options.num_workers,
                 lambda done, total, rate: line.show(f"preparing: {describe(done, total, rate)}"),
                 options.allowed(len(source.ids)),

@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
     saving = "a checkpoint is being saved"
     with (
         Signals(line.close, saving) as signals,
-        OUTAGES.told_to(lambda text: line.show(text) if text else None),
+        OUTAGES.told_to(line.warn),
         cluster.connected(job.verbose),
         contextlib.ExitStack() as stack,
     ):
@@ -142,6 +142,7 @@ class Watcher:
         self._last_at = time.monotonic()
         self._groups = 0
         self._notices = 0
+        self._outage = ""
 
     def __call__(self, report: Known) -> None:
         """Raises: RunError if the run is another job's by now."""
@@ -150,6 +151,9 @@ class Watcher:
             self._line.close()
             print(notice)
         self._notices = len(report.notices)
+        if report.outage != self._outage:
+            self._line.warn(report.outage)
+            self._outage = report.outage
         if report.groups > self._groups:
             if self._groups:
                 self._line.close()
@@ -166,9 +170,7 @@ class Watcher:
         self._signals.save()
         text = describe(progress.images_seen, progress.total_images, progress.images_per_second)
         stopping = "stopping: " if self._signals.stop.is_set() else ""
-        if report.outage:
-            doing = f"{report.outage} - "
-        elif silent > SILENT_SECONDS:
+        if silent > SILENT_SECONDS and not report.outage:
             doing = f"no word from the workers for {duration(silent)}{self._awaited(silent)} - "
         else:
             doing = f"{progress.doing} - " if progress.doing else ""

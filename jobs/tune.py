@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> None:
     line.show("starting Ray")
     with (
         Signals(leave_line, "trials are being saved") as signals,
-        OUTAGES.told_to(lambda text: line.show(text) if text else None),
+        OUTAGES.told_to(line.warn),
         cluster.connected(job.verbose),
         contextlib.ExitStack() as stack,
     ):

@@ -36,6 +36,8 @@ LEASE_SECONDS = 60.0
 RENEW_SECONDS = 15.0
 FORGOTTEN_SECONDS = 3600.0
 POLL_SECONDS = 0.5
+MOST_BYTES = 2**16
+"""Of a claim, that are read: more than any has."""
 MOST_ROUNDS = 20
 """Attempts to be alone; each waits for a random time, so that few are needed."""
 
@@ -104,13 +106,13 @@ class Claim:
     """What is known of a job's claim to a folder.
 
     Attributes:
-        text: the file's content, which changes whenever it is renewed.
+        state: the file's content and time, one of which changes whenever it is renewed.
         owner: None if the content does not say.
         is_held: whether its owner works in the folder; if not, it is only about to.
     """
 
     name: str
-    text: bytes
+    state: tuple[bytes, float | None]
     owner: Process | None
     is_held: bool
 
@@ -186,15 +188,27 @@ class Lease:
         while not self._over.wait(RENEW_SECONDS):
             # While the storage is away, nobody else can take over either.
             with contextlib.suppress(OSError, RunError, UserError):
-                if not self._folder.exists(self._name):
+                if not self._renew():
                     self._lost.set()
                     return
-                self.claim(held=True)
-                if any(claim.is_held for claim in self.others()):
-                    # Deleted by another job just before, and so written once too often.
-                    self.withdraw()
-                    self._lost.set()
-                    return
+
+    def _renew(self) -> bool:
+        """Show that the owner lives. Returns: whether the claim still stands."""
+        if self._folder.is_local:
+            # Takes no room, which a full disk has not.
+            try:
+                os.utime(self._folder.path_of(self._name))
+            except FileNotFoundError:
+                return False
+            return True
+        if not self._folder.exists(self._name):
+            return False
+        self.claim(held=True)
+        if any(claim.is_held for claim in self.others()):
+            # Deleted by another job just before, and so written once too often.
+            self.withdraw()
+            return False
+        return True
 
 
 @contextmanager
@@ -214,10 +228,10 @@ def only_owner(
     try:
         try:
             _take(lease, folder, option, tell, queue)
+            lease.keep()
         except BaseException:
             lease.withdraw()
             raise
-        lease.keep()
         try:
             yield lease
         finally:
@@ -252,7 +266,7 @@ def _await_others(lease: Lease, folder: Folder, option: str, tell: Tell, queue: 
     while others := lease.others():
         for claim in others:
             if claim.name not in seen:
-                seen[claim.name] = Sighting(claim.text, time.monotonic(), _age(folder, claim.name))
+                seen[claim.name] = Sighting(claim.state, time.monotonic(), _age(folder, claim.name))
             before = seen[claim.name]
             if claim.owner and claim.owner.is_here:
                 is_alive: bool | None = claim.owner.is_running
@@ -270,7 +284,7 @@ def _await_others(lease: Lease, folder: Folder, option: str, tell: Tell, queue: 
                     "it, or name another folder"
                 )
             else:
-                seen[claim.name] = Sighting(claim.text, time.monotonic(), 0.0)
+                seen[claim.name] = Sighting(claim.state, time.monotonic(), 0.0)
                 waited = duration(time.monotonic() - began)
                 tell(f"{folder.uri}: waiting for another job there ({claim}), {waited} so far")
         time.sleep(POLL_SECONDS)
@@ -285,13 +299,13 @@ class Sighting:
         age: seconds for which it had not been renewed by then.
     """
 
-    text: bytes
+    state: tuple[bytes, float | None]
     at: float
     age: float
 
     def is_alive(self, claim: Claim) -> bool | None:
         """Whether the claim's owner lives; None as long as that is not clear."""
-        if claim.text != self.text:
+        if claim.state != self.state:
             return True
         unchanged = time.monotonic() - self.at
         return False if unchanged > LEASE_SECONDS or self.age > FORGOTTEN_SECONDS else None
@@ -304,20 +318,21 @@ def claims(folder: Folder) -> list[Claim]:
         if name.startswith(PREFIX):
             # One that is withdrawn meanwhile is none.
             with contextlib.suppress(FileNotFoundError):
-                found.append(_claim_of(name, folder.read_bytes(name)))
+                state = folder.read_bytes(name, MOST_BYTES), folder.modified_at(name)
+                found.append(_claim_of(name, state))
     return found
 
 
-def _claim_of(name: str, text: bytes) -> Claim:
+def _claim_of(name: str, state: tuple[bytes, float | None]) -> Claim:
     try:
-        values: dict[str, Any] = json.loads(text)
+        values: dict[str, Any] = json.loads(state[0])
         owner = Process(
             str(values["machine"]), str(values["host"]), int(values["pid"]), str(values["started"])
         )
-        return Claim(name, text, owner, bool(values["held"]))
+        return Claim(name, state, owner, bool(values["held"]))
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         # Not raygen's, or another version's: whether it is renewed can still be seen.
-        return Claim(name, text, None, True)
+        return Claim(name, state, None, True)
 
 
 def _age(folder: Folder, name: str) -> float:

@@ -16,8 +16,18 @@ class ProgressLine:
         self._log_interval = log_interval
         self._written_at = float("-inf")
         self._shown = ""
+        self._warning = ""
+        self._text = ""
+
+    def warn(self, text: str) -> None:
+        """Put a text before what is shown, at once and from now on; nothing takes it away."""
+        self._warning = text
+        if text:
+            self.show(self._text)
 
     def show(self, text: str) -> None:
+        self._text = text
+        text = " - ".join(filter(None, (self._warning, text)))
         self._shown = text
         now = time.monotonic()
         if self._rewrites:

@@ -25,6 +25,12 @@ REFUSED = re.compile(
     re.IGNORECASE,
 )
 """Of messages with which a store says no: asking again gets the same answer."""
+OUTAGE = re.compile(
+    r"AWS Error|curl|google::cloud|HTTP|connect|time[d-]?\s?out|unavailable|network|broken pipe",
+    re.IGNORECASE,
+)
+"""Of messages of a store that does not answer, or is overloaded. Other errors, such as of a damaged
+file, are the same the next time."""
 LASTING = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM, errno.ENODEV)
 )
@@ -94,8 +100,8 @@ def patiently(operation: Callable[[], Result], seconds: float, uri: str) -> Resu
     Args:
         seconds: how long to go on; 0: a single attempt.
         uri: of the place, for messages.
-    Raises: FileNotFoundError and its like at once; with `seconds`, StorageError if the store
-        refuses, or has not answered for so long; without, whatever `operation` raises.
+    Raises: with `seconds`, StorageError if the store refuses, or has not answered for so long;
+        whatever else `operation` raises.
     """
     began, delay, waits = time.monotonic(), FIRST_DELAY, False
     try:
@@ -106,7 +112,7 @@ def patiently(operation: Callable[[], Result], seconds: float, uri: str) -> Resu
                 raise
             except OSError as error:
                 reason = " ".join(str(error).split())
-                if not seconds:
+                if not seconds or not (OUTAGE.search(reason) or is_refusal(error)):
                     raise
                 if is_refusal(error):
                     raise StorageError(

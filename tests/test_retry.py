@@ -86,6 +86,13 @@ def test_a_missing_file_is_missing_at_once(clock: list[float]) -> None:
     assert clock[0] == 0
 
 
+def test_what_is_no_outage_is_not_repeated(clock: list[float]) -> None:
+    damaged = mock.Mock(side_effect=OSError("could not verify page integrity, CRC checksum failed"))
+    with pytest.raises(OSError, match="page integrity"):
+        patiently(damaged, 600, "s3://bucket/run")
+    damaged.assert_called_once()
+
+
 def test_without_patience_there_is_one_attempt(clock: list[float]) -> None:
     with pytest.raises(OSError, match="curlCode: 7"):
         patiently(away_for(1, clock), 0, "s3://bucket/run")

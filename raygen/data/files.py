@@ -14,7 +14,7 @@ import tarfile
 import uuid
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -23,7 +23,7 @@ from pyarrow import fs
 
 from raygen.data.images import MAX_FILE_BYTES, SUFFIXES, BadImage
 from raygen.data.kinds import HEAD_BYTES, UNREAD_PICTURES, unread_kind
-from raygen.errors import UserError
+from raygen.errors import StorageError, UserError
 from raygen.printable import printable
 from raygen.regular_file import open_regular
 from raygen.storage import Folder
@@ -190,6 +190,10 @@ class Files:
         """The paths as most systems write them; archives' paths are that already."""
         return [plain_path(path) for path in self.paths]
 
+    def patient(self, seconds: float) -> "Files":
+        """The same files, for a job that outlasts its object store's outages."""
+        return replace(self, place=self.place.patient(seconds))
+
     @property
     def sizes(self) -> np.ndarray:
         """(files,) int64, in bytes."""
@@ -199,7 +203,8 @@ class Files:
     def read(self, number: int) -> bytes:
         """The content of a file. Several threads may read at once.
 
-        Raises: BadImage if it cannot be read; OSError if a disk fails.
+        Raises: BadImage if it cannot be read; OSError if a disk fails; StorageError if an object
+            store does not answer any more.
         """
         entry = Entry(self.paths[number], *self.numbers[number].tolist())
         if max(entry.size, entry.packed) > MAX_FILE_BYTES:
@@ -208,10 +213,15 @@ class Files:
             raise BadImage("a link that leads nowhere, a pipe, or a device, not a file")
         try:
             if self.kind == "zip":
-                return _unpacked(_open_archive(self.place, self.opened), entry)
+                return self.place.patiently(
+                    lambda: _unpacked(_open_archive(self.place, self.opened), entry)
+                )
             if self.kind == "tar":
-                archive = _open_archive(self.place, self.opened)
-                return bytes(archive.read_at(entry.size, entry.start))
+                return self.place.patiently(
+                    lambda: bytes(
+                        _open_archive(self.place, self.opened).read_at(entry.size, entry.start)
+                    )
+                )
             if self.place.is_local:
                 with open_regular(self.place.path_of(entry.path)) as file:
                     # It may have grown.
@@ -223,6 +233,8 @@ class Files:
                 raise BadImage(f"cannot be unpacked: {error}") from error
             if error.errno in UNREADABLE_ERRORS:
                 raise BadImage(f"{UNREADABLE} ({error.strerror})") from error
+            raise
+        except StorageError:
             raise
         except Exception as error:
             # zipfile, zlib, lzma and struct report damage with many exceptions.

@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -58,10 +58,15 @@ class HuggingFace:
         # A file of many images is read whole, once.
         return False
 
+    def patient(self, seconds: float) -> "HuggingFace":
+        files = [file.patient(seconds) for file in self.files]
+        return replace(self, place=self.place.patient(seconds), files=files)
+
     def read(self, position: int) -> bytes:
         row = int(self.order[position])
         file = int(np.searchsorted(self.starts, row, side="right")) - 1
-        table = _open_table(self.files[file], os.getpid())
+        place = self.files[file]
+        table = place.patiently(lambda: _open_table(place, os.getpid()))
         cell = table.column(self.column)[row - int(self.starts[file])].as_py()
         data = cell["bytes"] if isinstance(cell, dict) else cell
         if data is None:

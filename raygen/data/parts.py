@@ -28,6 +28,7 @@ from raygen.data.shards import CHANNELS, ShardFile, rejections, write_shard
 from raygen.data.sources import Source
 from raygen.errors import RunError, UserError
 from raygen.lease import Fence
+from raygen.retry import OUTAGES
 from raygen.storage import Folder
 
 SHARD_BYTES = 64 * 2**20
@@ -205,7 +206,7 @@ def _count_attempt(source: Source, targets: Sequence[Target], part: Part, run: s
             "of them is made to do that, or there is too little memory"
         )
     # Nothing is lost with it, so it need not be written with the care that takes time.
-    records.filesystem.open_output_stream(records.path_of(mark)).close()
+    records.patiently(lambda: records.filesystem.open_output_stream(records.path_of(mark)).close())
 
 
 def make_part(
@@ -271,12 +272,18 @@ class Tally:
 
     def __init__(self) -> None:
         self._done: dict[int, int] = {}
+        self._outages: dict[int, str] = {}
 
     def set(self, task: int, done: int) -> None:
         self._done[task] = done
 
-    def counts(self) -> dict[int, int]:
-        return self._done
+    def outage(self, task: int, text: str) -> None:
+        """A task waits for an object store; or not any more."""
+        self._outages[task] = text
+
+    def state(self) -> tuple[dict[int, int], str]:
+        """The count of each task, and what some of them wait for, or nothing."""
+        return self._done, max(self._outages.values(), default="")
 
 
 def make_all(
@@ -310,6 +317,7 @@ def _make_tasks(
     import ray
 
     records: list[dict[str, Record]] = [{} for _ in targets]
+    outage_told = ""
     # Sent to each node once, not with each task: a list of 200,000 names and attributes is large.
     shared = ray.put((source, source.ids, targets, tasks))
     key = shared.hex()
@@ -325,9 +333,14 @@ def _make_tasks(
                 tally.set.remote(number, done)
                 told_at = time.monotonic()
 
+        def outage(text: str) -> None:
+            if tally:
+                tally.outage.remote(number, text)
+
         try:
-            _count_attempt(source, targets, part, key)
-            made = make_part(source, ids, targets, part, tell)
+            with OUTAGES.told_to(outage):
+                _count_attempt(source, targets, part, key)
+                made = make_part(source, ids, targets, part, tell)
         except (OSError, pa.ArrowException, RunError, UserError) as error:
             # Raised here, it would arrive buried in Ray's own messages.
             return {"number": number, "made": "", "error": " ".join(str(error).split())}
@@ -335,12 +348,17 @@ def _make_tasks(
         return {"number": number, "made": text, "error": ""}
 
     def counted() -> dict[int, int]:
+        nonlocal outage_told
         try:
-            counts: dict[int, int] = ray.get(tally.counts.remote(), timeout=ANSWER_SECONDS)
+            counts, outage = ray.get(tally.state.remote(), timeout=ANSWER_SECONDS)
         except ray.exceptions.RayError:
             # Everything may be busy. The tasks that have ended are known without it.
             return {}
-        return counts
+        if outage != outage_told:
+            OUTAGES.tell(outage)
+            outage_told = outage
+        known: dict[int, int] = counts
+        return known
 
     results = ray.data.range(len(tasks), override_num_blocks=len(tasks)).map(make)
     # Ray would keep processors free for operators that have nothing to do: of two, nearly one.

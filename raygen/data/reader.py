@@ -117,10 +117,14 @@ class ShardReader:
     def _columns(self, name: str) -> Iterator[pa.ChunkedArray]:
         """A column of each file."""
         for file in self.manifest.splits.get(self.split, ()):
-            with self._explained(file):
+
+            def read(file: ShardFile = file) -> pa.Table:
                 parquet = self._open(file, True)
                 self._check_groups(file, parquet.metadata)
-                table = parquet.read([name], use_threads=False)
+                return parquet.read([name], use_threads=False)
+
+            with self._explained(file):
+                table = self.folder.patiently(read)
             yield self._column(file, table, name, file.rows)
 
     def _read(self, file: ShardFile, number: int, columns: list[str]) -> dict[str, pa.ChunkedArray]:
@@ -128,11 +132,15 @@ class ShardReader:
         key = (self.folder.path_of(file.name), file.sha256, number)
         # Once for each process: checking takes longer than reading.
         check = columns != IMAGE or key not in _checked
-        with self._explained(file):
+
+        def read() -> pa.Table:
             parquet = self._open(file, check)
             if check:
                 self._check_groups(file, parquet.metadata)
-            table = parquet.read_row_group(number, columns, use_threads=False)
+            return parquet.read_row_group(number, columns, use_threads=False)
+
+        with self._explained(file):
+            table = self.folder.patiently(read)
         rows = file.row_groups[number]
         found = {name: self._column(file, table, name, rows) for name in columns}
         if columns == IMAGE:

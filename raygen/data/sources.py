@@ -8,7 +8,7 @@ Adding a dataset is adding one function, or one class with the members of `Sourc
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -60,6 +60,9 @@ class Source(Protocol):
     @property
     def is_remote(self) -> bool:
         """Whether each `read` waits for a network, so that several at once pay."""
+
+    def patient(self, seconds: float) -> "Source":
+        """The same source, for a job that outlasts its object store's outages."""
 
     def read(self, position: int) -> bytes:
         """What is stored of the image at a position in `ids`. Several threads may read at once.
@@ -113,6 +116,9 @@ class DrawnFaces:
     @property
     def is_remote(self) -> bool:
         return False
+
+    def patient(self, seconds: float) -> "DrawnFaces":
+        return self
 
     def read(self, position: int) -> bytes:
         return b""
@@ -168,6 +174,9 @@ class ImageFiles:
     @property
     def is_remote(self) -> bool:
         return not self.files.place.is_local
+
+    def patient(self, seconds: float) -> "ImageFiles":
+        return replace(self, files=self.files.patient(seconds))
 
     def read(self, position: int) -> bytes:
         return self.files.read(int(self.order[position]))
