@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from raygen import retry
 from raygen.checked import Checked, parse
 from raygen.config import ImageFormat
 from raygen.data.images import BadImage, fit_images
@@ -28,7 +29,6 @@ from raygen.data.shards import CHANNELS, ShardFile, rejections, write_shard
 from raygen.data.sources import Source
 from raygen.errors import RunError, UserError
 from raygen.lease import Fence
-from raygen.retry import OUTAGES
 from raygen.storage import Folder
 
 SHARD_BYTES = 64 * 2**20
@@ -338,7 +338,8 @@ def _make_tasks(
                 tally.outage.remote(number, text)
 
         try:
-            with OUTAGES.told_to(outage):
+            # Of the process that this runs in: named without its module, it would be sent along.
+            with retry.OUTAGES.told_to(outage):
                 _count_attempt(source, targets, part, key)
                 made = make_part(source, ids, targets, part, tell)
         except (OSError, pa.ArrowException, RunError, UserError) as error:
@@ -355,7 +356,7 @@ def _make_tasks(
             # Everything may be busy. The tasks that have ended are known without it.
             return {}
         if outage != outage_told:
-            OUTAGES.tell(outage)
+            retry.OUTAGES.tell(outage)
             outage_told = outage
         known: dict[int, int] = counts
         return known
