@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from raygen.cli import parse_options, run_job
 from raygen.errors import UserError
@@ -53,6 +53,19 @@ def first_look(storage: Folder, mirror: Mirror | None) -> None:
         ) from error
     finally:
         line.close()
+    if mirror:
+        tell_refused(mirror.refused)
+
+
+def tell_refused(names: Collection[str]) -> None:
+    """Say once that files are not shown, whose names cannot be files' names in a folder."""
+    if names:
+        more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+        print(
+            f"not fetched: {min(names)!r}{more}, as a file of such a name would lie outside the "
+            "copy, or in the way of another",
+            flush=True,
+        )
 
 
 def watch(mirror: Mirror | None, seconds: int, stop: threading.Event) -> None:
@@ -61,6 +74,7 @@ def watch(mirror: Mirror | None, seconds: int, stop: threading.Event) -> None:
     while not stop.wait(seconds):
         if mirror is None:
             continue
+        refused = bool(mirror.refused)
         try:
             mirror.update()
             told = ""
@@ -69,6 +83,8 @@ def watch(mirror: Mirror | None, seconds: int, stop: threading.Event) -> None:
             if str(error) != told:
                 print(f"{time.strftime('%H:%M:%S')}: the storage does not answer ({error})")
             told = str(error)
+        if not refused:
+            tell_refused(mirror.refused)
 
 
 if __name__ == "__main__":

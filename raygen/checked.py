@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from raygen.errors import UserError
+from raygen.uris import without_keys
 
 MOST_BYTES = 16 * 2**20
 """Largest file that is parsed, in bytes, unless its reader says otherwise."""
@@ -184,12 +185,14 @@ def as_float(value: Any) -> float | None:
 
 
 def shown(value: Any) -> str:
-    """A JSON value for a message: short, on one line, with nothing that a terminal acts on."""
+    """A JSON value for a message: short, on one line, without a URI's keys and anything that a
+    terminal acts on."""
     if isinstance(value, Mapping):
         return f"an object of {len(value):,} entries"
     if isinstance(value, list | tuple):
         return f"a list of {len(value):,} values"
     if isinstance(value, str):
+        value = without_keys(value)
         return repr(value if len(value) <= _SHOWN else f"{value[:_SHOWN]}...")
     text = json.dumps(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -27,6 +27,7 @@ from raygen.job_options import (
 from raygen.options import option, read_json_object, updated
 from raygen.printable import printable
 from raygen.storage import Folder
+from raygen.uris import check_uri
 
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
@@ -53,6 +54,9 @@ def run_job(main: Callable[[Sequence[str]], None]) -> int:
     """
     escape_unencodable()
     try:
+        for word in sys.argv[1:]:
+            # First of all: whatever is wrong with the options, a message may quote them.
+            check_uri(word)
         main(sys.argv[1:])
     except UserError as error:
         print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)

@@ -27,6 +27,7 @@ from raygen.options import (
     updated,
 )
 from raygen.schedule import TWO_PHASE
+from raygen.uris import without_keys
 
 DRAWN = "drawn"
 """The value of `--data` that stands for the built-in dataset of drawn faces."""
@@ -236,6 +237,8 @@ class RunConfig:
     def from_json(values: Mapping[str, Any], where: str) -> "RunConfig":
         """The config that `to_json` wrote; options that it lacks are the preset's.
 
+        Keys that an older version let into the dataset's URI are left out.
+
         Args: where: what to name in errors, e.g. the file the values came from.
         Raises: UserError.
         """
@@ -243,7 +246,8 @@ class RunConfig:
         if not isinstance(preset, str) or preset not in PRESETS:
             known = ", ".join(PRESETS)
             raise UserError(f"preset {shown(preset)}: unknown; choose one of {known}")
-        return PRESETS[preset].run.updated(values, where)
+        config = PRESETS[preset].run.updated(values, where)
+        return replace(config, data=without_keys(config.data))
 
 
 RESUMABLE_CHANGES = frozenset(

@@ -4,16 +4,19 @@ TensorBoard reads only some object stores, each with another library's settings.
 every URI that raygen's other jobs take, and of a file that has grown only its new end is fetched.
 """
 
+import errno
 import os
 import re
 import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 
 from pyarrow import fs
 
+from raygen.paths import LeavesFolder, inside
 from raygen.storage import Folder
 
 CODES_CONFIG, CODES = "projector_config.pbtxt", "projector"
@@ -24,14 +27,23 @@ HPARAMS = ".hparams"
 AT_ONCE = 16
 SETTLED_SECONDS = 2.0
 """After so long, a change of a file shows in its time, which stores note in whole seconds."""
+NO_FILES = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EILSEQ)
+"""Errors of names that a disk cannot have, or not beside others that an object store allows."""
 
 
 @dataclass(frozen=True)
 class Mirror:
-    """Attributes: storage: whose files are copied; place: local folder of the copy."""
+    """A local folder that holds what TensorBoard reads of a storage.
+
+    Attributes:
+        storage: whose files are copied.
+        place: the local folder.
+        refused: names of files that are not copied, since they cannot lie in the folder.
+    """
 
     storage: Folder
     place: str
+    refused: set[str] = field(default_factory=set)
 
     def update(self, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
         """Copy what is new, and delete what is gone.
@@ -48,9 +60,9 @@ class Mirror:
             if info.type == fs.FileType.File
         }
         wanted = {name: info for name, info in found.items() if WANTED.fullmatch(name)}
-        gone = [name for name in self._present() if name not in wanted]
-        for name in gone:
-            os.remove(os.path.join(self.place, name))
+        gone = [path for name, path in self._present().items() if name not in wanted]
+        for path in gone:
+            os.remove(path)
         # For TensorBoard, a run is there as long as its folder is.
         for folder, _, _ in os.walk(self.place, topdown=False):
             if folder != self.place and not os.listdir(folder):
@@ -62,17 +74,28 @@ class Mirror:
                 progress(done, len(wanted))
         return changed
 
-    def _present(self) -> list[str]:
-        return [
-            os.path.relpath(os.path.join(folder, file), self.place)
-            for folder, _, files in os.walk(self.place)
-            for file in files
-        ]
+    def _present(self) -> dict[str, str]:
+        """The paths of the copies, by their names in the storage."""
+        paths = [os.path.join(top, file) for top, _, files in os.walk(self.place) for file in files]
+        return {os.path.relpath(path, self.place): path for path in paths}
 
     def _copy(self, name: str, info: fs.FileInfo) -> bool:
-        """Bring one file up to date. Returns: whether it was not."""
-        target = os.path.join(self.place, name)
-        before = os.stat(target) if os.path.exists(target) else None
+        """Bring one file up to date. Returns: whether it was not. Raises: OSError."""
+        try:
+            return self._copy_to(inside(self.place, name), name, info)
+        except LeavesFolder:
+            self.refused.add(name)
+        except OSError as error:
+            if error.errno not in NO_FILES:
+                raise
+            self.refused.add(name)
+        return False
+
+    def _copy_to(self, target: str, name: str, info: fs.FileInfo) -> bool:
+        try:
+            before = os.stat(target)
+        except FileNotFoundError:
+            before = None
         if before and before.st_size == info.size and before.st_mtime_ns == info.mtime_ns:
             return False
         # Event files grow at their end; the others are written anew, and a trial's records too.
@@ -93,9 +116,14 @@ class Mirror:
         else:
             # TensorBoard takes whatever has "tfevents" in its name.
             temporary = os.path.join(os.path.dirname(target), f".{uuid.uuid4().hex}.tmp")
-            with open(temporary, "wb") as copy:
-                copy.write(data)
-            os.replace(temporary, target)
+            try:
+                with open(temporary, "wb") as copy:
+                    copy.write(data)
+                os.replace(temporary, target)
+            except OSError:
+                with suppress(FileNotFoundError):
+                    os.remove(temporary)
+                raise
         # Written anew once more in the same second, a file might look as it did.
         settled = grows or time.time() - info.mtime_ns / 1e9 > SETTLED_SECONDS
         stamp = info.mtime_ns if settled else 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 from raygen.checked import MOST_BYTES, as_float, parse, shown
 from raygen.errors import UserError
 from raygen.storage import Folder
+from raygen.uris import check_all
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -124,4 +125,5 @@ def read_json_object(name: str, path: str) -> dict[str, Any]:
     values: Any = parse(data, said, advice=_ADVICE).value
     if not isinstance(values, dict):
         raise UserError(f"{said}: must hold one JSON object of options")
+    check_all(values, f"{said}: ")
     return values

@@ -18,8 +18,10 @@ from pyarrow import fs
 
 from raygen.checked import DAMAGED, MOST_BYTES, Checked, parse
 from raygen.errors import StorageError, UserError
+from raygen.paths import LeavesFolder, leads_out
 from raygen.regular_file import open_regular
 from raygen.retry import is_lasting, patiently
+from raygen.uris import check_uri
 
 Result = TypeVar("Result")
 
@@ -51,9 +53,11 @@ class Folder:
     def at(uri: str | os.PathLike[str]) -> "Folder":
         """Open a local path or a URI. Nothing is created or looked up.
 
-        Raises: UserError if the URI's scheme has no filesystem here, or its host does not answer.
+        Raises: UserError if the URI's scheme has no filesystem here, or its host does not answer,
+            or if credentials stand in it.
         """
         text = os.fspath(uri)
+        check_uri(text)
         if "://" not in text:
             if "\0" in text:
                 raise UserError(f"{text}: no path may contain a NUL character; name it again")
@@ -75,6 +79,9 @@ class Folder:
         return isinstance(self.filesystem, fs.LocalFileSystem)
 
     def join(self, *names: str) -> "Folder":
+        """A folder or file in this one. Raises: LeavesFolder."""
+        for name in names:
+            self._check_inside(name)
         place, options = self._uri_parts()
         uri = posixpath.join(place, *names) + options
         path = posixpath.join(self.path, *names)
@@ -109,8 +116,14 @@ class Folder:
         return patiently(operation, 0.0 if self.is_local else self.patience, self.uri)
 
     def path_of(self, name: str) -> str:
-        """The path of an entry, for calls to `filesystem`."""
+        """The path of an entry, for calls to `filesystem`. Raises: LeavesFolder."""
+        self._check_inside(name)
         return posixpath.join(self.path, name)
+
+    def _check_inside(self, name: str) -> None:
+        """Every name passes through here, also what a manifest or a listing says."""
+        if leads_out(name):
+            raise LeavesFolder(f"{self.uri}: {name!r} leads out of this folder; it is not used")
 
     def exists(self, name: str = "") -> bool:
         """Raises: UserError if it cannot be looked up, or an object store does not answer."""
@@ -137,7 +150,9 @@ class Folder:
         Raises: UserError if it is a file, it cannot be looked up, or an object store does not
             answer.
         """
-        return sorted(info.base_name for info in self._entries())
+        names = [info.base_name for info in self._entries()]
+        # An object store may list what no folder on a disk could hold.
+        return sorted(name for name in names if not leads_out(name))
 
     def _entries(self) -> list[fs.FileInfo]:
         def entries() -> list[fs.FileInfo]:

@@ -153,4 +153,4 @@ def s3_server() -> Iterator[str]:
 @pytest.fixture
 def s3(s3_server: str) -> Folder:
     """An empty folder on the S3 server, of the test's own."""
-    return Folder.at(f"s3://key:secret@bucket/größe {uuid.uuid4().hex}?{s3_server}")
+    return Folder.at(f"s3://bucket/größe {uuid.uuid4().hex}?{s3_server}")

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import boto3
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -127,3 +128,57 @@ def test_no_unfinished_file_has_a_name_that_tensorboard_takes(
     Mirror(s3, str(tmp_path / "copy")).update()
     assert len(moved) == 2
     assert not any("tfevents" in name for name in moved)
+
+
+def test_names_that_lead_out_of_the_copy_are_left_out(s3: Folder, tmp_path: Path) -> None:
+    bucket, _, prefix = s3.path.partition("/")
+    good, bad = b"good", b"written by a stranger"
+    wanted = ["another/events.out.tfevents.2", "run/events.out.tfevents.1"]
+    hostile = [
+        "run/../../../outside/tfevents.pth",
+        "../tfevents",
+        "./tfevents",
+        "/tfevents",
+        "run//tfevents",
+        "run\\..\\tfevents",
+        "C:/tfevents",
+        "run/tfevents" + "s" * 255,
+        "run/projector/" + "s" * 256,
+    ]
+    store = boto3.client("s3")
+    for names, content in ((wanted, good), (hostile, bad)):
+        for name in names:
+            store.put_object(Bucket=bucket, Key=f"{prefix}/{name}", Body=content)
+    mirror = Mirror(s3, str(tmp_path / "some/copy"))
+    for changed in (len(wanted), 0):
+        assert mirror.update() == changed
+        assert mirror.refused == set(hostile)
+        assert files(tmp_path) == [f"some/copy/{name}" for name in wanted]
+
+
+def test_of_a_file_and_a_folder_of_one_name_the_copy_has_one(s3: Folder, tmp_path: Path) -> None:
+    # An object store has both; either may be fetched first.
+    names = {"run/tfevents", "run/tfevents/tfevents"}
+    s3.join("run").write_bytes("tfevents", b"1")
+    s3.join("run", "tfevents").write_bytes("tfevents", b"2")
+    s3.join("other").write_bytes("tfevents", b"3")
+    mirror = Mirror(s3, str(tmp_path))
+    mirror.update()
+    assert mirror.refused < names
+    assert set(files(tmp_path)) == (names - mirror.refused) | {"other/tfevents"}
+
+
+def test_a_link_in_the_copy_leads_no_write_elsewhere(s3: Folder, tmp_path: Path) -> None:
+    for name in ("one/tfevents", "two/tfevents"):
+        folder, _, file = name.partition("/")
+        s3.join(folder).write_bytes(file, b"stranger")
+    (tmp_path / "copy/two").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/tfevents").write_bytes(b"mine")
+    (tmp_path / "copy/one").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "copy/two/tfevents").symlink_to(tmp_path / "elsewhere/tfevents")
+    mirror = Mirror(s3, str(tmp_path / "copy"))
+    mirror.update()
+    assert mirror.refused == {"one/tfevents", "two/tfevents"}
+    assert (tmp_path / "elsewhere/tfevents").read_bytes() == b"mine"
+    assert files(tmp_path / "elsewhere") == ["tfevents"]

@@ -5,6 +5,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import boto3
 import numpy as np
 import pytest
 from helpers import damage, load_image, run_script, write_dataset
@@ -95,6 +96,17 @@ def test_a_preparation_in_a_bucket_goes_on(ray_session: str, s3: Folder, tmp_pat
     assert 0 < totals[-1] < 40
     assert verify(s3, manifest) == []
     assert [n for n in s3.names() if not n.endswith(".parquet")] == ["manifest.json"]
+
+
+def test_names_that_lead_out_of_a_folder_in_a_bucket_are_not_followed(s3: Folder) -> None:
+    bucket, _, prefix = s3.path.partition("/")
+    store = boto3.client("s3")
+    for name in ("a.png", "../other/b.png", "sub/../../c.png", "../manifest.json"):
+        store.put_object(Bucket=bucket, Key=f"{prefix}/{name}", Body=b"content")
+    found = Files.open(s3.uri, "--images")
+    assert found.paths == ["a.png"]
+    assert found.read(0) == b"content"
+    assert s3.names() == ["a.png", "sub"]
 
 
 def test_folders_and_archives_in_a_bucket_are_listed_and_read(s3: Folder, tmp_path: Path) -> None:

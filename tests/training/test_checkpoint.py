@@ -282,3 +282,23 @@ def test_what_was_measured_is_kept_with_the_networks(tmp_path: Path) -> None:
     metrics = {"quality/swd": 3.5, "validation/mse": 0.1}
     folder = checkpoint.save(Folder.at(tmp_path), build(), Position(1), {}, 3, scored(3.5), metrics)
     assert checkpoint.read_state(folder)["metrics"] == metrics
+
+
+@pytest.mark.parametrize("name", ["../../mine", "../state.json", "a/../../b", "/"])
+def test_a_checkpoint_that_names_files_elsewhere_is_not_taken_over(
+    tmp_path: Path, name: str
+) -> None:
+    source, own = save(tmp_path / "theirs", build(), 3), save(tmp_path / "own", build(), 3)
+    (tmp_path / "mine").write_text("mine")
+    state = source.read_json("state.json")
+    state["files"][name if name != "/" else str(tmp_path / "mine")] = {
+        "bytes": 4,
+        "sha256": "0" * 64,
+    }
+    source.write_json("state.json", state)
+    before = own.sizes()
+    with pytest.raises(CheckpointError, match="is no name of a file of tensors"):
+        checkpoint.adopt(source, Folder.at(tmp_path / "own"))
+    assert own.sizes() == before
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["mine", "own", "theirs"]
+    assert (tmp_path / "mine").read_text() == "mine"
