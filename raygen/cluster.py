@@ -15,9 +15,12 @@ from typing import Any
 import ray
 import ray.data  # Sets its loggers' levels when imported, so before ours are set.
 import yaml
+from ray._common import utils
+from ray._private import services
 from ray.exceptions import AuthenticationError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raygen import private_ray
 from raygen.errors import UserError
 from raygen.storage import Folder
 
@@ -57,7 +60,10 @@ def connected(verbose: bool = False, **options: Any) -> Iterator[None]:
         for name in ("ray", "ray.data", "ray.train", "ray.tune"):
             logging.getLogger(name).setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+    stack = contextlib.ExitStack()
     try:
+        if _starts_own(address):
+            options |= {"address": "local"} | stack.enter_context(private_ray.closed())
         with _kept_signals(), contextlib.nullcontext() if verbose else _silent_stderr():
             ray.init(logging_level=level, log_to_driver=verbose, **options)
     except (ConnectionError, AuthenticationError) as error:
@@ -69,10 +75,21 @@ def connected(verbose: bool = False, **options: Any) -> Iterator[None]:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = verbose
     context.print_on_execution_start = verbose
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with stack:
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _starts_own(address: str) -> bool:
+    """Whether a job has to start a Ray itself. Args: address: as in `RAY_ADDRESS`."""
+    if address:
+        return address == "local"
+    # Where `ray start` notes its address, everybody may write.
+    if not private_ray.is_trusted(utils.get_ray_address_file(None)):
+        return True
+    return services.find_bootstrap_address(None) is None
 
 
 @contextmanager

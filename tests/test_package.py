@@ -12,6 +12,8 @@ USES_RAY = {
     "raygen/data/parts.py",
     "raygen/data/ray_reader.py",
     "raygen/data/stored.py",
+    "raygen/private_ray.py",
+    "raygen/training/process_group.py",
     "raygen/training/ray_worker.py",
     "raygen/tuning/optuna_search.py",
     "raygen/tuning/schedulers.py",

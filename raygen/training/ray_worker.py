@@ -21,7 +21,7 @@ import torch
 from ray.exceptions import RayError
 from ray.train import FailureConfig, ScalingConfig
 from ray.train import RunConfig as RayRunConfig
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.torch import TorchTrainer, get_device
 
 from raygen import cluster
 from raygen.cluster import ANSWER_SECONDS, Question
@@ -32,6 +32,7 @@ from raygen.storage import Folder
 from raygen.training.control import Control, Outcome, Progress
 from raygen.training.monitor import Known
 from raygen.training.placement import Placement
+from raygen.training.process_group import torch_config
 from raygen.training.session import Session, run_session
 from raygen.training.workers import Workers
 
@@ -129,7 +130,7 @@ def _fit_once(
         _worker,
         train_loop_config={"session": session, "monitor": monitor, "threads": threads},
         # Workers wait in a collective operation for one that waits for the storage.
-        torch_config=TorchConfig(timeout_s=int(GROUP_SECONDS + session.run.folder.patience)),
+        torch_config=torch_config(int(GROUP_SECONDS + session.run.folder.patience)),
         scaling_config=ScalingConfig(
             num_workers=placement.workers,
             use_gpu=placement.use_gpu,

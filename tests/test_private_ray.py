@@ -1,0 +1,204 @@
+"""The Ray that a job starts for itself: who can reach it, and what it leaves of the job's keys."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import pytest
+from pyarrow import fs
+
+from raygen import private_ray
+from raygen.cluster import _starts_own
+from raygen.storage import Folder
+
+ROOT = Path(__file__).parents[1]
+SECRET = "planted-Zk3vQ9xWm2Lr7TbYc5Hn8Jd4"
+LISTENING = "0A"
+"""In /proc/net/tcp."""
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """Where Ray's sockets' paths are not too long."""
+    with tempfile.TemporaryDirectory(prefix="r-", dir="/tmp") as place:
+        yield Path(place)
+
+
+def descendants(process: int) -> list[int]:
+    """A process and all that it has started."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(folder.name)] = int(
+                (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            )
+        except OSError:
+            continue
+    found = [process]
+    for parent in found:
+        found += [child for child, of in parents.items() if of == parent]
+    return found
+
+
+def listeners(processes: list[int]) -> dict[tuple[str, int], str]:
+    """Where processes listen: (IP address, port), and the name of the process."""
+    sockets = {}
+    for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == LISTENING:
+                address, port = fields[1].split(":")
+                # Words of four bytes, each in the machine's order.
+                words = [bytes.fromhex(address[k : k + 8])[::-1] for k in range(0, len(address), 8)]
+                ip = socket.inet_ntop(family, b"".join(words))
+                sockets[f"socket:[{fields[9]}]"] = (ip, int(port, 16))
+    found = {}
+    for process in processes:
+        try:
+            name = Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+            for file in Path(f"/proc/{process}/fd").iterdir():
+                place = sockets.get(os.readlink(file))
+                if place:
+                    found[place] = name.strip()
+        except OSError:
+            continue
+    return found
+
+
+def is_loopback(ip: str) -> bool:
+    return ip == "::1" or ip.removeprefix("::ffff:").startswith("127.")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_nobody_gets_into_a_job_s_own_ray_and_its_keys_are_left_nowhere(
+    s3: Folder, short_folder: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    own = {"HOME": str(home), "RAY_TMPDIR": str(short_folder), "AWS_SECRET_ACCESS_KEY": SECRET}
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    job = ("--width", "0.125", "--batch-size", "16", "--drawn-count", "60", "--num-workers", "2")
+    process = subprocess.Popen(
+        [sys.executable, "jobs/train.py", *job, "--steps", "8", "--storage", s3.uri, "--verbose"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=ROOT,
+        env=env | own | {"PYTHONPATH": str(ROOT)},
+    )
+    assert process.stdout
+    output: list[bytes] = []
+    reader = threading.Thread(target=lambda: output.extend(process.stdout or ()))
+    reader.start()
+    seen: dict[tuple[str, int], str] = {}
+    answers: set[int] = set()
+    modes: set[int] = set()
+    try:
+        while process.poll() is None:
+            seen |= listeners(descendants(process.pid))
+            modes |= {folder.stat().st_mode & 0o777 for folder in short_folder.iterdir()}
+            for (ip, port), name in seen.items():
+                if "dashboard/dashboard.py" in name and not answers:
+                    answers |= asked(f"http://{ip}:{port}/api/jobs/")
+            time.sleep(0.1)
+    finally:
+        process.kill()
+        process.wait()
+        reader.join()
+    text = b"".join(output).decode()
+    assert process.returncode == 0, text
+
+    assert {place: name for place, name in seen.items() if not is_loopback(place[0])} == {}
+    names = " ".join(seen.values())
+    # So that nothing was missed: of each kind one was seen.
+    for kind in ("gcs_server", "raylet", "DashboardAgent", "RuntimeEnvAgent", "RayTrainWorker"):
+        assert kind in names
+    # Other users of this machine do reach it, but without the token, and not its folder.
+    assert answers == {401}
+    assert modes == {0o700}
+    assert not list(home.rglob("auth_token"))
+
+    entries = s3.filesystem.get_file_info(fs.FileSelector(s3.path, recursive=True))
+    stored = [entry.path for entry in entries if entry.type == fs.FileType.File]
+    assert any("tfevents" in path for path in stored)
+    assert any(path.endswith("summary.json") for path in stored)
+    for path in stored:
+        with s3.filesystem.open_input_stream(path) as stream:
+            assert SECRET.encode() not in stream.read(), path
+    logs = [file for place in (short_folder, home) for file in place.rglob("*") if file.is_file()]
+    assert len(logs) > 10
+    for file in logs:
+        assert SECRET.encode() not in file.read_bytes(), file
+    assert SECRET not in text
+
+
+def asked(url: str) -> set[int]:
+    """What a server answers to one without a token, if it answers yet."""
+    try:
+        with urlopen(url) as answer:
+            return {int(answer.status)}
+    except HTTPError as error:
+        return {error.code}
+    except OSError:
+        return set()
+
+
+def test_ray_s_folder_is_this_user_s_alone(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(short_folder))
+    folder = Path(private_ray.own_folder())
+    assert folder.parent == short_folder
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o777)
+    assert private_ray.own_folder() == str(folder)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    # A link that somebody else has put in its place is not followed.
+    folder.rmdir()
+    (short_folder / "theirs").mkdir(mode=0o777)
+    folder.symlink_to(short_folder / "theirs")
+    other = Path(private_ray.own_folder())
+    assert other.resolve() == other
+    assert other != folder
+    assert other.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_job_joins_no_ray_that_another_user_has_noted(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(short_folder))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert _starts_own("")
+    (short_folder / "ray").mkdir()
+    record = short_folder / "ray/ray_current_cluster"
+    record.write_text("192.0.2.1:6379")
+    assert not _starts_own("")
+    stat = os.stat
+    stranger = os.stat_result([*stat(record)[:4], 4711, *stat(record)[5:]])
+    monkeypatch.setattr(os, "stat", lambda path: stranger if path == str(record) else stat(path))
+    assert _starts_own("")
+    assert not _starts_own("192.0.2.1:6379")
+
+
+def test_what_is_set_for_a_ray_is_gone_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
+    before = dict(os.environ)
+    tokens = set()
+    for _ in range(2):
+        with private_ray.closed():
+            tokens.add(os.environ["RAY_AUTH_TOKEN"])
+            # What the user has said counts.
+            assert os.environ["GLOO_SOCKET_IFNAME"] == "eth7"
+        assert os.environ == before
+    assert len(tokens) == 2
+    assert all(re.fullmatch("[0-9a-f]{64}", token) for token in tokens)
