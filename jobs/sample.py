@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import raygen
-from raygen.cli import parse_options, run_job
+from raygen.cli import command_line, parse_options, run_job
 from raygen.config import DRAWN, PRESETS, ImageFormat
 from raygen.data.images import BadImage, fit_image, open_image
 from raygen.data.prefetch import as_images
@@ -112,11 +112,23 @@ def vary(trained: TrainedModel, options: SampleOptions, strengths: Tensor) -> Te
 
 
 def find_data(options: SampleOptions, trained: TrainedModel) -> Folder:
-    """The dataset that the run was trained on."""
+    """The dataset that the run was trained on.
+
+    Raises: UserError if the run alone says that it lies in an object store. Whoever made the run
+        would decide who is asked for it, with the credentials of whoever uses it.
+    """
     if options.data:
         return Folder.at(options.data)
-    if trained.config.data != DRAWN:
-        return Folder.at(trained.config.data)
+    data = trained.config.data
+    if "://" in data:
+        again = [options.run, "--attribute", options.attribute, "--data", data]
+        raise UserError(
+            f"--attribute: the run was trained on {data}, which your credentials are not sent to "
+            "only because the run says so; if you trust it, name it: "
+            f"{command_line('jobs/sample.py', *again)}"
+        )
+    if data != DRAWN:
+        return Folder.at(data)
     image = PRESETS[trained.config.preset].image.of_faces
     return drawn_folder(Folder.at(options.run).parent, image, trained.config.drawn_count)
 

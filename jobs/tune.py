@@ -51,6 +51,7 @@ from raygen.tuning.records import ENDED, SWEEP, SweepFolder
 from raygen.tuning.sweep import Finished, run_sweep
 from raygen.tuning.table import LiveTable, aligned, trial_rows
 from raygen.tuning.trial import Task
+from raygen.uris import names_host
 
 MAY_CHANGE = {"trials", "max_concurrent", "time_budget", "resume", "workers_per_trial"}
 """Options of a sweep that may differ when it is resumed."""
@@ -226,11 +227,13 @@ def conclude(
     print(f"found:       {', '.join(sweep.folder.join(name).uri for name in names)}")
     best = sweep.folder.join(BEST).uri
     there = ["--storage", command.job.storage] if command.job.storage != JobOptions.storage else []
-    again = ["jobs/train.py", "--config", best, "--run-name", "tuned", *there]
+    # It has to be said again where a file alone does not decide.
+    data = ["--data", plan.config.data] if names_host(plan.config.data) else []
+    again = ["jobs/train.py", "--config", best, "--run-name", "tuned", *there, *data]
     print(f"train it:    {command_line(*again)}")
     if ended < plan.count:
         again = ["jobs/tune.py", plan.config.preset, "--storage", command.job.storage]
-        again += ["--run-name", command.job.run_name, "--resume"]
+        again += ["--run-name", command.job.run_name, "--resume", *data]
         print(f"{ended} of {plan.count} trials have ended; to go on: {command_line(*again)}")
     return plan.count - ended
 

@@ -27,7 +27,7 @@ from raygen.job_options import (
 from raygen.options import option, read_json_object, updated
 from raygen.printable import printable
 from raygen.storage import Folder
-from raygen.uris import check_uri
+from raygen.uris import check_uri, names_host, without_keys
 
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
@@ -189,7 +189,9 @@ def parse_run(
         saved: options of the run, which stand between the preset's and --config's.
     Raises: UserError.
     """
-    values = dict(saved or {}) | _config_values(argv)
+    values = dict(saved or {})
+    check_hosts(values, "--resume", argv)
+    values |= _config_values(argv)
     presets = [word for word in argv if word in PRESETS]
     preset = presets[0] if presets else str(values.get("preset", RunConfig.preset))
     search = {"sweep": sweep} if sweep else {}
@@ -210,7 +212,27 @@ def _config_values(argv: Sequence[str]) -> dict[str, Any]:
             break
     else:
         return {}
-    return read_json_object("--config", path)
+    values = read_json_object("--config", path)
+    check_hosts(values, f"--config {path}", argv)
+    return values
+
+
+def check_hosts(values: Mapping[str, Any], where: str, argv: Sequence[str]) -> None:
+    """Check that no file, which may be a stranger's, decides who is shown the user's credentials.
+
+    A URI that says itself which machine to ask counts only on the command line.
+
+    Args: values: options that the file `where` holds.
+    Raises: UserError.
+    """
+    given = {word.split("=")[0] for word in argv}
+    for name, value in values.items():
+        if isinstance(value, str) and names_host(value) and option(name) not in given:
+            uri = without_keys(value)
+            raise UserError(
+                f"{where}: its {name} is {uri}, which says itself whom your credentials are shown "
+                f"to; if you trust it, say it again: {option(name)} {shlex.quote(uri)}"
+            )
 
 
 @contextlib.contextmanager

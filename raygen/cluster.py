@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -60,6 +61,12 @@ def connected(verbose: bool = False, **options: Any) -> Iterator[None]:
         for name in ("ray", "ray.data", "ray.train", "ray.tune"):
             logging.getLogger(name).setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+    if token := private_ray.readable_token():
+        print(
+            f"warning: other users of this machine can read the cluster's token in {token}, and "
+            f"with it run anything on the cluster: chmod 600 {shlex.quote(token)}",
+            file=sys.stderr,
+        )
     stack = contextlib.ExitStack()
     try:
         if _starts_own(address):

@@ -34,7 +34,9 @@ def closed() -> Iterator[dict[str, Any]]:
     ray_constants.ENABLE_RAY_CLUSTER = False
     try:
         with _environment(settings):
-            yield {"_temp_dir": os.path.join(own_folder(), "ray")}
+            # Other systems keep users' temporary folders apart.
+            has_users = hasattr(os, "getuid")
+            yield {"_temp_dir": os.path.join(own_folder(), "ray")} if has_users else {}
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
@@ -61,6 +63,19 @@ def is_trusted(record: str) -> bool:
         return os.stat(record).st_uid in (0, os.getuid())
     except FileNotFoundError:
         return True
+
+
+def readable_token() -> str:
+    """The file of a cluster's token, if users of this machine besides its owner can read it."""
+    if "RAY_AUTH_TOKEN" in os.environ:
+        # Then Ray reads no file.
+        return ""
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token")
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return ""
+    return path if mode & (stat.S_IRGRP | stat.S_IROTH) else ""
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import pytest
 from pyarrow import fs
 
 from raygen import private_ray
-from raygen.cluster import _starts_own
+from raygen.cluster import _starts_own, connected
 from raygen.storage import Folder
 
 ROOT = Path(__file__).parents[1]
@@ -187,6 +187,43 @@ def test_a_job_joins_no_ray_that_another_user_has_noted(
     monkeypatch.setattr(os, "stat", lambda path: stranger if path == str(record) else stat(path))
     assert _starts_own("")
     assert not _starts_own("192.0.2.1:6379")
+
+
+def test_jobs_say_when_others_can_read_the_cluster_s_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ".ray").mkdir()
+    kept, named = tmp_path / ".ray/auth_token", tmp_path / "a token"
+    for file in (kept, named):
+        file.write_text("4711")
+        file.chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    # Where Ray would be started; and what is said comes before.
+    monkeypatch.setattr("ray.init", lambda *_, **__: None)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+
+    def told() -> str:
+        with connected():
+            pass
+        return capsys.readouterr().err
+
+    assert told() == ""
+    for mode in (0o640, 0o604, 0o644):
+        kept.chmod(mode)
+        line = told()
+        assert line.count("\n") == 1
+        assert line.endswith(f"chmod 600 {kept}\n")
+        assert "4711" not in line
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(named))
+    assert told() == ""
+    named.chmod(0o644)
+    assert told().endswith(f"chmod 600 '{named}'\n")
+    # Then no file is read.
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "4711")
+    assert told() == ""
 
 
 def test_what_is_set_for_a_ray_is_gone_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,17 +1,28 @@
 """jobs/sample.py and jobs/export.py: what they write, and mistakes told in one line."""
 
+import json
+import shlex
+import shutil
+import threading
+from dataclasses import asdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from helpers import load_job, run_script, save_run
+from helpers import fails, load_job, run_script, save_run
 from PIL import Image
 
 import raygen
+from raygen.config import PRESETS
 from raygen.data.shards import MANIFEST, Manifest, ShardFile, write_shard
 from raygen.data.sources import TRAIN, VALIDATION
 from raygen.evaluation.pictures import to_uint8
+from raygen.job_options import SweepOptions
 from raygen.storage import Folder
+from raygen.training.run import CONFIG
+from raygen.tuning.records import SWEEP
 
 
 @pytest.fixture(scope="module")
@@ -149,3 +160,91 @@ def test_a_model_is_exported_into_its_run(
     assert run_script("export", run, "--format", "pickle") == 2
     assert run_script("export") == 2
     assert "RUN: is required" in capsys.readouterr().err
+
+
+class Asked(BaseHTTPRequestHandler):
+    """A stranger's server, which notes who asks."""
+
+    headers_seen: ClassVar[list[str]] = []
+
+    def _answer(self) -> None:
+        self.headers_seen.append(str(self.headers))
+        self.send_error(404)
+
+    do_GET = do_HEAD = do_PUT = do_POST = _answer  # noqa: N815
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def test_a_stranger_s_run_does_not_decide_where_credentials_go(
+    run: Path,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "mine")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "my-secret")
+    shutil.copytree(run, tmp_path / "theirs")
+    theirs, out = tmp_path / "theirs", tmp_path / "out.png"
+    options = json.loads((theirs / CONFIG).read_text())
+
+    def attribute(data: str, *more: str | Path) -> int:
+        (theirs / CONFIG).write_text(json.dumps(options | {"data": data}))
+        return sample(theirs, "--attribute", "Smiling", "--out", out, *more)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Asked) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        host = f"127.0.0.1:{server.server_port}"
+        uri = f"s3://faces/x?region=us-east-1&scheme=http&endpoint_override={host}"
+        try:
+            for given in (uri, "s3://faces/x", "gs://faces/x", "hdfs://host/x", f"file://{data}"):
+                assert attribute(given) == 2
+                [line] = capsys.readouterr().err.splitlines()
+                assert f"jobs/sample.py {theirs} --attribute Smiling --data" in line
+                assert line.endswith(shlex.quote(given))
+            assert Asked.headers_seen == []
+            # Named by the user, it is asked; here it has nothing.
+            assert attribute(uri, "--data", uri) == 2
+            assert any("Credential=mine/" in headers for headers in Asked.headers_seen)
+        finally:
+            server.shutdown()
+            thread.join()
+    assert not out.exists()
+    # What lies on the user's own disk is found as before.
+    assert attribute(str(data)) == 0
+    assert out.exists()
+
+
+def test_neither_does_a_stranger_s_file_of_options(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "best.json"
+    for uri in (
+        "s3://faces/x?endpoint_override=evil.example&region=us-east-1",
+        "abfs://container@evil.example/x",
+        "hdfs://evil.example/x",
+    ):
+        file.write_text(json.dumps({"data": uri}))
+        for job in ("train", "tune"):
+            line = fails(capsys, job, "--config", file, "--storage", tmp_path / "runs")
+            assert f"--config {file}: its data is {uri}" in line
+            assert line.endswith(f"--data {shlex.quote(uri)}")
+        for job, name in (("sample", "run"), ("watch", "storage"), ("export", "out")):
+            file.write_text(json.dumps({name: uri}))
+            assert f"its {name} is {uri}" in fails(capsys, job, "--config", file)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_stranger_s_sweep_is_not_gone_on_with_where_it_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = "s3://faces/x?endpoint_override=evil.example&region=us-east-1"
+    saved = {"sweep": asdict(SweepOptions()), "run": PRESETS["dcgan-celeba"].run.to_json()}
+    saved["run"]["data"] = uri
+    Folder.at(tmp_path / "dcgan-celeba-sweep").write_json(SWEEP, saved)
+    line = fails(capsys, "tune", "--storage", tmp_path, "--resume")
+    assert f"its data is {uri}" in line
+    assert line.endswith(f"--data {shlex.quote(uri)}")
