@@ -21,8 +21,8 @@ def load(run: str, checkpoint: str | int = "last", device: str = "cpu") -> "Trai
         run: folder or URI of a run, such as runs/dcgan-celeba.
         checkpoint: last, best (by the validation images), or the number of a step.
         device: where to compute, as torch names it.
-    Raises: UserError if there is no such run or checkpoint; CheckpointError if its files are
-        missing, damaged, or do not belong to the run.
+    Raises: UserError if there is no such run or checkpoint, or if its weights are not finite;
+        CheckpointError if its files are missing, damaged, or do not belong to the run.
     """
     # Not above: torch takes seconds to import, which `import raygen` should not.
     from raygen.trained import load as load_trained

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from raygen.errors import UserError
 from raygen.storage import Folder
-from raygen.trained import TrainedModel
+from raygen.trained import USED, TrainedModel
 
 DESCRIPTION = "model.json"
 BATCH = torch.export.Dim("batch", min=1)
@@ -55,7 +55,7 @@ def export(trained: TrainedModel, target: str, folder: Folder) -> list[str]:
 
 def _networks(trained: TrainedModel) -> dict[str, nn.Module]:
     """The generator or decoder, and the encoder where there is one, on the CPU."""
-    names = [n for n in ("encoder", "decoder", "generator") if n in trained.model.trained]
+    names = [n for n in USED if n in trained.model.trained]
     # Copies in the ordinary memory layout, which is the only one that some formats know.
     copies = {name: copy.deepcopy(trained.model.drawn(name)).cpu().eval() for name in names}
     return {n: c.to(memory_format=torch.contiguous_format) for n, c in copies.items()}

@@ -17,10 +17,14 @@ from raygen.models.base import Model
 from raygen.models.layers import USER_SAMPLES, latent_codes
 from raygen.storage import Folder
 from raygen.training import checkpoint
+from raygen.training.finite import NotFinite, check_weights
 from raygen.training.run import CONFIG, RunFolder
 
 AT_ONCE = 64
 """Images that go through a network together."""
+USED = ("encoder", "decoder", "generator")
+"""The networks that a trained model is used with; the others only served its training."""
+_ADVICE = "use an earlier checkpoint (--checkpoint), or train again with lower learning rates"
 
 
 class TrainedModel:
@@ -63,15 +67,18 @@ class TrainedModel:
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
-        """Images of codes."""
+        """Images of codes. Raises: UserError if they are not finite, but the codes are."""
         parts = [self.model.decode(part).float().cpu() for part in codes.split(AT_ONCE)]
-        return torch.cat(parts) if parts else torch.empty(0, 3, *self.image_size)
+        images = torch.cat(parts) if parts else torch.empty(0, 3, *self.image_size)
+        self._check_finite(codes, images, "images")
+        return images
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """The means of the images' codes.
 
-        Raises: UserError for models without an encoder, and images of another size.
+        Raises: UserError for models without an encoder, images of another size, and codes that are
+            not finite though the images are.
         """
         self.require_encoder("encode")
         if images.ndim != 4 or images.shape[1:] != (3, *self.image_size):
@@ -81,7 +88,16 @@ class TrainedModel:
                 f"(N, 3, {height}, {width})"
             )
         parts = [self.model.encode(part)[0].float().cpu() for part in images.split(AT_ONCE)]
-        return torch.cat(parts) if parts else torch.empty(0, self.latent_size)
+        codes = torch.cat(parts) if parts else torch.empty(0, self.latent_size)
+        self._check_finite(images, codes, "codes")
+        return codes
+
+    def _check_finite(self, inputs: Tensor, outputs: Tensor, what: str) -> None:
+        if not outputs.isfinite().all() and inputs.isfinite().all():
+            raise UserError(
+                f"{self.config.preset}, step {self.step:,}: makes {what} that are not finite; its "
+                f"weights have grown too large: {_ADVICE}"
+            )
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """Images encoded to the means of their codes, and decoded again. Raises: as `encode`."""
@@ -163,6 +179,10 @@ def load(run: str, which: str | int = "last", device: str = "cpu") -> TrainedMod
     checkpoint.check_networks(saved, outline)
     model = build_model(config)
     checkpoint.load_networks(saved, model)
+    try:
+        check_weights({n: model.drawn(n) for n in USED if n in model.trained}, step)
+    except NotFinite as error:
+        raise UserError(f"{saved.uri}: {error}; {_ADVICE}") from error
     model.to(torch.device(device))
     return TrainedModel(model, step)
 

@@ -1,8 +1,10 @@
 """Trained models in use: drawn as in training, the same for the same seed, and refused if wrong."""
 
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import build_any, damage, save_run, scaled_images, step_of
+from helpers import build_any, damage, fails, save_run, scaled_images, step_of
 from torch import Tensor
 
 import raygen
@@ -127,6 +129,53 @@ def test_checkpoints_of_other_runs_and_damaged_ones_are_refused(tmp_path: Path) 
     weights.write_bytes(weights.read_bytes()[:-10])
     with pytest.raises(CheckpointError, match=r"generator\.safetensors: damaged"):
         raygen.load(str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("preset", ["vaegan-anime", "dcgan-celeba"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], preset: str, value: float
+) -> None:
+    run = tmp_path / "run"
+    model = save_run(run, preset)
+    maker = "decoder" if preset == "vaegan-anime" else "generator"
+    about = {"config": model.config.to_json()}
+
+    def save(step: int, name: str) -> None:
+        with torch.no_grad():
+            next(model.networks[name].parameters()).fill_(value)
+        checkpoint.save(Folder.at(run / "checkpoints"), model, Position(step), about, 3)
+
+    # Nothing is drawn with it.
+    save(3, "discriminator")
+    assert raygen.load(str(run)).sample(2).isfinite().all()
+    save(4, f"{maker}_ema")
+    said = rf"step-00000004: a weight of the {maker} was not finite .*; use an earlier checkpoint"
+    with pytest.raises(UserError, match=said):
+        raygen.load(str(run))
+    for job in ("sample", "export"):
+        assert re.search(said, fails(capsys, job, run, "--out", tmp_path / "out"))
+        assert not (tmp_path / "out").exists()
+    assert raygen.load(str(run), 3).sample(2).isfinite().all()
+
+
+def test_what_is_not_finite_is_not_passed_on(vaegan: tuple[Path, Model]) -> None:
+    trained = raygen.load(str(vaegan[0]))
+    with torch.no_grad():
+        for name in ("encoder", "decoder"):
+            for parameter in trained.model.drawn(name).parameters():
+                parameter.mul_(1e30)
+    real = scaled_images(2, 64, 64)
+    uses: list[tuple[Callable[[], Tensor], str]] = [
+        (lambda: trained.sample(2), "images"),
+        (lambda: trained.encode(real), "codes"),
+        (lambda: trained.reconstruct(real), "codes"),
+    ]
+    for use, what in uses:
+        with pytest.raises(UserError, match=f"step 2: makes {what} that are not finite"):
+            use()
+    # Whoever gives such codes gets what comes of them.
+    assert trained.decode(torch.full((1, 8), torch.nan)).isnan().any()
 
 
 def test_ray_is_neither_needed_nor_started(vaegan: tuple[Path, Model]) -> None:
