@@ -1,4 +1,4 @@
-"""What several test files need: small datasets, small models, and pairs of training processes."""
+"""What several test files need: small datasets, small models, pairs of processes, sockets."""
 
 import importlib.util
 import os
@@ -40,6 +40,8 @@ torch.set_num_threads(1)
 
 CPU = torch.device("cpu")
 Family = TypeVar("Family", bound=Model)
+LISTENING = "0A"
+"""In /proc/net/tcp."""
 
 
 def load_image(source: Source, position: int) -> tuple[Image.Image, list[int]]:
@@ -325,3 +327,48 @@ def save_run(path: Path, preset: str, steps: int = 2, **options: Any) -> Model:
     score = Score(float(steps), "", 0)
     checkpoint.save(run.checkpoints, model, Position(steps), about, 3, score)
     return model
+
+
+def descendants(process: int) -> list[int]:
+    """A process and all that it has started."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(folder.name)] = int(
+                (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            )
+        except OSError:
+            continue
+    found = [process]
+    for parent in found:
+        found += [child for child, of in parents.items() if of == parent]
+    return found
+
+
+def listeners(processes: list[int]) -> dict[tuple[str, int], str]:
+    """Where processes listen: (IP address, port), and the name of the process."""
+    sockets = {}
+    for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == LISTENING:
+                address, port = fields[1].split(":")
+                # Words of four bytes, each in the machine's order.
+                words = [bytes.fromhex(address[k : k + 8])[::-1] for k in range(0, len(address), 8)]
+                ip = socket.inet_ntop(family, b"".join(words))
+                sockets[f"socket:[{fields[9]}]"] = (ip, int(port, 16))
+    found = {}
+    for process in processes:
+        try:
+            name = Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+            for file in Path(f"/proc/{process}/fd").iterdir():
+                place = sockets.get(os.readlink(file))
+                if place:
+                    found[place] = name.strip()
+        except OSError:
+            continue
+    return found
+
+
+def is_loopback(ip: str) -> bool:
+    return ip == "::1" or ip.removeprefix("::ffff:").startswith("127.")

@@ -2,7 +2,6 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
+from helpers import descendants, is_loopback, listeners
 from pyarrow import fs
 
 from raygen import private_ray
@@ -22,8 +22,6 @@ from raygen.storage import Folder
 
 ROOT = Path(__file__).parents[1]
 SECRET = "planted-Zk3vQ9xWm2Lr7TbYc5Hn8Jd4"
-LISTENING = "0A"
-"""In /proc/net/tcp."""
 
 
 @pytest.fixture
@@ -31,51 +29,6 @@ def short_folder() -> Iterator[Path]:
     """Where Ray's sockets' paths are not too long."""
     with tempfile.TemporaryDirectory(prefix="r-", dir="/tmp") as place:
         yield Path(place)
-
-
-def descendants(process: int) -> list[int]:
-    """A process and all that it has started."""
-    parents = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(folder.name)] = int(
-                (folder / "stat").read_text().rpartition(")")[2].split()[1]
-            )
-        except OSError:
-            continue
-    found = [process]
-    for parent in found:
-        found += [child for child, of in parents.items() if of == parent]
-    return found
-
-
-def listeners(processes: list[int]) -> dict[tuple[str, int], str]:
-    """Where processes listen: (IP address, port), and the name of the process."""
-    sockets = {}
-    for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
-        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == LISTENING:
-                address, port = fields[1].split(":")
-                # Words of four bytes, each in the machine's order.
-                words = [bytes.fromhex(address[k : k + 8])[::-1] for k in range(0, len(address), 8)]
-                ip = socket.inet_ntop(family, b"".join(words))
-                sockets[f"socket:[{fields[9]}]"] = (ip, int(port, 16))
-    found = {}
-    for process in processes:
-        try:
-            name = Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-            for file in Path(f"/proc/{process}/fd").iterdir():
-                place = sockets.get(os.readlink(file))
-                if place:
-                    found[place] = name.strip()
-        except OSError:
-            continue
-    return found
-
-
-def is_loopback(ip: str) -> bool:
-    return ip == "::1" or ip.removeprefix("::ffff:").startswith("127.")
 
 
 @pytest.mark.slow

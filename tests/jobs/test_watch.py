@@ -7,19 +7,22 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
+import boto3
 import numpy as np
 import pytest
-from helpers import fails, free_port
+from helpers import descendants, fails, free_port, is_loopback, listeners, load_job
 
 from raygen import mirror as mirror_module
 from raygen.mirror import Mirror
@@ -308,6 +311,47 @@ def test_a_local_storage_is_read_where_it_is(tmp_path: Path) -> None:
     write_sweep(Folder.at(tmp_path / "sweep"))
     with watching(str(tmp_path)) as url:
         wait_for(lambda: "sweep/trials/002" in ask(url, "runs"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_nobody_else_on_the_network_is_served(tmp_path: Path) -> None:
+    write_loss(RunFolder(Folder.at(tmp_path / "run")), 1.0, 0)
+    with watching(str(tmp_path)) as address:
+        places = listeners(descendants(os.getpid()))
+        port = int(address.rstrip("/").rpartition(":")[2])
+        assert [ip for ip, of in places if of == port] == ["127.0.0.1"]
+        others = [name for (ip, _), name in places.items() if not is_loopback(ip)]
+        assert not [name for name in others if "watch.py" in name]
+
+
+def test_files_whose_names_lead_elsewhere_are_told_once(
+    s3: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bucket, _, prefix = s3.path.partition("/")
+    store, job = boto3.client("s3"), load_job("watch")
+    write_loss(RunFolder(s3.join("run")), 1.0, 0)
+    mirror = Mirror(s3, str(tmp_path / "copy"))
+    job.first_look(s3, mirror)
+    assert "not fetched" not in capsys.readouterr().out
+    for name in ("run/../../../x/tfevents.pth", "../tfevents"):
+        store.put_object(Bucket=bucket, Key=f"{prefix}/{name}", Body=b"stranger")
+    stop = threading.Event()
+    update = mirror.update
+
+    def updated() -> int:
+        rounds.append(update())
+        if len(rounds) == 3:
+            stop.set()
+        return rounds[-1]
+
+    rounds: list[int] = []
+    with mock.patch.object(Mirror, "update", side_effect=updated):
+        job.watch(mirror, 0, stop)
+    told = "not fetched: '../tfevents' and 1 more, as a file of such a name would lie outside"
+    assert capsys.readouterr().out.count(told) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+    assert [path.name for path in (tmp_path / "copy").iterdir()] == ["run"]
 
 
 def test_mistakes_are_told_in_one_line(
