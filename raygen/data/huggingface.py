@@ -245,6 +245,15 @@ def _image_column(schema: pa.Schema, said: str) -> str:
     if len(columns) != 1:
         found = ", ".join(columns) or f"none among {', '.join(schema.names)}"
         raise UserError(f"{said}: must have one column of images; found {found}")
+    kind = schema.field(columns[0]).type
+    if pa.types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        kind = kind.field(index).type if index >= 0 else kind
+    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        raise UserError(
+            f"{said}: the column of images, {columns[0]}, is of {kind}, not of bytes; save the "
+            "dataset with its images inside"
+        )
     return columns[0]
 
 
