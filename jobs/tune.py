@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from raygen import cluster
+from raygen.checked import bare
 from raygen.cli import (
     Interrupted,
     TuneCommand,
@@ -46,6 +47,7 @@ from raygen.tuning.planning import (
     lengths,
     make_plan,
     open_folder,
+    read_history,
 )
 from raygen.tuning.records import ENDED, SWEEP, SweepFolder
 from raygen.tuning.sweep import Finished, run_sweep
@@ -96,7 +98,7 @@ def main(argv: Sequence[str]) -> None:
         sweep = replace(sweep, fence=lease.fence)
         # Another job may have been at work here until just now.
         check_folder(sweep, job, command.sweep, plan)
-        history = sweep.read_trials() if command.sweep.resume else []
+        history = read_history(sweep, plan) if command.sweep.resume else []
         board = stack.enter_context(cluster.own_actor(Board))
         if manifest is None:
             manifest = draw_dataset(plan.config, data, line)
@@ -172,27 +174,27 @@ def read_command(argv: Sequence[str]) -> TuneCommand:
             f"--resume: {folder.uri} holds no sweep; check --storage and --run-name, or leave "
             "--resume out to begin one"
         )
-    saved = folder.read_json(SWEEP)
+    saved = SweepFolder(folder).saved()
     where = folder.join(SWEEP).uri
-    sweep = updated(SweepOptions(), saved["sweep"] | {"set": []}, where)
+    sweep = updated(SweepOptions(), saved.sweep | {"set": []}, where)
     given = any(word.split("=")[0] == "--set" for word in argv)
     # What may be repeated would be added to the default.
     if not given:
-        sweep = replace(sweep, set=tuple(saved["sweep"]["set"]))
-    command = parse_run(TuneCommand, argv, description, "-sweep", sweep, saved["run"])
-    for name, before in saved["sweep"].items():
+        sweep = replace(sweep, set=tuple(saved.sweep.get("set", ())))
+    command = parse_run(TuneCommand, argv, description, "-sweep", sweep, saved.run)
+    for name, before in saved.sweep.items():
         value = getattr(command.sweep, name)
         value = list(value) if isinstance(value, tuple) else value
         if name not in MAY_CHANGE and value != before:
             raise UserError(
-                f"{option(name)} {value}: the sweep in {folder.uri} has {before}; leave it out to "
-                "resume it, or choose another --run-name for a new sweep"
+                f"{option(name)} {value}: the sweep in {folder.uri} has {bare(before)}; leave it "
+                "out to resume it, or choose another --run-name for a new sweep"
             )
     may_change = RESUMABLE_CHANGES - {"steps", "epochs", "validation_count"}
     for name, value in command.run.to_json().items():
-        if name not in may_change and saved["run"].get(name, value) != value:
+        if name not in may_change and saved.run.get(name, value) != value:
             raise UserError(
-                f"{option(name)} {value}: the sweep in {folder.uri} has {saved['run'][name]}; "
+                f"{option(name)} {value}: the sweep in {folder.uri} has {bare(saved.run[name])}; "
                 "leave it out to resume it, or choose another --run-name for a new sweep"
             )
     return command

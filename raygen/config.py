@@ -6,7 +6,7 @@ also the command line of `jobs/train.py` and, flattened, a run's `config.json`.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -229,9 +229,7 @@ class RunConfig:
                     f"known are {', '.join(sorted(own | models))}"
                 )
         model = updated(self.model, {k: v for k, v in values.items() if k in models}, where)
-        return updated(
-            replace(self, model=model), {k: v for k, v in values.items() if k in own}, where
-        )
+        return updated(self, {k: v for k, v in values.items() if k in own}, where, model=model)
 
     @staticmethod
     def from_json(values: Mapping[str, Any], where: str) -> "RunConfig":

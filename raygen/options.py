@@ -70,18 +70,23 @@ def seconds_of(text: str, name: str) -> float:
     return seconds
 
 
-def updated(options: Options, values: Mapping[str, Any], where: str) -> Options:
+def updated(options: Options, values: Mapping[str, Any], where: str, **others: Any) -> Options:
     """A dataclass of options with some replaced by name.
 
-    Args: where: what to name in errors, e.g. the file the values came from.
-    Raises: UserError for an unknown option or a value of the wrong type.
+    Args:
+        where: what to name in errors, e.g. the file the values came from.
+        others: values that are replaced as they are.
+    Raises: UserError for an unknown option or a value of the wrong type, or one that does not fit.
     """
     known = {f.name: getattr(options, f.name) for f in fields(options)}
     for name in values:
         if name not in known:
             raise UserError(f"{where}: unknown option {shown(name)}; known are {', '.join(known)}")
     fitting = {name: _fitting(known[name], v, f"{where}: {name}") for name, v in values.items()}
-    return replace(options, **fitting)
+    try:
+        return replace(options, **fitting, **others)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def _fitting(known: Any, value: Any, where: str) -> Any:

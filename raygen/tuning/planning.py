@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 
 from raygen import marker
+from raygen.checked import shown
 from raygen.config import RESUMABLE_CHANGES, RunConfig
 from raygen.data.shards import Manifest
 from raygen.data.sources import TRAIN, VALIDATION
@@ -14,7 +15,7 @@ from raygen.training.placement import check_batch
 from raygen.tuning import hparams
 from raygen.tuning.objective import Objective, choose_objective
 from raygen.tuning.optuna_search import import_optuna
-from raygen.tuning.records import OWN, REPORTS, SWEEP, SweepFolder
+from raygen.tuning.records import OWN, REPORTS, SWEEP, TRIAL, SweepFolder, Trial
 
 TRIALS = 16
 OWN_DEFAULTS = {"keep": 1, "validation_count": 1_000, "projector_images": 0}
@@ -68,10 +69,7 @@ def make_plan(run: RunConfig, sweep: SweepOptions) -> Plan:
         )
     for name, domain in space.items():
         for value in domain.extremes:
-            try:
-                run.updated({name: value}, f"--set {name}")
-            except UserError as error:
-                raise UserError(f"--set {name}={domain}: {error}") from None
+            run.updated({name: value}, f"--set {name}={domain}")
     objective = choose_objective(run, sweep.metric, sweep.mode, sweep.max_kl)
     defaults: Values = {name: known[name] for name in space}
     count = sweep.count or TRIALS
@@ -127,8 +125,7 @@ def check_folder(sweep: SweepFolder, job: JobOptions, options: SweepOptions, pla
         raise UserError("--restart and --resume: choose one of them")
     folder, known = sweep.folder, sweep.marker()
     if options.resume:
-        before = folder.read_json(SWEEP)["space"]
-        if before != {name: str(domain) for name, domain in plan.space.items()}:
+        if sweep.saved().space != {name: str(domain) for name, domain in plan.space.items()}:
             raise UserError(
                 f"--space {options.space}: the sweep in {folder.uri} searches other values; "
                 "restore the file, or choose another --run-name for a new sweep"
@@ -151,9 +148,28 @@ def check_folder(sweep: SweepFolder, job: JobOptions, options: SweepOptions, pla
         )
 
 
+def read_history(sweep: SweepFolder, plan: Plan) -> list[Trial]:
+    """The trials of earlier sessions of a sweep, by number.
+
+    Raises: UserError if a record is damaged, or its values are not those of this search.
+    """
+    trials = sweep.read_trials()
+    for trial in trials:
+        where = sweep.trial_run(trial.number).folder.join(TRIAL).uri
+        if trial.values.keys() != plan.space.keys():
+            raise UserError(
+                f"{where}: its values are those of {shown(', '.join(trial.values))}, not of "
+                f"{', '.join(plan.space)}; restore the file, or delete its folder to have the "
+                "trial repeated"
+            )
+        # Values of no trial that could be trained.
+        plan.config.updated(trial.values, where)
+    return trials
+
+
 def check_dataset(sweep: SweepFolder, data: str, manifest: Manifest) -> None:
     """Raises: UserError if the sweep was begun with other images."""
-    if sweep.folder.read_json(SWEEP)["dataset"] != manifest.fingerprint:
+    if sweep.saved().dataset != manifest.fingerprint:
         raise UserError(
             f"--data {data}: is not the dataset of the sweep in {sweep.folder.uri}; "
             "use that one, or another --run-name for a new sweep"

@@ -11,14 +11,17 @@ A sweep that was cut off goes on from these files alone.
 import contextlib
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import pairwise
+from typing import Any, Literal, cast, get_args
 
 from raygen import marker
+from raygen.checked import Checked
+from raygen.config import RunConfig
 from raygen.errors import UserError
 from raygen.lease import Fence
 from raygen.marker import Marker
-from raygen.search_space import Values
+from raygen.search_space import Value, Values
 from raygen.storage import Folder
 from raygen.training.run import RunFolder
 from raygen.tuning.objective import Objective
@@ -31,6 +34,10 @@ OWN = re.compile(
     r"parallel-coordinates\.png|events\.out\.tfevents\..*|\.ray-.*"
 )
 """What raygen writes into a sweep's folder. Whatever else lies there is the user's."""
+
+MOST_TRIALS = 10**6
+"""Numbers of trials are below."""
+_ADVICE = "restore the file, or begin another sweep under another --run-name"
 
 Status = Literal["waiting", "running", "finished", "stopped", "failed", "interrupted"]
 ENDED: tuple[Status, ...] = ("finished", "stopped", "failed")
@@ -104,9 +111,58 @@ class Trial:
         return self.reports[-1].seconds if self.reports else 0.0
 
     @staticmethod
-    def from_json(values: dict[str, Any]) -> "Trial":
-        reports = [Report(**report) for report in values["reports"]]
-        return Trial(**(values | {"reports": reports}))
+    def from_json(values: Checked) -> "Trial":
+        """What `SweepFolder.write_trial` wrote. Raises: UserError."""
+        values.only([field.name for field in fields(Trial)])
+        trial = Trial(
+            number=values.entry("number").integer(0, MOST_TRIALS),
+            values={name: _value(v) for name, v in values.entry("values").entries().items()},
+            status=cast(Status, values.entry("status").choice(get_args(Status))),
+            reason=values.entry("reason").text(),
+            failures=list(values.entry("failures").texts()),
+            changes=list(values.entry("changes").texts()),
+            reports=[_report(report) for report in values.entry("reports").items()],
+        )
+        seen = [report.images_seen for report in trial.reports]
+        if any(later <= earlier for earlier, later in pairwise(seen)):
+            values.refuse("reports is not in the order of images_seen")
+        return trial
+
+
+def _value(value: Checked) -> Value:
+    if not isinstance(value.value, Value):
+        value.fail("the value of an option")
+    found: Value = value.value
+    return found
+
+
+def _report(values: Checked) -> Report:
+    values.only([field.name for field in fields(Report)])
+    metrics = values.entry("metrics").entries()
+    # A training that has gone astray measures what is not finite.
+    return Report(
+        images_seen=values.entry("images_seen").integer(),
+        objective=values.entry("objective").number(finite=False),
+        seconds=values.entry("seconds").number(at_least=0),
+        at=values.entry("at").number(at_least=0),
+        metrics={name: metric.number(finite=False) for name, metric in metrics.items()},
+    )
+
+
+@dataclass(frozen=True)
+class SavedSweep:
+    """What `sweep.json` says.
+
+    Attributes:
+        run, sweep: options by name, as they were given.
+        space: the domain of each option that is searched, as a text.
+        dataset: fingerprint of the images.
+    """
+
+    run: dict[str, Any]
+    sweep: dict[str, Any]
+    space: dict[str, str]
+    dataset: str
 
 
 @dataclass(frozen=True)
@@ -137,6 +193,22 @@ class SweepFolder:
         """The run's folder of a trial."""
         return RunFolder(self.folder.join(TRIALS, trial_name(number)), self.fence)
 
+    def saved(self) -> SavedSweep:
+        """What the sweep was begun with. Raises: UserError if that cannot be read."""
+        values = self.folder.read_checked(SWEEP, advice=_ADVICE)
+        run, sweep = values.entry("run"), values.entry("sweep")
+        run.entries()
+        RunConfig.from_json(run.value, run.file)
+        if "set" in sweep.entries():
+            sweep.entry("set").texts()
+        space = values.entry("space").entries()
+        return SavedSweep(
+            run=run.value,
+            sweep=sweep.value,
+            space={name: domain.text() for name, domain in space.items()},
+            dataset=values.entry("dataset").text(),
+        )
+
     def write_trial(self, trial: Trial) -> None:
         self.trial_run(trial.number).folder.write_json(TRIAL, asdict(trial))
 
@@ -144,8 +216,17 @@ class SweepFolder:
         """All trials that have begun, in the order of their numbers."""
         trials = self.folder.join(TRIALS)
         names = [name for name in trials.names() if trials.join(name).exists(TRIAL)]
-        found = [Trial.from_json(trials.join(name).read_json(TRIAL)) for name in names]
-        return sorted(found, key=lambda trial: trial.number)
+        return sorted(
+            (self._read_trial(trials, name) for name in names), key=lambda trial: trial.number
+        )
+
+    def _read_trial(self, trials: Folder, name: str) -> Trial:
+        advice = f"delete the folder {name} to have the trial repeated"
+        values = trials.join(name).read_checked(TRIAL, advice=advice)
+        trial = Trial.from_json(values)
+        if trial_name(trial.number) != name:
+            values.entry("number").fail(f"that of its folder, {name}")
+        return trial
 
 
 def trial_name(number: int) -> str:
