@@ -14,7 +14,6 @@ which was written is listed, so that it works on a disk and in an object store a
 """
 
 import contextlib
-import json
 import os
 import random
 import socket
@@ -24,8 +23,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
+from raygen.checked import parse
 from raygen.errors import RunError, UserError
 from raygen.progress import duration
 from raygen.storage import Folder
@@ -325,12 +324,15 @@ def claims(folder: Folder) -> list[Claim]:
 
 def _claim_of(name: str, state: tuple[bytes, float | None]) -> Claim:
     try:
-        values: dict[str, Any] = json.loads(state[0])
+        values = parse(state[0], name)
         owner = Process(
-            str(values["machine"]), str(values["host"]), int(values["pid"]), str(values["started"])
+            machine=values.entry("machine").text(),
+            host=values.entry("host").text(),
+            pid=values.entry("pid").integer(1, 2**31 - 1),
+            started=values.entry("started").text(),
         )
-        return Claim(name, state, owner, bool(values["held"]))
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return Claim(name, state, owner, values.entry("held").flag())
+    except UserError:
         # Not raygen's, or another version's: whether it is renewed can still be seen.
         return Claim(name, state, None, True)
 

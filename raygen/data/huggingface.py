@@ -3,10 +3,7 @@
 They are files of Arrow tables, which pyarrow reads: the library itself is not needed.
 """
 
-import functools
 import hashlib
-import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from raygen.checked import parse, shown
+from raygen.data.arrow_file import ArrowFile, scan
 from raygen.data.images import BadImage, open_image
 from raygen.data.layout import MAX_LABELS, choose_attributes
 from raygen.data.sources import TRAIN_SHARE, first_part_trains, require_splits, shuffled
@@ -23,13 +22,15 @@ from raygen.data.splits import SPLITS, TEST, TRAIN, VALIDATION
 from raygen.errors import UserError
 from raygen.storage import Folder
 
+_SAVE_AGAIN = "save the dataset again"
+
 
 @dataclass(frozen=True)
 class HuggingFace:
     """Images of a saved dataset. Columns of truth values and of classes become attributes.
 
     Attributes:
-        files: Arrow files, in the order of the rows.
+        files: in the order of the rows.
         starts: (files + 1,) int64: the first row of each, and the number of all rows.
         column: that holds the images.
         order: (images,) int64: the row of each of `ids`.
@@ -39,7 +40,7 @@ class HuggingFace:
     """
 
     place: Folder
-    files: list[Folder]
+    files: list[ArrowFile]
     starts: np.ndarray
     column: str
     ids: list[str]
@@ -55,7 +56,7 @@ class HuggingFace:
 
     @property
     def is_remote(self) -> bool:
-        # A file of many images is read whole, once.
+        # A batch of many images is read as a whole, once.
         return False
 
     def patient(self, seconds: float) -> "HuggingFace":
@@ -65,9 +66,7 @@ class HuggingFace:
     def read(self, position: int) -> bytes:
         row = int(self.order[position])
         file = int(np.searchsorted(self.starts, row, side="right")) - 1
-        place = self.files[file]
-        table = place.patiently(lambda: _open_table(place, os.getpid()))
-        cell = table.column(self.column)[row - int(self.starts[file])].as_py()
+        cell = self.files[file].cell(self.column, row - int(self.starts[file]))
         data = cell["bytes"] if isinstance(cell, dict) else cell
         if data is None:
             raise BadImage("the row holds no bytes; save the dataset with its images inside")
@@ -78,7 +77,7 @@ class HuggingFace:
 
     def description(self) -> dict[str, Any]:
         digest = hashlib.sha256(repr((self.attributes, self.ids)).encode() + self.values.tobytes())
-        for file in self.files:
+        for file in (known.file for known in self.files):
             size = file.filesystem.get_file_info(file.path).size
             digest.update(f"{file.name} {size}\n".encode())
         return {
@@ -104,24 +103,24 @@ def huggingface(
     said = f"--images {images}"
     place = Folder.at(images)
     splits = _list(place, said)
-    files = [file for part in splits.values() for file in part]
+    files: list[ArrowFile] = []
     counts: dict[str, int] = {}
-    starts, others, schema = [0], [], None
+    starts, others = [0], []
     column = ""
     for split, part in splits.items():
-        for file in part:
-            table = _read(file, said)
-            schema = schema or table.schema
-            if not table.schema.equals(schema):
+        for place_of_file in part:
+            # Not the images: of all files, they would all be in memory.
+            file, table = scan(place_of_file, lambda schema: _image_column(schema, said))
+            files.append(file)
+            if not file.schema.equals(files[0].schema):
                 raise UserError(
-                    f"{said}: {file.name} has other columns than {files[0].name}; save it again as "
-                    "one dataset"
+                    f"{said}: {file.file.name} has other columns than {files[0].file.name}; save "
+                    "it again as one dataset"
                 )
-            column = _image_column(schema, said)
-            counts[split] = counts.get(split, 0) + table.num_rows
-            starts.append(starts[-1] + table.num_rows)
-            # Not the images: of an object store, they would all be in memory.
-            others.append(table.drop_columns([column]))
+            counts[split] = counts.get(split, 0) + file.rows
+            starts.append(starts[-1] + file.rows)
+            others.append(_with_plain_integers(table))
+    column = _image_column(files[0].schema, said)
     rows = [f"{split}/{row:07d}" for split, count in counts.items() for row in range(count)]
     if len(rows) < 2:
         raise UserError(f"{said}: holds {len(rows)} images; training and validation need one each")
@@ -161,7 +160,8 @@ def _list(place: Folder, said: str) -> dict[str, list[Folder]]:
             "opened with datasets.load_dataset first)"
         )
     if place.exists("dataset_dict.json"):
-        names = place.read_json("dataset_dict.json")["splits"]
+        values = place.read_checked("dataset_dict.json", advice=_SAVE_AGAIN)
+        names = values.entry("splits").texts()
         found = {split: _saved(place.join(name), said) for split, name in _splits(names, said)}
     else:
         named: dict[str, list[Folder]] = {}
@@ -178,15 +178,15 @@ def _list(place: Folder, said: str) -> dict[str, list[Folder]]:
     return {split: found[split] for split in (TRAIN, VALIDATION, TEST) if split in found}
 
 
-def _splits(names: list[str], said: str) -> list[tuple[str, str]]:
+def _splits(names: Sequence[str], said: str) -> list[tuple[str, str]]:
     """What each name means, and the name. Raises: UserError if that is not clear."""
     for number, name in enumerate(names):
         again = name in SPLITS and SPLITS[name] in [SPLITS[other] for other in names[:number]]
         if name not in SPLITS or again:
             problem = "means the same as another" if again else "is not known"
             raise UserError(
-                f"{said}: the split {name!r} {problem} ({', '.join(SPLITS)} are known); name the "
-                "folder of one split, or rename it"
+                f"{said}: the split {shown(name)} {problem} ({', '.join(SPLITS)} are known); name "
+                "the folder of one split, or rename it"
             )
     return [(SPLITS[name], name) for name in names]
 
@@ -194,7 +194,8 @@ def _splits(names: list[str], said: str) -> list[tuple[str, str]]:
 def _saved(place: Folder, said: str) -> list[Folder]:
     """The files of one dataset. Raises: UserError."""
     if place.exists("state.json"):
-        names = [file["filename"] for file in place.read_json("state.json")["_data_files"]]
+        values = place.read_checked("state.json", advice=_SAVE_AGAIN)
+        names = [file.entry("filename").text() for file in values.entry("_data_files").items()]
     else:
         # The cache has no list; cache-*.arrow are results of other work on the dataset.
         names = [n for n in place.names() if n.endswith(".arrow") and not n.startswith("cache-")]
@@ -203,41 +204,44 @@ def _saved(place: Folder, said: str) -> list[Folder]:
             f"{said}: holds no dataset of Hugging Face's; name a folder that save_to_disk wrote "
             "(with dataset_dict.json or state.json in it)"
         )
-    if any("/" in name for name in names):
+    if any(set(name) & set("/\\\0") or name in ("", ".", "..") for name in names):
         raise UserError(f"{said}: state.json names files in other folders; it is not read")
     return [place.join(name) for name in names]
 
 
-def _read(file: Folder, said: str) -> pa.Table:
-    """Raises: UserError."""
-    try:
-        return _open_table(file, os.getpid())
-    except (OSError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{said}: {file.name} cannot be read ({reason}); save it again") from error
-
-
-@functools.lru_cache(maxsize=2)
-def _open_table(file: Folder, process: int) -> pa.Table:
-    """A file of Arrow's stream format: on a disk without reading it, else as a whole."""
-    if file.is_local:
-        source = pa.memory_map(file.path)
-    else:
-        source = file.filesystem.open_input_stream(file.path)
-    return pa.ipc.open_stream(source).read_all()
+def _with_plain_integers(table: pa.Table) -> pa.Table:
+    """The same columns, with all integers signed and of 64 bits."""
+    for number, field in enumerate(table.schema):
+        if pa.types.is_integer(field.type):
+            # What is too large becomes negative, which stands for no class.
+            column = table.column(number).cast(pa.int64(), safe=False)
+            table = table.set_column(number, field.with_type(pa.int64()), column)
+    return table
 
 
 def _features(schema: pa.Schema) -> dict[str, Any]:
-    """What the library says of each column, as far as it does."""
+    """What the library says of each column, as far as it does. Raises: UserError."""
     text = (schema.metadata or {}).get(b"huggingface", b"{}")
-    features = json.loads(text).get("info", {}).get("features") or {}
-    return {name: value for name, value in features.items() if isinstance(value, dict)}
+    values = parse(text, "the description of the columns", advice=_SAVE_AGAIN)
+    info = values.optional("info")
+    features = info.optional("features") if info else None
+    if features is None or features.value is None:
+        return {}
+    known: dict[str, Any] = {}
+    for name, feature in features.entries().items():
+        if isinstance(feature.value, dict):
+            # Of structures, an entry may be called names, too.
+            classes = feature.optional("names")
+            names = classes.texts() if classes and isinstance(classes.value, list) else ()
+            known[name] = feature.value | {"names": list(names)}
+    return known
 
 
 def _image_column(schema: pa.Schema, said: str) -> str:
     """Raises: UserError."""
-    marked = [name for name, f in _features(schema).items() if f.get("_type") == "Image"]
-    columns = marked or [
+    features = _features(schema)
+    marked = [name for name in schema.names if features.get(name, {}).get("_type") == "Image"]
+    columns: list[str] = marked or [
         f.name
         for f in schema
         if pa.types.is_struct(f.type) and f.type.get_field_index("bytes") >= 0

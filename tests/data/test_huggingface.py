@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -173,7 +174,7 @@ def test_what_is_no_dataset_of_images_is_refused(tmp_path: Path) -> None:
     place = write_saved(tmp_path / "damaged", [range(9)])
     file = place / "data-00000-of-00001.arrow"
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(UserError, match="data-00000-of-00001.arrow cannot be read"):
+    with pytest.raises(UserError, match="data-00000-of-00001.arrow: cannot be read"):
         huggingface(str(place))
     (place / "state.json").write_text('{"_data_files": [{"filename": "../secret.arrow"}]}')
     with pytest.raises(UserError, match="names files in other folders"):
@@ -255,3 +256,100 @@ def test_too_many_truth_values_are_refused_with_a_way_on(tmp_path: Path) -> None
     ):
         huggingface(place)
     assert huggingface(place, chosen=["flag200"]).attributes == ("flag200",)
+
+
+def write_described(path: Path, columns: dict[str, Any], features: Any) -> str:
+    """A dataset of four images with other columns. Args: features: what the library says."""
+    path.mkdir()
+    rows = [{"bytes": png(k), "path": None} for k in range(4)]
+    table = pa.table({"image": pa.array(rows, IMAGE)} | columns)
+    text = features if isinstance(features, str) else json.dumps(features)
+    write_table(path / "a.arrow", table.replace_schema_metadata({"huggingface": text}))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("dataset_dict.json", "[1]", "must be an object"),
+        ("dataset_dict.json", "{}", "splits is missing"),
+        ("dataset_dict.json", '{"splits": "train"}', "splits is 'train', but must be a list"),
+        ("dataset_dict.json", '{"splits": [["train"]]}', r"splits\[0\] is a list"),
+        ("dataset_dict.json", "[" * 100_000, "levels deep"),
+        ("state.json", '{"_data_files": {}}', "_data_files is an object"),
+        ("state.json", '{"_data_files": ["a"]}', r"_data_files\[0\] is 'a'"),
+        ("state.json", '{"_data_files": [{"filename": 3}]}', "filename is 3"),
+        ("state.json", '{"_data_files": [{"filename": ".."}]}', "files in other folders"),
+        ("state.json", '{"_data_files": [{"filename": "a\\\\b"}]}', "files in other folders"),
+    ],
+)
+def test_damaged_descriptions_are_refused(
+    tmp_path: Path, name: str, content: str, message: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=message):
+        huggingface(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        ("{", "the description of the columns: not valid JSON"),
+        ({"info": [1]}, "info is a list"),
+        ({"info": {"features": [1]}}, "info.features is a list"),
+        ({"info": {"features": {"kind": {"names": [1]}}}}, r"kind.names\[0\] is 1"),
+        ({"info": {"features": {"kind": {"_type": "Image"}}}}, "is of int64, not of bytes"),
+    ],
+)
+def test_damaged_descriptions_of_columns_are_refused(
+    tmp_path: Path, features: Any, message: str
+) -> None:
+    place = write_described(tmp_path / "a", {"kind": [0, 1, 0, 1]}, features)
+    with pytest.raises(UserError, match=message):
+        huggingface(place)
+
+
+def test_integers_of_any_kind_are_classes(tmp_path: Path) -> None:
+    kinds = {"a": pa.uint8(), "b": pa.uint64(), "c": pa.int16()}
+    largest = {"a": 255, "b": 2**64 - 1, "c": -1}
+    columns = {name: pa.array([0, 1, largest[name], None], kind) for name, kind in kinds.items()}
+    features: dict[str, Any] = {name: {"names": [f"{name}0", f"{name}1"]} for name in kinds}
+    # A structure with an entry of this name is no column of classes.
+    columns["names"] = pa.array([{"names": k} for k in range(4)])
+    features["names"] = {"names": {"dtype": "int64"}}
+    source = huggingface(write_described(tmp_path / "a", columns, {"info": {"features": features}}))
+    assert source.attributes == ("a0", "a1", "b0", "b1", "c0", "c1")
+    by_row = {shade(source, k): load_image(source, k)[1] for k in range(4)}
+    # 255 is a class that has no name.
+    assert by_row[0] == [1, -1] * 3
+    assert by_row[2] == [-1, -1, 0, 0, 0, 0]
+    assert by_row[3] == [0] * 6
+
+
+def test_batches_whose_values_lie_outside_their_memory_are_refused(tmp_path: Path) -> None:
+    path = write_saved(tmp_path / "a", [range(9)]) / "data-00000-of-00001.arrow"
+    whole = path.read_bytes()
+    # Where the first picture's bytes end: far beyond all of them.
+    first = len(png(0)).to_bytes(4, "little")
+    at = whole.index(b"\0\0\0\0" + first) + 4
+    path.write_bytes(whole[:at] + (2**31 - 1).to_bytes(4, "little") + whole[at + 4 :])
+    with pytest.raises(UserError, match="data-00000-of-00001.arrow: cannot be read"):
+        huggingface(str(tmp_path / "a"))
+
+
+def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path) -> None:
+    path = write_saved(tmp_path / "a", [range(12)]) / "data-00000-of-00001.arrow"
+    source = huggingface(str(tmp_path / "a"))
+    assert shade(source, 0) in range(12)
+    os.truncate(path, 1000)
+    with pytest.raises(UserError, match="data-00000-of-00001.arrow: cannot be read"):
+        list(map(source.read, range(12)))
+    path.unlink()
+    with pytest.raises(UserError, match="data-00000-of-00001.arrow: cannot be read"):
+        load_image(source, 11)
+
+
+def test_columns_that_share_values_are_refused(tmp_path: Path) -> None:
+    words = pa.array(["a", "b", "a", "b"]).dictionary_encode()
+    with pytest.raises(UserError, match="holds a dictionary"):
+        huggingface(write_described(tmp_path / "a", {"word": words}, {}))
