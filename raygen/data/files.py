@@ -22,7 +22,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from raygen.data.images import MAX_FILE_BYTES, SUFFIXES, BadImage
-from raygen.data.kinds import HEAD_BYTES, UNREAD_PICTURES, unread_kind
+from raygen.data.kinds import HEAD_BYTES, is_unread_picture, unread_kind
 from raygen.errors import StorageError, UserError
 from raygen.printable import printable
 from raygen.regular_file import open_regular
@@ -301,7 +301,7 @@ def _is_hidden(name: str, is_folder: bool) -> bool:
 
 
 def _is_image(path: str) -> bool:
-    return path.lower().endswith(SUFFIXES + UNREAD_PICTURES)
+    return path.lower().endswith(SUFFIXES) or is_unread_picture(path)
 
 
 def _kind(place: Folder, said: str) -> Kind:

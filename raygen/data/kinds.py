@@ -111,14 +111,17 @@ _SUFFIXES: dict[Group, str] = {
 _GROUPS: dict[str, Group] = {
     f".{suffix}": group for group, suffixes in _SUFFIXES.items() for suffix in suffixes.split()
 }
-UNREAD_PICTURES = tuple(suffix for suffix, group in _GROUPS.items() if group == "picture")
-"""Of files that are taken for pictures, so that they are counted, but cannot be read as such."""
 
 
 def group_of(path: str) -> Group | None:
     """What kind of file a name promises, if it is one that a user may have meant to be read."""
     name = path.rsplit("/", 1)[-1].lower()
     return _GROUPS.get(name[name.rfind(".") :]) if "." in name else None
+
+
+def is_unread_picture(path: str) -> bool:
+    """Whether a name promises a picture of a kind that is not read."""
+    return group_of(path) == "picture"
 
 
 def remedies(paths: Iterable[str]) -> list[str]:

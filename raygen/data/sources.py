@@ -18,13 +18,13 @@ from raygen.config import ImageFormat
 from raygen.data import drawn_faces
 from raygen.data.files import Files, common_folder
 from raygen.data.images import SUFFIXES, open_image
-from raygen.data.kinds import remedies
+from raygen.data.kinds import is_unread_picture, remedies
 from raygen.data.layout import find_labels, find_splits
 from raygen.data.shards import FORMAT_VERSION
 from raygen.data.splits import TEST as TEST
 from raygen.data.splits import TRAIN as TRAIN
 from raygen.data.splits import VALIDATION as VALIDATION
-from raygen.data.tables import read_attributes, read_partition
+from raygen.data.tables import Table, read_attributes, read_partition
 from raygen.errors import UserError
 from raygen.printable import printable
 from raygen.storage import Folder
@@ -166,7 +166,9 @@ class ImageFiles:
 
     @property
     def ignored(self) -> list[str]:
-        return [printable(path) for path in self.files.ignored]
+        read = set(self.order.tolist())
+        beside = [path for number, path in enumerate(self.files.paths) if number not in read]
+        return [printable(path) for path in sorted([*self.files.ignored, *beside])]
 
     def splits(self) -> dict[str, range]:
         return self.ranges
@@ -203,26 +205,33 @@ def celeba(images: str, attributes: str, partition: str = "") -> ImageFiles:
     Raises: UserError if something is missing or unreadable, or tables and images disagree.
     """
     files = Files.open(images, "--images")
-    ids = _unique(files, [path.rsplit("/", 1)[-1] for path in files.names], images)
+    names = _unique(files, [path.rsplit("/", 1)[-1] for path in files.names], images)
     table = read_attributes(attributes)
-    table.match(sorted(ids), f"--images {images}")
-    order = np.argsort(np.array(ids, dtype=object), kind="stable")
-    ranges = first_part_trains(len(ids), CELEBA_TRAIN_SHARE)
+    rows, notes = _match(table, names, images)
+    # Drawings and the like beside the photographs have no rows.
+    order = np.array([k for k, name in enumerate(names) if name in rows], np.int64)
+    order = order[np.argsort(np.array(names, dtype=object)[order], kind="stable")]
+    ranges = first_part_trains(len(order), CELEBA_TRAIN_SHARE)
+    notes = [*files.notes, *table.notes, *notes]
     if partition:
         parts = read_partition(partition)
-        parts.match(sorted(ids), f"--images {images}")
-        number = np.array([parts.values[ids[k]][0] for k in order])
-        order = order[np.argsort(number, kind="stable")]
-        bounds = np.searchsorted(np.sort(number), range(4)).tolist()
-        ranges = {
-            split: range(bounds[k], bounds[k + 1])
-            for k, split in enumerate((TRAIN, VALIDATION, TEST))
-            if k < 2 or bounds[k] < bounds[k + 1]
-        }
+        part_rows, more = _match(parts, [names[k] for k in order], images)
+        notes += more
+        numbers = np.array([parts.values[part_rows[names[k]]][0] for k in order])
+        splits = np.array([TRAIN, VALIDATION, TEST])[numbers]
+        order, ranges = by_split(order, splits)
         require_splits(ranges, f"--partition {partition}")
-    ids = [ids[k] for k in order]
-    values = np.array([table.values[name] for name in ids], dtype=np.int8)
-    return ImageFiles("celeba", files, ids, order, table.columns, values, ranges)
+    ids = [names[k] for k in order]
+    values = np.array([table.values[rows[name]] for name in ids], dtype=np.int8)
+    return ImageFiles("celeba", files, ids, order, table.columns, values, ranges, notes)
+
+
+def _match(table: Table, names: list[str], images: str) -> tuple[dict[str, str], list[str]]:
+    """The row of each image, and notes. Raises: UserError if images have none."""
+    rows, notes = table.match(sorted(names))
+    missing = [n for n in sorted(names) if n not in rows and not is_unread_picture(n)]
+    table.require_rows(missing, f"--images {images}")
+    return rows, notes
 
 
 def folder(

@@ -81,14 +81,41 @@ def test_tables_and_images_must_agree(layout: tuple[Path, Path], tmp_path: Path)
     wrong.write_text("\n".join([*lines[:2], *lines[3:], lines[2].replace("000002", "000099")]))
     with pytest.raises(
         UserError,
-        match=r"--attributes .*wrong\.csv: line 12: 000099\.jpg is not among the images; "
-        r"no line for 000002\.jpg\. Use the table",
+        match=r"--attributes .*wrong\.csv: no line for 000002\.jpg\. Use the table that belongs to",
     ):
         celeba(str(images), str(wrong))
     parts = tmp_path / "parts.txt"
     parts.write_text("".join(f"{k:06d}.jpg 0\n" for k in range(1, 10)))
     with pytest.raises(UserError, match=r"--partition .*: no line for 000010\.jpg; no line for"):
         celeba(str(images), str(table), str(parts))
+
+
+def test_part_of_the_images_take_their_rows_of_the_whole_table(
+    layout: tuple[Path, Path], tmp_path: Path
+) -> None:
+    images, table = layout
+    with zipfile.ZipFile(images) as archive:
+        archive.extractall(tmp_path)
+    place = tmp_path / "img_align_celeba"
+    for number in (2, 5, COUNT):
+        (place / f"{number:06d}.jpg").unlink()
+    # Drawings beside the photographs belong to no row; photographs that are not read do.
+    (place / "logo.svg").write_text("<svg>")
+    (place / "000002.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    parts = tmp_path / "parts.txt"
+    parts.write_text("".join(f"{k:06d}.jpg {k % 2}\n" for k in range(1, COUNT + 1)))
+    whole, source = celeba(str(images), str(table)), celeba(str(place), str(table))
+    present = [f"{k:06d}.jpg" for k in range(1, COUNT) if k not in (2, 5)]
+    assert source.ids == sorted([*present, "000002.heic"])
+    assert source.ignored == ["logo.svg"]
+    for position, name in enumerate(source.ids):
+        expected = whole.values[whole.ids.index(name.replace("heic", "jpg"))]
+        assert source.values[position].tolist() == expected.tolist()
+    [other, without] = source.notes
+    assert "as 000002.jpg for 000002.heic" in other
+    assert f"2 of {COUNT} rows have no image, as line 6 (000005.jpg)" in without
+    splits = celeba(str(place), str(table), str(parts)).splits()
+    assert {split: len(r) for split, r in splits.items()} == {TRAIN: 5, VALIDATION: 4}
 
 
 @pytest.mark.parametrize("suffix", ["txt", "csv"])
