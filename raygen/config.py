@@ -6,7 +6,7 @@ also the command line of `jobs/train.py` and, flattened, a run's `config.json`.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal
 
 import tyro

@@ -83,6 +83,7 @@ def test_a_second_job_with_a_ray_of_its_own_does_not_touch_the_first_one_s_folde
     ray_session: str, tmp_path: Path, name: str
 ) -> None:
     options = ("--storage", tmp_path, "--run-name", "mine", *SMALL)
+    endless: tuple[str, ...]
     if name == "train":
         endless = ("--steps", "1000000", "--checkpoint-images", "160")
     else:
