@@ -18,6 +18,8 @@ from raygen.export import export
 from raygen.storage import Folder
 from raygen.trained import TrainedModel
 
+pytestmark = pytest.mark.numeric
+
 # Odd sizes, upsampling as one transposed convolution, and an encoder with two outputs.
 CASES = ("dcgan-anime", "vae-celeba", "vaegan-anime")
 

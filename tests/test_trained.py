@@ -33,6 +33,8 @@ from raygen.training.checkpoint import Score
 from raygen.training.control import Position
 from raygen.training.run import CONFIG, RunFolder
 
+pytestmark = pytest.mark.numeric
+
 ROOT = Path(__file__).parents[1]
 
 

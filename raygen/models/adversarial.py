@@ -25,9 +25,8 @@ SLOPE = 0.2
 
 def binary_loss(logits: Tensor, target: float) -> Tensor:
     """Mean binary cross-entropy of logits (N,) against one probability in [0, 1], in nats."""
-    return F.binary_cross_entropy_with_logits(
-        logits.float(), torch.full_like(logits, target, dtype=torch.float32)
-    )
+    logits = logits.float()
+    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
 
 
 def real_term(options: AdversarialConfig, logits: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ from PIL import Image
 from raygen.data import drawn_faces
 from raygen.data.drawn_faces import Face
 
+pytestmark = pytest.mark.numeric
+
 WITHOUT: dict[str, dict[str, Any]] = {
     "Bald": {"hair": "short", "volume": 5.0},
     "Bangs": {"bangs": "none"},

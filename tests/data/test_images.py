@@ -13,6 +13,8 @@ from raygen.config import ImageFormat
 from raygen.data.drawn_faces import draw_face
 from raygen.data.images import BadImage, fit_image, fit_images, open_image, upright_size
 
+pytestmark = pytest.mark.numeric
+
 
 def picture(size: tuple[int, int]) -> Image.Image:
     values = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)

@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from raygen.evaluation import metrics
 from raygen.evaluation.metrics import laplacian_pyramid, projected_distance, sliced_wasserstein
 
+pytestmark = pytest.mark.numeric
+
 
 def pictures(seed: int, count: int = 16, height: int = 32, width: int = 32) -> Tensor:
     """Smooth colours with some grain, of one distribution whatever the seed."""
@@ -121,10 +123,10 @@ def test_a_set_is_nearer_to_itself_than_to_its_like_and_that_nearer_than_noise()
     like = sliced_wasserstein(real, pictures(2))
     # Not zero: the patches of either set are drawn by themselves ...
     assert 0 < itself < like < sliced_wasserstein(real, noise()) / 3
-    # ... unless there is but one patch to draw, and then in any order.
+    # ... unless there is but one patch to draw, and then in any order, up to rounding.
     tiny = noise(40, 7, 7)
-    assert sliced_wasserstein(tiny, tiny) == 0
-    assert sliced_wasserstein(tiny, tiny.flip(0)) == 0
+    assert sliced_wasserstein(tiny, tiny) == pytest.approx(0, abs=1e-3)
+    assert sliced_wasserstein(tiny, tiny.flip(0)) == pytest.approx(0, abs=1e-3)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (45, 70)])

@@ -12,6 +12,7 @@ from helpers import (
     build,
     build_any,
     check_two_workers_equal_one,
+    in_double_precision,
     scaled_images,
     small_config,
     step_of,
@@ -34,6 +35,8 @@ from raygen.models.adversarial import (
 from raygen.models.dcgan import DCGAN
 from raygen.models.layers import PENALTY, latent_codes
 from raygen.options import updated
+
+pytestmark = pytest.mark.numeric
 
 LOSSES = ("non-saturating", "hinge", "least-squares", "wasserstein-gp")
 LOGITS = (-40.0, -3.0, -1.0, -0.2, 0.0, 0.7, 1.0, 1.7, 60.0)
@@ -329,17 +332,18 @@ def test_a_step_with_the_penalty_by_hand() -> None:
     config = tiny_config(adversarial_loss="wasserstein-gp", gradient_penalty=6.0, seed=5)
     model = build(DCGAN, config)
     double = copy.deepcopy(model.networks["discriminator"]).double()
-    made, real = Seen(model.networks["generator"]), scaled_images(8, 32, 32)
-    metrics = model.update(real, step_of(3))
+    made, real = Seen(model.networks["generator"]), scaled_images(8, 32, 32).double()
+    with in_double_precision(model):
+        metrics = model.update(real, step_of(3))
 
-    fake = made.outputs[0].double()
+    fake = made.outputs[0]
     # How far between the images: uniform numbers, from the step's normal ones.
     normal = latent_codes(8, 1, (PENALTY, 5, 3)).double()
     shares = (1 + torch.erf(normal / math.sqrt(2))) / 2
     assert ((shares > 0) & (shares < 1)).all()
     weights = shares.view(-1, 1, 1, 1)
-    of_real, of_fake = -double(real.double()).mean(), double(fake).mean()
-    penalty = explicit_penalty(double, weights * real.double() + (1 - weights) * fake)
+    of_real, of_fake = -double(real).mean(), double(fake).mean()
+    penalty = explicit_penalty(double, weights * real + (1 - weights) * fake)
     loss = (of_real + of_fake + 6 * penalty) / 2
     for name, value in (
         ("discriminator", loss),

@@ -20,6 +20,8 @@ from raygen.models.layers import (
     scaled,
 )
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 def test_workers_share_the_codes_of_one(world_size: int) -> None:

@@ -21,6 +21,8 @@ from raygen.models.pictures import (
     slerp,
 )
 
+pytestmark = pytest.mark.numeric
+
 
 def code(size: int, seed: int) -> Tensor:
     return torch.randn(size, generator=torch.Generator().manual_seed(seed))

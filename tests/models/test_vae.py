@@ -14,6 +14,7 @@ from helpers import (
     build,
     check_two_workers_equal_one,
     fixed_statistics,
+    in_double_precision,
     output_shapes,
     scaled_images,
     sizes,
@@ -30,6 +31,8 @@ from raygen.model_options import VAEConfig
 from raygen.models.layers import VALIDATION
 from raygen.models.vae import VAE, Decoder, Encoder, halved
 from raygen.options import updated
+
+pytestmark = pytest.mark.numeric
 
 LATENT = 8
 HEIGHT, WIDTH = 218, 178
@@ -161,11 +164,11 @@ def losses_by_hand(
 @pytest.mark.parametrize("kl_weight", [0.0, 0.05])
 def test_the_loss_and_its_gradients_by_hand(kl_weight: float) -> None:
     model = build(VAE, config(kl_weight=kl_weight, optimizer="adam", seed=2))
-    # Sums over so many pixels are too rough in single precision, on some processors.
     fixed_statistics(model, variance=(0.05, 0.2))
-    networks, real = doubles(model), few_images()
+    networks, real = doubles(model), few_images().double()
     entered, left = Seen(model.networks["decoder"]), Seen(model.networks["encoder"])
-    metrics = model.update(real, step_of(7, 4))
+    with in_double_precision(model):
+        metrics = model.update(real, step_of(7, 4))
 
     # The noise, from the codes that the decoder was given: one vector for each image.
     mean, log_var = left.outputs[0]
@@ -175,7 +178,7 @@ def test_the_loss_and_its_gradients_by_hand(kl_weight: float) -> None:
     expected = losses_by_hand(networks, real, noise, kl_weight)
     assert metrics.keys() == {f"loss/{name}" for name in expected}
     for name, value in expected.items():
-        assert metrics[f"loss/{name}"].item() == pytest.approx(value.item(), rel=1e-4), name
+        assert metrics[f"loss/{name}"].item() == pytest.approx(value.item(), rel=1e-9), name
 
     expected["total"].backward()
     compared = 0
@@ -184,7 +187,7 @@ def test_the_loss_and_its_gradients_by_hand(kl_weight: float) -> None:
             assert mine.grad is not None
             assert exact.grad is not None
             difference = (mine.grad.double() - exact.grad).norm()
-            assert difference <= 1e-3 * exact.grad.norm()
+            assert difference <= 1e-9 * exact.grad.norm()
             compared += 1
     assert compared == 8 + 8 + 8 + 2 + 16 + 2
 

@@ -10,6 +10,8 @@ from torch import nn
 from raygen.training.finite import LossWatch, NotFinite, check_weights
 from raygen.training.workers import Workers
 
+pytestmark = pytest.mark.numeric
+
 LOSSES = {"loss/a": "first", "loss/b": "second"}
 
 

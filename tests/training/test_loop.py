@@ -27,6 +27,8 @@ from raygen.training.run import RunFolder
 from raygen.training.validation import Validation
 from raygen.training.workers import Workers
 
+pytestmark = pytest.mark.numeric
+
 CPU = torch.device("cpu")
 
 

@@ -18,6 +18,8 @@ from raygen.storage import Folder
 from raygen.training.validation import Validation
 from raygen.training.workers import Workers
 
+pytestmark = pytest.mark.numeric
+
 
 def images_of(path: Path, count: int = 7) -> Validation:
     manifest, _ = write_dataset(path, (4,), (count,), size=64)

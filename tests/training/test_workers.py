@@ -9,6 +9,8 @@ from torch import nn
 
 from raygen.training.workers import Workers
 
+pytestmark = pytest.mark.numeric
+
 
 def together(rank: int, folder: str) -> None:
     workers = Workers(rank, 3)
