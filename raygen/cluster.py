@@ -21,8 +21,9 @@ from ray._private import services
 from ray.exceptions import AuthenticationError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raygen import private_ray
+from raygen import local_ray, private_ray
 from raygen.errors import UserError
+from raygen.signals import ENDING
 from raygen.storage import Folder
 
 Nodes = Sequence[Mapping[str, float]]
@@ -47,7 +48,7 @@ def connected(verbose: bool = False, **options: Any) -> Iterator[None]:
     Args:
         verbose: let Ray's own messages and the workers' output through.
         options: further ones of `ray.init`.
-    Raises: UserError if the cluster cannot be reached.
+    Raises: UserError if the cluster cannot be reached, or none can be started.
     """
     if ray.is_initialized():
         yield
@@ -67,52 +68,90 @@ def connected(verbose: bool = False, **options: Any) -> Iterator[None]:
             f"with it run anything on the cluster: chmod 600 {shlex.quote(token)}",
             file=sys.stderr,
         )
-    stack = contextlib.ExitStack()
-    try:
-        if _starts_own(address):
-            options |= {"address": "local"} | stack.enter_context(private_ray.closed())
+    options |= {"logging_level": level, "log_to_driver": verbose}
+    running = running_address(address)
+    with contextlib.ExitStack() as stack:
         with _kept_signals(), contextlib.nullcontext() if verbose else _silent_stderr():
-            ray.init(logging_level=level, log_to_driver=verbose, **options)
+            if running:
+                _connect(running, options)
+            else:
+                stack.enter_context(local_ray.prepared())
+                _start_local(options | stack.enter_context(private_ray.closed()))
+        stack.callback(ray.shutdown)
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = verbose
+        context.print_on_execution_start = verbose
+        yield
+
+
+def running_address(address: str) -> str:
+    """The address of the Ray to connect to; nothing where one has to be started.
+
+    Args: address: as in `RAY_ADDRESS`.
+    Raises: UserError if there is to be one, but there is none.
+    """
+    if address not in ("", "auto"):
+        return "" if address == "local" else address
+    # Where `ray start` notes its address, everybody may write.
+    if not address and not private_ray.is_trusted(utils.get_ray_address_file(None)):
+        return ""
+    wish: Any = address or None
+    try:
+        found = services.canonicalize_bootstrap_address(wish)
+    except ConnectionError as error:
+        raise UserError(
+            f"RAY_ADDRESS {address}: no Ray runs on this machine; start one with `ray start "
+            "--head`, or unset RAY_ADDRESS to have this job start its own"
+        ) from error
+    if found and not address:
+        # Ray's record of the one that `ray start` started last; it may be long gone.
+        try:
+            check_address(found)
+        except UserError:
+            return ""
+    return found or ""
+
+
+def _connect(address: str, options: dict[str, Any]) -> None:
+    """Raises: UserError if the cluster there does not let this job in."""
+    try:
+        ray.init(address, **options)
     except (ConnectionError, AuthenticationError) as error:
         raise UserError(
-            f"RAY_ADDRESS {address or 'auto'}: what answers there is no Ray cluster that lets this "
-            "job in; check the address, and the cluster's token (RAY_AUTH_MODE=token and "
-            "RAY_AUTH_TOKEN, which `ray get-auth-token` prints on its head node)"
+            f"RAY_ADDRESS {address}: what answers there is no Ray cluster that lets this job in; "
+            "check the address, and the cluster's token (RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, "
+            "which `ray get-auth-token` prints on its head node)"
         ) from error
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = verbose
-    context.print_on_execution_start = verbose
-    with stack:
+
+
+def _start_local(options: dict[str, Any]) -> None:
+    """Start a Ray on this machine, for this job alone. Raises: UserError if that fails twice."""
+    for is_last in (False, True):
         try:
-            yield
-        finally:
+            with local_ray.patient_start():
+                ray.init("local", **options)
+            return
+        except Exception as error:
             ray.shutdown()
-
-
-def _starts_own(address: str) -> bool:
-    """Whether a job has to start a Ray itself. Args: address: as in `RAY_ADDRESS`."""
-    if address:
-        return address == "local"
-    # Where `ray start` notes its address, everybody may write.
-    if not private_ray.is_trusted(utils.get_ray_address_file(None)):
-        return True
-    return services.find_bootstrap_address(None) is None
+            if is_last:
+                raise local_ray.cannot_start(error) from error
 
 
 @contextmanager
 def _kept_signals() -> Iterator[None]:
     """Keep what a job does when it is told to stop: Ray puts handlers of its own in their place."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in ENDING}
     yield
     for number, handler in before.items():
-        if handler not in (None, signal.SIG_DFL, signal.default_int_handler):
+        if handler not in (None, signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler):
             signal.signal(number, handler)
 
 
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
     """Keep what Ray's C++ library writes off the terminal, such as at each attempt to connect."""
-    sys.stderr.flush()
+    if sys.stderr:
+        sys.stderr.flush()
     before = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:

@@ -1,4 +1,4 @@
-"""Ctrl-C, and SIGTERM as from `ray job stop`: a job's chance to put its work in order."""
+"""Ctrl-C, and other signals that end jobs: a job's chance to put its work in order."""
 
 import signal
 import threading
@@ -7,6 +7,15 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+ENDING = (
+    signal.SIGINT,  # Ctrl-C
+    signal.SIGTERM,  # `ray job stop`, containers, kill(1)
+    signal.SIGHUP,  # the terminal or the connection to it was closed
+    signal.SIGUSR1,  # schedulers, ahead of a job's time limit
+    signal.SIGUSR2,
+    signal.SIGXCPU,  # a limit of processor time
+)
+"""Signals that end a job, as those who send them mean it. SIGQUIT (Ctrl-\\) ends it at once."""
 SAME_SIGNAL_SECONDS = 0.3
 """Signals this close to each other are taken for one."""
 
@@ -48,8 +57,15 @@ class Signals:
         print(f"stopping: {self._saving} (Ctrl-C once more quits at once)")
 
     def __enter__(self) -> "Signals":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._on_signal)
+        if threading.current_thread() is not threading.main_thread():
+            # Signals are the main thread's affair.
+            return self
+        for number in ENDING:
+            # Who started the job with nohup wants it to outlive the terminal. Shells ignore SIGINT
+            # for jobs in the background, which is no wish of the user's.
+            chosen = number not in (signal.SIGINT, signal.SIGTERM)
+            if not (chosen and signal.getsignal(number) is signal.SIG_IGN):
+                self._before[number] = signal.signal(number, self._on_signal)
         return self
 
     def __exit__(self, *exception: object) -> None:

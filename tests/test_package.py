@@ -12,6 +12,7 @@ USES_RAY = {
     "raygen/data/parts.py",
     "raygen/data/ray_reader.py",
     "raygen/data/stored.py",
+    "raygen/local_ray.py",
     "raygen/private_ray.py",
     "raygen/training/process_group.py",
     "raygen/training/ray_worker.py",
