@@ -3,6 +3,8 @@
 import os
 from typing import TYPE_CHECKING
 
+from raygen.output import open_missing
+
 if TYPE_CHECKING:
     from raygen.trained import TrainedModel
 
@@ -10,6 +12,9 @@ if TYPE_CHECKING:
 # that it installs from a copy of the working directory. Ray reads this while it is imported, so
 # it has to be set before anything in raygen imports Ray.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+
+# Before anything else opens files.
+open_missing()
 
 __version__ = "0.1.0"
 

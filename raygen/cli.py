@@ -25,7 +25,9 @@ from raygen.job_options import (
     WatchOptions,
 )
 from raygen.options import option, read_json_object, updated
+from raygen.output import keep_printing
 from raygen.printable import printable
+from raygen.signals import Signals
 from raygen.storage import Folder
 from raygen.uris import check_uri, names_host, without_keys
 
@@ -49,15 +51,17 @@ def run_job(main: Callable[[Sequence[str]], None]) -> int:
     """Run a job's main function and turn its outcome into an exit code.
 
     Returns: 0 on success, 2 for a user's mistake (one line on stderr), 1 for a run that failed
-        otherwise, 130 after Ctrl-C.
+        otherwise, 130 after Ctrl-C or another signal that ends jobs.
     Raises: whatever else `main` raises: a defect, whose traceback is shown; Python exits with 1.
     """
+    keep_printing()
     escape_unencodable()
     try:
         for word in sys.argv[1:]:
             # First of all: whatever is wrong with the options, a message may quote them.
             check_uri(word)
-        main(sys.argv[1:])
+        with Signals(lambda: None, ""):
+            main(sys.argv[1:])
     except UserError as error:
         print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         return EXIT_USER_ERROR
