@@ -170,6 +170,8 @@ def load(run: str, which: str | int = "last", device: str = "cpu") -> TrainedMod
     folder = RunFolder(Folder.at(run))
     if not folder.folder.exists(CONFIG):
         raise UserError(f"{run}: holds no {CONFIG}; name the folder of a run, such as runs/NAME")
+    if folder.begins_anew(restart=False):
+        raise UserError(f"{run}: is being deleted by --restart; train it first")
     config = RunConfig.from_json(folder.saved_config(), folder.folder.join(CONFIG).uri)
     step = find_checkpoint(folder, which)
     saved = checkpoint.at_step(folder.checkpoints, step)

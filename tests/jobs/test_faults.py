@@ -88,7 +88,7 @@ def test_a_second_job_with_a_ray_of_its_own_does_not_touch_the_first_one_s_folde
         endless = ("--steps", "1000000", "--checkpoint-images", "160")
     else:
         # A trial saves whenever it reports, nine times.
-        endless = ("--steps", "9000", "--trials", "2", "--max-concurrent", "1")
+        endless = ("--steps", "900", "--trials", "3", "--max-concurrent", "1")
     place = tmp_path / ("mine" if name == "train" else "mine/trials/000")
     with job(ray_session, tmp_path / "log", name, *options, *endless) as first:
         first.wait_for(lambda: newest(place / "checkpoints") > 0)
