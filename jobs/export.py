@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import raygen
 from raygen.cli import parse_options, run_job
+from raygen.destination import folder_to_write
 from raygen.export import export
 from raygen.job_options import ExportOptions
 from raygen.storage import Folder
@@ -16,8 +17,8 @@ from raygen.storage import Folder
 def main(argv: Sequence[str]) -> None:
     options = parse_options(ExportOptions, argv, "Write a trained model for other software.")
     trained = raygen.load(options.run, options.checkpoint)
-    run = Folder.at(options.run)
-    folder = Folder.at(options.out) if options.out else run.join("export")
+    out = options.out or Folder.at(options.run).join("export").uri
+    folder = folder_to_write("--out", out)
     folder.check_writable()
     names = export(trained, options.format, folder)
     print(f"{trained.config.preset}, step {trained.step:,}: {', '.join(names)} in {folder.uri}")

@@ -25,6 +25,7 @@ from raygen.data.parts import Target
 from raygen.data.prepare import check_folder, find_prepared, prepare
 from raygen.data.shards import MANIFEST, Manifest
 from raygen.data.sources import DrawnFaces, Source, celeba, folder
+from raygen.destination import file_to_write, folder_to_write
 from raygen.errors import RunError, UserError
 from raygen.evaluation.pictures import encode_png
 from raygen.job_options import (
@@ -61,7 +62,7 @@ def main(argv: Sequence[str]) -> None:
         return
     if not options.out:
         raise UserError("--out: is required; name the folder or URI for the dataset")
-    place, images = Folder.at(options.out), options.images_wanted
+    place, images = folder_to_write("--out", options.out), options.images_wanted
     several = len(images) > 1
     targets = [Target(place.join(image.size) if several else place, image) for image in images]
     line = ProgressLine()
@@ -196,8 +197,7 @@ def show(options: ShowOptions) -> None:
     if options.verify:
         check(place, manifest)
     if options.count:
-        out = Folder.at(options.out or f"{place.name}-images.png")
-        out.parent.check_writable()
+        out = file_to_write("--out", options.out, f"{place.name}-images.png")
         sheet = contact_sheet(place, manifest, options.count, options.seed)
         out.parent.write_bytes(out.name, encode_png(sheet))
         print(f"picture:     {out.uri}")

@@ -5,25 +5,28 @@ python jobs/sample.py runs/vae-celeba --reconstruct photo.jpg --fit
 python jobs/sample.py runs/vae-celeba --attribute Smiling --strength -2:2:5
 """
 
-import io
 import re
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 import raygen
 from raygen.cli import command_line, parse_options, run_job
-from raygen.config import DRAWN, PRESETS, ImageFormat
-from raygen.data.images import BadImage, fit_image, open_image
+from raygen.config import DRAWN, PRESETS, ImageFormat, size_name
+from raygen.data.images import MAX_FILE_BYTES, BadImage, fit_image, open_image, upright_size
 from raygen.data.prefetch import as_images
 from raygen.data.reader import HeldOut
 from raygen.data.shards import Manifest
 from raygen.data.sources import VALIDATION, drawn_folder
+from raygen.destination import file_to_write, folder_to_write, free_bytes
 from raygen.errors import UserError
-from raygen.evaluation.pictures import encode_png, grid, to_uint8
+from raygen.evaluation.pictures import MAX_PNG_SIDE, grid_size, to_uint8
+from raygen.evaluation.written import write_arrays, write_files, write_grid
 from raygen.job_options import SampleOptions
 from raygen.progress import ProgressLine, describe
 from raygen.storage import Folder
@@ -31,68 +34,134 @@ from raygen.trained import TrainedModel
 
 SAMPLES, ROWS = 64, 8
 """How many images without -n: samples, and rows of a strip."""
+INPUTS = 32
+"""Images that are read and reconstructed together."""
+SQUEEZED = 10
+"""A file of images takes no less than a tenth of the bytes of their pixels."""
+
+Batch = tuple[Tensor, Tensor]
+"""Images (N, 3, H, W) in [-1, 1], and the codes that they were made of; (0,) where there are
+none to keep."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What is to be drawn, a few images at a time.
+
+    Attributes:
+        name: what the pictures are called.
+        batches: in order.
+        count: of images in all batches together.
+        columns: of a grid; 0 for as square as possible.
+        codes: how many codes of samples there are to keep.
+    """
+
+    name: str
+    batches: Iterator[Batch]
+    count: int
+    columns: int = 0
+    codes: int = 0
 
 
 def main(argv: Sequence[str]) -> None:
     options = parse_options(SampleOptions, argv, "Draw with a trained model.")
     if options.reconstruct and options.attribute:
         raise UserError("--reconstruct and --attribute: choose one of them")
+    if not options.reconstruct and any(word.startswith("--reconstruct") for word in argv):
+        raise UserError("--reconstruct: names no image; name one or more image files")
     strengths = parse_strength(options.strength)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     trained = raygen.load(options.run, options.checkpoint, device)
-    target, name = open_target(options)
-    columns, codes = 0, torch.empty(0)
+    target = open_target(options)
     if options.reconstruct:
-        columns = 2
-        trained.require_encoder("--reconstruct")
-        images = torch.cat([read_image(path, trained, options.fit) for path in options.reconstruct])
-        images = images[: options.count or None]
-        codes = trained.encode(images)
-        pictures = torch.stack([images, trained.decode(codes)], dim=1).flatten(0, 1)
+        drawing = reconstructions(trained, options)
     elif options.attribute:
-        columns = len(strengths)
-        pictures = vary(trained, options, strengths)
+        drawing = variations(trained, options, strengths)
     else:
-        codes = trained.codes(options.count or SAMPLES, options.seed)
-        pictures = trained.decode(codes)
-    write(target, options.format, name, pictures, columns, codes)
+        count = options.count or SAMPLES
+        drawing = Drawing("samples", samples(trained, count, options.seed), count, codes=count)
+    check_room(target, options, drawing, trained)
+    write(target, options.format, drawing, trained)
     about = f"{trained.config.preset}, step {trained.step:,}"
-    print(f"{about}: {len(pictures)} images in {target.uri}")
+    print(f"{about}: {drawing.count:,} images in {target.uri}")
 
 
 def parse_strength(text: str) -> Tensor:
     """The strengths that `first:last:count` names. Raises: UserError."""
-    number = r"([+-]?(?:\d+\.?\d*|\.\d+))"
+    number = r"([+-]?(?:\d{1,9}\.?\d*|\.\d+))"
     match = re.fullmatch(rf"{number}:{number}:(\d{{1,3}})", text)
     if not match or int(match[3]) < 1:
         raise UserError(f"--strength {text}: must be first:last:count, as -2:2:5")
     return torch.linspace(float(match[1]), float(match[2]), int(match[3]))
 
 
-def read_image(path: str, trained: TrainedModel, fit: bool) -> Tensor:
-    """An image file as the model's input: (1, 3, H, W) in [-1, 1].
+def samples(trained: TrainedModel, count: int, seed: int) -> Iterator[Batch]:
+    for codes in trained.code_batches(count, seed):
+        yield trained.decode(codes), codes
+
+
+def reconstructions(trained: TrainedModel, options: SampleOptions) -> Drawing:
+    """Images beside what becomes of them.
+
+    Raises: UserError if one cannot be read, or has another size and is not to be fitted: all are
+        looked at before the first is drawn.
+    """
+    trained.require_encoder("--reconstruct")
+    paths = options.reconstruct[: options.count or None]
+    for path in paths:
+        open_input(path, trained, options.fit)
+
+    def batches() -> Iterator[Batch]:
+        for first in range(0, len(paths), INPUTS):
+            inputs = [read_image(p, trained, options.fit) for p in paths[first : first + INPUTS]]
+            images = torch.cat(inputs)
+            codes = trained.encode(images)
+            pairs = torch.stack([images, trained.decode(codes)], dim=1).flatten(0, 1)
+            yield pairs, codes
+
+    return Drawing("reconstructions", batches(), 2 * len(paths), columns=2, codes=len(paths))
+
+
+def open_input(path: str, trained: TrainedModel, fit: bool) -> Image.Image:
+    """An image file that the model is to reconstruct, not decoded yet.
 
     Raises: UserError if it cannot be read, or has another size and is not to be fitted.
     """
+    said = f"--reconstruct {path}"
     file = Folder.at(path)
     height, width = trained.image_size
     try:
-        image = open_image(file.parent.read_bytes(file.name))
-        if image.size != (width, height) and not fit:
-            raise UserError(
-                f"--reconstruct {path}: is {image.height}x{image.width} pixels, but "
-                f"{trained.config.preset} needs {height}x{width}; resize it, or add --fit"
-            )
-        preset = PRESETS[trained.config.preset].image
-        pixels = fit_image(image, preset if fit else ImageFormat(height, width))
+        data = file.parent.read_bytes(file.name, MAX_FILE_BYTES + 1)
+        if len(data) > MAX_FILE_BYTES:
+            raise BadImage(f"too large: more than {MAX_FILE_BYTES:,} bytes")
+        image = open_image(data)
+        size = upright_size(image)
     except FileNotFoundError:
-        raise UserError(f"--reconstruct {path}: no such file") from None
-    except (OSError, BadImage) as error:
+        raise UserError(f"{said}: no such file") from None
+    except IsADirectoryError:
+        raise UserError(f"{said}: is a folder; name image files, as {path}/*.jpg") from None
+    except (OSError, ValueError, SyntaxError, BadImage) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{said}: cannot be read as an image ({reason})") from error
+    if size != (width, height) and not fit:
+        raise UserError(
+            f"{said}: is {size_name(size[1], size[0])} pixels, but {trained.config.preset} needs "
+            f"{size_name(height, width)}; resize it, or add --fit"
+        )
+    return image
+
+
+def read_image(path: str, trained: TrainedModel, fit: bool) -> Tensor:
+    """An image file as the model's input: (1, 3, H, W) in [-1, 1]. Raises: as `open_input`."""
+    image = open_input(path, trained, fit)
+    wanted = PRESETS[trained.config.preset].image if fit else ImageFormat(*trained.image_size)
+    try:
+        return as_images(fit_image(image, wanted)[None])
+    except BadImage as error:
         raise UserError(f"--reconstruct {path}: cannot be read as an image ({error})") from error
-    return as_images(pixels[None])
 
 
-def vary(trained: TrainedModel, options: SampleOptions, strengths: Tensor) -> Tensor:
+def variations(trained: TrainedModel, options: SampleOptions, strengths: Tensor) -> Drawing:
     """Validation images with an attribute turned down and up, a row of strengths for each."""
     trained.require_encoder("--attribute")
     data = find_data(options, trained)
@@ -108,7 +177,14 @@ def vary(trained: TrainedModel, options: SampleOptions, strengths: Tensor) -> Te
     finally:
         line.close()
     images = HeldOut.of(data, manifest, VALIDATION, options.count or ROWS)
-    return trained.vary(as_images(images.images(0, images.count)), vector, strengths)
+
+    def batches() -> Iterator[Batch]:
+        for row in range(images.count):
+            image = as_images(images.images(row, row + 1))
+            yield trained.vary(image, vector, strengths), torch.empty(0)
+
+    count = images.count * len(strengths)
+    return Drawing(options.attribute, batches(), count, columns=len(strengths))
 
 
 def find_data(options: SampleOptions, trained: TrainedModel) -> Folder:
@@ -133,33 +209,70 @@ def find_data(options: SampleOptions, trained: TrainedModel) -> Folder:
     return drawn_folder(Folder.at(options.run).parent, image, trained.config.drawn_count)
 
 
-def open_target(options: SampleOptions) -> tuple[Folder, str]:
-    """What to write: the file or, for single images, the folder; and what the pictures are called.
+def open_target(options: SampleOptions) -> Folder:
+    """What to write: the file or, for single images, the folder.
 
     Raises: UserError if it cannot be written.
     """
     name = options.attribute or ("reconstructions" if options.reconstruct else "samples")
-    suffix = {"grid": ".png", "npz": ".npz", "png": ""}[options.format]
-    target = Folder.at(options.out or name + suffix)
-    (target if options.format == "png" else target.parent).check_writable()
-    return target, name
+    # An attribute may be called anything.
+    name = re.sub(r"[^\w.() +-]", "_", name)
+    if options.format == "png":
+        folder = folder_to_write("--out", options.out or name)
+        folder.check_writable()
+        return folder
+    suffix = ".npz" if options.format == "npz" else ".png"
+    return file_to_write("--out", options.out, name + suffix)
 
 
-def write(
-    target: Folder, kind: str, name: str, pictures: Tensor, columns: int, codes: Tensor
+def check_room(
+    target: Folder, options: SampleOptions, drawing: Drawing, trained: TrainedModel
 ) -> None:
-    """Write pictures in a format."""
-    if kind == "png":
-        for number, pixels in enumerate(to_uint8(pictures)):
-            target.write_bytes(f"{name}-{number:05d}.png", encode_png(pixels))
-        return
-    if kind == "grid":
-        data = encode_png(grid(pictures, columns))
-    else:
-        file = io.BytesIO()
-        np.savez_compressed(file, images=to_uint8(pictures), codes=codes.numpy())
-        data = file.getvalue()
-    target.parent.write_bytes(target.name, data)
+    """Raises: UserError if so many images cannot be written there."""
+    height, width = trained.image_size
+    if options.format == "grid":
+        size = grid_size(drawing.count, drawing.columns, height, width)
+        if max(size) > MAX_PNG_SIDE:
+            raise UserError(
+                f"--count {drawing.count}: a grid of {size_name(*size)} pixels is larger than "
+                f"PNGs can be ({MAX_PNG_SIDE:,} a side); use --format npz or png, or less"
+            )
+    pixels = drawing.count * height * width * 3
+    codes = drawing.codes * trained.latent_size * 4 if options.format == "npz" else 0
+    needed, free = pixels // SQUEEZED + codes, free_bytes(target.parent)
+    if needed > free:
+        raise UserError(
+            f"--count {drawing.count}: takes at least {needed / 1e9:,.1f} GB, but "
+            f"{target.parent.uri} has room for {free / 1e9:,.1f} GB; draw less, or name another "
+            "place with --out"
+        )
+
+
+def write(target: Folder, kind: str, drawing: Drawing, trained: TrainedModel) -> None:
+    """Write pictures in a format, and tell how far that is."""
+    line, began, done = ProgressLine(), time.monotonic(), 0
+
+    def told() -> Iterator[Batch]:
+        nonlocal done
+        for images, codes in drawing.batches:
+            yield images, codes
+            done += len(images)
+            rate = done / max(time.monotonic() - began, 1e-6)
+            if done < drawing.count:
+                line.show(f"drawing: {describe(done, drawing.count, rate)}")
+
+    batches = ((to_uint8(images), codes.numpy()) for images, codes in told())
+    height, width = trained.image_size
+    try:
+        if kind == "png":
+            write_files(target, drawing.name, batches, max(5, len(str(drawing.count - 1))))
+        elif kind == "npz":
+            codes_shape = (drawing.codes, trained.latent_size) if drawing.codes else (0,)
+            write_arrays(target, batches, (drawing.count, height, width, 3), codes_shape)
+        else:
+            write_grid(target, batches, drawing.count, drawing.columns, (height, width))
+    finally:
+        line.close()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ also the command line of `jobs/train.py` and, flattened, a run's `config.json`.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal
@@ -21,9 +22,11 @@ from raygen.model_options import (
     VAEGANConfig,
 )
 from raygen.options import (
+    MOST,
     require,
     require_at_least,
     require_choice,
+    require_seed,
     updated,
 )
 from raygen.schedule import TWO_PHASE
@@ -35,6 +38,13 @@ SQUARE_CROP = 150
 """Pixels of an aligned CelebA image (178 x 218) that hold the face and little else."""
 DRAWN_EPOCHS = 4.0
 """A first run, on a laptop's processor, is to show something and to end within three minutes."""
+
+MOST_STEPS, MOST_BATCH, MOST_WORKERS = 10**9, 2**20, 10**5
+"""Of a run: what is more can only fail later, for want of memory or time."""
+MOST_SAMPLES = 4096
+"""Images of a grid, which is in memory as a whole."""
+MOST_DRAWN, MOST_SIDE, LONGEST_SIZE = 10**7, 2**14, 20
+"""Drawn faces; pixels of an image's side; and characters of what a user writes for its size."""
 
 OnNan = Literal["stop", "restore"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -49,8 +59,8 @@ def size_name(height: int, width: int) -> str:
 
 def require_drawn_count(count: int, name: str = "--drawn-count") -> None:
     """Raises: UserError."""
-    # So few that each split still has images.
-    require(count >= 20, name, count, "be at least 20")
+    # So few that each split still has images, and so many that their names fit into memory.
+    require(20 <= count <= MOST_DRAWN, name, count, f"be from 20 to {MOST_DRAWN:,}")
 
 
 @dataclass(frozen=True)
@@ -71,14 +81,16 @@ class ImageFormat:
         Args: crop: in pixels; -1: as CelebA's presets do: 150 for square images, else none.
         Raises: UserError.
         """
-        height, _, width = size.partition("x")
-        width = width or height
-        if not (height.isdecimal() and width.isdecimal() and int(height) > 0 and int(width) > 0):
+        found = re.fullmatch(r"(\d+)(?:x(\d+))?", size, re.ASCII)
+        if not found or not 0 < len(size) <= LONGEST_SIZE:
             raise UserError(f"--size {size}: must be pixels as in 32, or height x width as 218x178")
-        require(crop >= -1, "--crop", crop, "be 0 or more")
+        height, width = int(found[1]), int(found[2] or found[1])
+        sides = 0 < min(height, width) <= max(height, width) <= MOST_SIDE
+        require(sides, "--size", size, f"be pixels from 1 to {MOST_SIDE:,}")
+        require(-1 <= crop <= MOST, "--crop", crop, f"be from 0 to {MOST:,}")
         if crop == -1:
             crop = SQUARE_CROP if height == width else 0
-        return ImageFormat(int(height), int(width), crop)
+        return ImageFormat(height, width, crop)
 
     @property
     def size(self) -> str:
@@ -151,10 +163,14 @@ class RunConfig:
     """Options of this preset's model family."""
 
     def __post_init__(self) -> None:
-        require_at_least(self, 0, "steps", "num_workers", "seed", "max_failures", "validate_images")
-        require_at_least(self, 0, "projector_images")
-        require_at_least(self, 1, "log_images", "sample_images", "sample_count")
-        require_at_least(self, 1, "validation_count", "checkpoint_images", "keep", "batch_size")
+        require_seed(self)
+        require_at_least(self, 0, "validate_images", "projector_images")
+        require_at_least(self, 0, "num_workers", "max_failures", most=MOST_WORKERS)
+        require_at_least(self, 0, "steps", most=MOST_STEPS)
+        require_at_least(self, 1, "log_images", "sample_images", "validation_count")
+        require_at_least(self, 1, "checkpoint_images", "keep")
+        require_at_least(self, 1, "batch_size", most=MOST_BATCH)
+        require_at_least(self, 1, "sample_count", most=MOST_SAMPLES)
         require_choice(self, "precision", Precision)
         require_choice(self, "on_nan", OnNan)
         require_choice(self, "reader", Reader)
@@ -168,6 +184,19 @@ class RunConfig:
             self.batch_size,
             "be even, for --half-batches",
         )
+        self.check_share(self.num_workers or 1)
+
+    def check_share(self, workers: int) -> None:
+        """Raises: UserError if so many workers would have too few images each for a step."""
+        least = self.model.least_images
+        # Synchronised, the statistics are of all workers' images.
+        share = self.step_images // (1 if self.sync_bn else workers)
+        if share < least and least > 1:
+            raise UserError(
+                f"--batch-size {self.batch_size}: leaves {share} image{'s'[share == 1 :]} for each "
+                f"of {workers} worker{'s'[workers == 1 :]}, but the batch norm of {self.preset} "
+                f"needs {least}; use a larger batch, or fewer workers with --num-workers"
+            )
 
     @property
     def step_images(self) -> int:
@@ -193,6 +222,7 @@ class RunConfig:
             return own_steps
         epochs = self.epochs or (DRAWN_EPOCHS if self.data == DRAWN else preset.epochs)
         steps = int(epochs * train_images / self.step_images)
+        require(steps <= MOST_STEPS, "--epochs", f"{epochs:g}", f"be {MOST_STEPS:,} steps at most")
         if steps < 1:
             raise UserError(
                 f"--epochs {epochs:g}: {train_images} training images make no full batch of "

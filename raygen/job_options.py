@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from raygen.config import ImageFormat, require_drawn_count
-from raygen.options import require, require_at_least, require_choice, seconds_of
+from raygen.config import MOST_WORKERS, ImageFormat, require_drawn_count
+from raygen.options import require, require_at_least, require_choice, require_seed, seconds_of
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,15 @@ class PrepareOptions:
 
     def __post_init__(self) -> None:
         seconds_of(self.storage_timeout, "--storage-timeout")
-        require(self.num_workers >= 1, "--num-workers", self.num_workers, "be at least 1")
+        require_at_least(self, 1, "num_workers", most=MOST_WORKERS)
         self.allowed(100)
 
     def allowed(self, total: int) -> int:
         """How many of `total` images may be left out. Raises: UserError."""
-        share = re.fullmatch(r"(\d+(?:\.\d+)?)%", self.max_rejected)
-        number = self.max_rejected.isdecimal() or (share and float(share[1]) <= 100)
+        share = re.fullmatch(r"(\d{1,3}(?:\.\d{1,15})?)%", self.max_rejected, re.ASCII)
+        number = re.fullmatch(r"\d{1,15}", self.max_rejected, re.ASCII) or (
+            share and float(share[1]) <= 100
+        )
         require(bool(number), "--max-rejected", self.max_rejected, "be a number or 0% to 100%")
         return int(Fraction(share[1]) * total / 100) if share else int(self.max_rejected)
 
@@ -174,7 +176,7 @@ class DrawnOptions(PrepareOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_drawn_count(self.count, "--count")
-        require(self.seed >= 0, "--seed", self.seed, "be 0 or more")
+        require_seed(self)
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,8 @@ class ShowOptions:
     """JSON file of options that replace the defaults."""
 
     def __post_init__(self) -> None:
-        require_at_least(self, 0, "count", "seed")
+        require_seed(self)
+        require_at_least(self, 0, "count")
 
 
 @dataclass(frozen=True)
@@ -241,7 +244,8 @@ class SampleOptions(TrainedOptions):
     """With --attribute: the dataset, if it is not any more where the run found it."""
 
     def __post_init__(self) -> None:
-        require_at_least(self, 0, "count", "seed")
+        require_seed(self)
+        require_at_least(self, 0, "count")
         require_at_least(self, 2, "attribute_images")
         require_choice(self, "format", SampleFormat)
 
@@ -279,7 +283,7 @@ class WatchOptions:
     """JSON file of options that replace the defaults."""
 
     def __post_init__(self) -> None:
-        require_at_least(self, 1, "reload_seconds")
+        require_at_least(self, 1, "reload_seconds", most=24 * 60 * 60)
         require(0 <= self.port < 2**16, "--port", self.port, "be from 0 to 65535")
 
 
@@ -386,8 +390,9 @@ class SweepOptions:
         require_choice(self, "search", Search)
         require_choice(self, "scheduler", Scheduler)
         require_choice(self, "mode", Direction)
-        number = self.trials.isdecimal() and int(self.trials) > 0
-        require(self.trials == "auto" or number, "--trials", self.trials, "be auto or at least 1")
+        number = re.fullmatch(r"[1-9]\d{0,3}", self.trials, re.ASCII)
+        wish = "be auto or from 1 to 9,999"
+        require(self.trials == "auto" or bool(number), "--trials", self.trials, wish)
         self.budget_seconds()
 
     @property

@@ -60,6 +60,11 @@ class ModelConfig:
         return 1
 
     @property
+    def least_images(self) -> int:
+        """Images of a step that each worker needs."""
+        return 1
+
+    @property
     def explicit(self) -> Self:
         """The same options, with the numbers that a 0 stands for."""
         return self
@@ -155,8 +160,13 @@ class VAEConfig(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive(self, "lr")
-        require(self.kl_weight >= 0, "--kl-weight", self.kl_weight, "be 0 or more")
+        require_at_least(self, 0, "kl_weight")
         require_choice(self, "optimizer", Optimizer)
+
+    @property
+    def least_images(self) -> int:
+        # Its codes are normalised over the images alone: of one, the variance is not known.
+        return 2
 
     @property
     def search_space(self) -> Space:
@@ -201,7 +211,7 @@ class VAEGANConfig(AdversarialConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_at_least(self, 0, "lr_g", "lr_vae")
-        require(self.gamma >= 0, "--gamma", self.gamma, "be 0 or more")
+        require_at_least(self, 0, "gamma")
         require_choice(self, "objective", VAEGANObjective)
 
     @property

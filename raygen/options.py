@@ -18,6 +18,8 @@ Options = TypeVar("Options", bound="DataclassInstance")
 
 LARGEST = 2**64 - 1
 """Of whole numbers, the largest that any option takes: a seed of 64 bits."""
+MOST = 10**15
+"""Of numbers that count something, the largest that means more than never."""
 LONGEST = 10_000
 """Characters of a text."""
 _MEANINGS = {
@@ -41,18 +43,32 @@ def require(holds: bool, name: str, value: object, requirement: str) -> None:
         raise UserError(f"{name} {value}: must {requirement}")
 
 
-def require_at_least(options: "DataclassInstance", minimum: int, *names: str) -> None:
-    """Raises: UserError if one of these numbers is smaller than `minimum`."""
+def require_at_least(
+    options: "DataclassInstance", minimum: int, *names: str, most: int = MOST
+) -> None:
+    """Raises: UserError if one of these numbers is smaller than `minimum` or larger than `most`.
+
+    Larger numbers could only fail later, in the workers.
+    """
     for name in names:
         value = getattr(options, name)
         wish = f"be at least {minimum}" if minimum else "be 0 or more"
         require(value >= minimum, option(name), value, wish)
+        require(value <= most, option(name), value, f"be at most {most:,}")
+
+
+def require_seed(options: "DataclassInstance") -> None:
+    """Raises: UserError if the seed is none that generators of random numbers take."""
+    value = getattr(options, "seed")  # noqa: B009
+    require(0 <= value <= LARGEST, "--seed", value, f"be from 0 to {LARGEST}")
 
 
 def require_positive(options: "DataclassInstance", *names: str) -> None:
-    """Raises: UserError if one of these numbers is not greater than 0."""
+    """Raises: UserError if one of these numbers is not greater than 0, or not finite."""
     for name in names:
-        require(getattr(options, name) > 0, option(name), getattr(options, name), "be above 0")
+        value = getattr(options, name)
+        require(value > 0, option(name), value, "be above 0")
+        require(math.isfinite(value), option(name), value, "be finite")
 
 
 def require_choice(options: "DataclassInstance", name: str, choices: Any) -> None:

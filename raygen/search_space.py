@@ -232,7 +232,7 @@ def _convert(word: str, example: Value, where: str) -> Value:
     except ValueError:
         kind = "a whole number" if isinstance(example, int) else "a number"
         raise UserError(f"{where}: {said} must be {kind}") from None
-    if math.isnan(value):
+    if isinstance(value, float) and math.isnan(value):
         raise UserError(f"{where}: {said} is no value that can be tried")
     return value
 

@@ -133,6 +133,10 @@ class Folder:
         """Whether a file lies where the folder is to be. Raises: as `exists`."""
         return bool(self._type() == fs.FileType.File)
 
+    def is_folder(self) -> bool:
+        """Whether it exists, as a folder. Raises: as `exists`."""
+        return bool(self._type() == fs.FileType.Directory)
+
     def _type(self, name: str = "") -> fs.FileType:
         return self._info(name).type
 

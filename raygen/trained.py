@@ -1,6 +1,6 @@
 """A trained model in use: sampling, reconstructing, encoding, decoding. Needs torch, not Ray."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -14,14 +14,16 @@ from raygen.data.sources import TRAIN
 from raygen.errors import UserError
 from raygen.models import build_model
 from raygen.models.base import Model
-from raygen.models.layers import USER_SAMPLES, latent_codes
+from raygen.models.layers import USER_SAMPLES, latent_code_batches, latent_codes
 from raygen.storage import Folder
 from raygen.training import checkpoint
 from raygen.training.finite import NotFinite, check_weights
 from raygen.training.run import CONFIG, RunFolder
 
 AT_ONCE = 64
-"""Images that go through a network together."""
+"""Images that go through a network together; a quarter of it where they are large."""
+LARGE_PIXELS = 128 * 128
+"""Of an image; what a network makes of it in between takes many times its memory."""
 USED = ("encoder", "decoder", "generator")
 """The networks that a trained model is used with; the others only served its training."""
 _ADVICE = "use an earlier checkpoint (--checkpoint), or train again with lower learning rates"
@@ -57,9 +59,23 @@ class TrainedModel:
         image = PRESETS[self.config.preset].image
         return image.height, image.width
 
+    @property
+    def at_once(self) -> int:
+        """Images that go through a network together."""
+        height, width = self.image_size
+        return AT_ONCE if height * width <= LARGE_PIXELS else max(1, AT_ONCE // 4)
+
     def codes(self, count: int, seed: int = 0) -> Tensor:
         """The codes that `sample` decodes: N(0, I), a function of the seed alone."""
         return latent_codes(count, self.latent_size, (USER_SAMPLES, seed))
+
+    def code_batches(self, count: int, seed: int = 0) -> Iterator[Tensor]:
+        """The codes of `codes`, as many at a time as go through a network together.
+
+        Yields: (N, latent_size).
+        """
+        at_once = -(-self.at_once // 16) * 16
+        return latent_code_batches(count, self.latent_size, (USER_SAMPLES, seed), at_once)
 
     def sample(self, count: int, seed: int = 0) -> Tensor:
         """New images; a larger count with the same seed begins with the same images."""
@@ -68,7 +84,7 @@ class TrainedModel:
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
         """Images of codes. Raises: UserError if they are not finite, but the codes are."""
-        parts = [self.model.decode(part).float().cpu() for part in codes.split(AT_ONCE)]
+        parts = [self.model.decode(part).float().cpu() for part in codes.split(self.at_once)]
         images = torch.cat(parts) if parts else torch.empty(0, 3, *self.image_size)
         self._check_finite(codes, images, "images")
         return images
@@ -87,7 +103,7 @@ class TrainedModel:
                 f"images of shape {tuple(images.shape)}: {self.config.preset} encodes "
                 f"(N, 3, {height}, {width})"
             )
-        parts = [self.model.encode(part)[0].float().cpu() for part in images.split(AT_ONCE)]
+        parts = [self.model.encode(part)[0].float().cpu() for part in images.split(self.at_once)]
         codes = torch.cat(parts) if parts else torch.empty(0, self.latent_size)
         self._check_finite(images, codes, "codes")
         return codes
@@ -142,14 +158,15 @@ class TrainedModel:
         total, done = sum(map(len, groups)), 0
         means = []
         for rows in groups:
-            codes = []
+            # In double precision, so that the sum of many is as exact as of few.
+            codes = torch.zeros(self.latent_size, dtype=torch.float64)
             for first in range(0, len(rows), AT_ONCE):
                 pixels = reader.images(rows[first : first + AT_ONCE])
-                codes.append(self.encode(as_images(pixels)))
+                codes += self.encode(as_images(pixels)).double().sum(dim=0)
                 done += len(pixels)
                 if progress:
                     progress(done, total)
-            means.append(torch.cat(codes).mean(dim=0))
+            means.append((codes / len(rows)).float())
         return means[0] - means[1]
 
     def vary(self, images: Tensor, vector: Tensor, strengths: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import pytest
 
 from raygen.config import DRAWN, PRESETS, ImageFormat, RunConfig
 from raygen.errors import UserError
+from raygen.training.placement import check_batch, most_workers
 
 RUN = PRESETS["dcgan-celeba"].run
 
@@ -132,6 +133,16 @@ def test_the_length_of_a_run() -> None:
         ("batch_size", 0),
         ("num_workers", -1),
         ("seed", -1),
+        ("seed", 2**64),
+        ("steps", 10**18),
+        ("epochs", float("inf")),
+        ("batch_size", 10**9),
+        ("num_workers", 10**9),
+        ("sample_count", 10**6),
+        ("drawn_count", 10**9),
+        ("checkpoint_images", 10**30),
+        ("max_failures", 10**30),
+        ("width", float("nan")),
         ("width", 0.0),
         ("keep", 0),
         ("drawn_count", 3),
@@ -145,6 +156,44 @@ def test_the_length_of_a_run() -> None:
 def test_values_out_of_range_are_refused(name: str, value: Any) -> None:
     with pytest.raises(UserError, match=f"--{name.replace('_', '-')} {value}: must be"):
         replace(RUN, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("preset", "name", "value"),
+    [
+        ("dcgan-celeba", "lr_g", float("inf")),
+        ("dcgan-celeba", "gradient_penalty", float("inf")),
+        ("dcgan-celeba", "ema_images", 10**30),
+        ("vae-celeba", "kl_weight", float("inf")),
+        ("vae-celeba", "lr", float("nan")),
+        ("vaegan-anime", "gamma", float("inf")),
+        ("vaegan-anime", "lr_vae", float("inf")),
+    ],
+)
+def test_values_of_models_out_of_range_are_refused(preset: str, name: str, value: Any) -> None:
+    run = PRESETS[preset].run
+    with pytest.raises(UserError, match=f"--{name.replace('_', '-')} .*: must be"):
+        replace(run, model=replace(run.model, **{name: value}))
+
+
+def test_more_epochs_than_any_run_has_are_refused() -> None:
+    with pytest.raises(UserError, match="--epochs 1e.15: must be 1,000,000,000 steps at most"):
+        replace(RUN, epochs=1e15).total_steps(1000)
+
+
+def test_batch_norm_of_codes_needs_two_images_for_each_worker() -> None:
+    vae = PRESETS["vae-celeba"].run
+    with pytest.raises(UserError, match="--batch-size 1: leaves 1 image for each of 1 worker, but"):
+        replace(vae, batch_size=1)
+    with pytest.raises(UserError, match="--batch-size 8: leaves 1 image for each of 8 workers"):
+        replace(vae, batch_size=8, num_workers=8)
+    # As many workers as there are would have too few, where it is not said how many.
+    assert most_workers(replace(vae, batch_size=8), 8) == 4
+    with pytest.raises(UserError, match="leaves 1 image for each of 8 workers"):
+        check_batch(replace(vae, batch_size=8), 8)
+    # Synchronised over all workers, their images count together.
+    replace(vae, batch_size=8, num_workers=8, sync_bn=True)
+    replace(RUN, batch_size=1, num_workers=1)
 
 
 def test_image_sizes_as_users_write_them() -> None:

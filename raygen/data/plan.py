@@ -5,6 +5,7 @@ which position of each step, for any worker of any number of workers.
 """
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,16 +109,15 @@ class StreamPlan:
 
     def pieces(
         self, first_step: int, stop_step: int, at_most: int = MAX_CHUNK_STEPS
-    ) -> list[Piece]:
+    ) -> Iterator[Piece]:
         """Steps [first_step, stop_step) cut at the chunks: (chunk, first, stop) within each.
 
         Args: at_most: steps of a piece; chunks that are longer are cut too.
         """
-        pieces, step = [], first_step
+        step = first_step
         while step < stop_step:
             chunk, first = divmod(step, self.chunk_steps)
             full = (first // at_most + 1) * at_most
             stop = min(full, self.chunk_steps, stop_step - chunk * self.chunk_steps)
-            pieces.append((chunk, first, stop))
+            yield chunk, first, stop
             step += stop - first
-        return pieces

@@ -4,6 +4,7 @@ For workers on nodes with few processors, or where other nodes are closer to the
 machine it is slower than the workers' own threads (`jobs/bench.py ingest` tells how much).
 """
 
+import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -43,8 +44,9 @@ def read_ahead(
     Raises: ShardError.
     """
     steps, at_once = plan_pieces(plan, ray.cluster_resources().get("object_store_memory", 0))
-    pieces = plan.pieces(first_step, stop_step, steps)
-    if not pieces:
+    groups = _grouped(plan.pieces(first_step, stop_step, steps), at_once)
+    first_group = next(groups, None)
+    if not first_group:
         return
     share = plan.batch_size // world_size
 
@@ -75,10 +77,9 @@ def read_ahead(
         refs: list[ray.ObjectRef[pa.Table]] = tables.materialize().to_arrow_refs()
         return refs
 
-    first_group, *groups = _grouped(pieces, at_once)
     with ThreadPoolExecutor(1, "stream") as thread:
         ahead = thread.submit(execute, first_group)
-        for following in [*groups, None]:
+        for following in itertools.chain(groups, [None]):
             refs = ahead.result()
             if following:
                 ahead = thread.submit(execute, following)
@@ -105,11 +106,9 @@ def plan_pieces(plan: StreamPlan, store_bytes: float) -> tuple[int, int]:
     return max(1, int(plan.chunk_steps * room / chunk_bytes)), 1
 
 
-def _grouped(pieces: list[Piece], at_once: int) -> list[list[Piece]]:
+def _grouped(pieces: Iterator[Piece], at_once: int) -> Iterator[list[Piece]]:
     """Cut into groups of 1, 2, 4 and so on pieces: the first batch is not to wait for all."""
-    groups, size = [], 1
-    while pieces:
-        groups.append(pieces[:size])
-        pieces = pieces[size:]
+    size = 1
+    while group := list(itertools.islice(pieces, size)):
+        yield group
         size = min(2 * size, at_once)
-    return groups

@@ -119,7 +119,8 @@ def read_ahead(
     Raises: ShardError.
     """
     pieces = plan.pieces(first_step, stop_step)
-    if not pieces:
+    first_piece = next(pieces, None)
+    if not first_piece:
         return
     share = plan.batch_size // world_size
     threads = LOCAL_THREADS if shards.folder.is_local else REMOTE_THREADS
@@ -150,8 +151,8 @@ def read_ahead(
 
     pool = ThreadPoolExecutor(threads, "read")
     try:
-        ahead = start(pieces[0])
-        for following in [*pieces[1:], None]:
+        ahead = start(first_piece)
+        for following in itertools.chain(pieces, [None]):
             reading = ahead
             loaded = {group: load.result() for group, load in reading.loads.items()}
             partial = {group: pixels for group, pixels in loaded.items() if pixels is not None}

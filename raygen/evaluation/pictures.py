@@ -2,6 +2,9 @@
 
 import io
 import math
+import struct
+import zlib
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -36,3 +39,82 @@ def encode_png(pixels: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
+
+
+PADDING = 2
+"""White pixels around the images of a grid."""
+MAX_PNG_SIDE = 1_000_000
+"""Pixels of a PNG's side that libpng, with which most programs read them, takes."""
+
+
+def grid_size(count: int, columns: int, height: int, width: int) -> tuple[int, int]:
+    """Height and width in pixels of a grid of images, as `grid` and `GridFile` make it."""
+    if count == 1:
+        return height, width
+    columns = min(columns or _columns(count), count)
+    rows = -(-count // columns)
+    return rows * (height + PADDING) + PADDING, columns * (width + PADDING) + PADDING
+
+
+class GridFile:
+    """The PNG file of a grid, written a row of images at a time: it is never in memory as a whole.
+
+    Source: PNG specification, 3rd edition, sections 5, 9 and 10.
+    """
+
+    def __init__(self, file: BinaryIO, count: int, columns: int, height: int, width: int) -> None:
+        """Args: count: of images; columns: as of `grid`; height, width: of one image."""
+        self._file = file
+        self._left = count
+        self._bare = count == 1
+        self._columns = min(columns or _columns(count), count)
+        self._image = height, width
+        self._row: list[np.ndarray] = []
+        self._compressor = zlib.compressobj()
+        size = grid_size(count, columns, height, width)
+        file.write(b"\x89PNG\r\n\x1a\n")
+        # 8 bits each of red, green and blue, not interlaced.
+        self._chunk(b"IHDR", struct.pack(">IIBBBBB", size[1], size[0], 8, 2, 0, 0, 0))
+        self._width = size[1]
+        if not self._bare:
+            self._pixels(self._white(PADDING))
+
+    def add(self, images: np.ndarray) -> None:
+        """Append images, (N, height, width, 3) uint8; after the last of them the file is whole."""
+        for image in images:
+            self._row.append(image)
+            self._left -= 1
+            if len(self._row) == self._columns or not self._left:
+                self._write_row()
+        if not self._left:
+            self._chunk(b"IDAT", self._compressor.flush())
+            self._chunk(b"IEND", b"")
+
+    def _write_row(self) -> None:
+        if self._bare:
+            self._pixels(self._row[0])
+            return
+        height, width = self._image
+        pixels = self._white(height + PADDING)
+        for number, image in enumerate(self._row):
+            left = PADDING + number * (width + PADDING)
+            pixels[:height, left : left + width] = image
+        self._pixels(pixels)
+        self._row = []
+
+    def _white(self, height: int) -> np.ndarray:
+        return np.full((height, self._width, 3), 255, np.uint8)
+
+    def _pixels(self, pixels: np.ndarray) -> None:
+        """Write rows of pixels, each as its differences from left to right (filter type 1)."""
+        rows = np.empty((len(pixels), 1 + pixels.shape[1] * 3), np.uint8)
+        rows[:, 0] = 1
+        rows[:, 1:4] = pixels[:, 0]
+        rows[:, 4:] = (pixels[:, 1:] - pixels[:, :-1]).reshape(len(pixels), -1)
+        self._chunk(b"IDAT", self._compressor.compress(rows.tobytes()))
+
+    def _chunk(self, name: bytes, data: bytes) -> None:
+        if data or name == b"IEND":
+            checksum = zlib.crc32(data, zlib.crc32(name))
+            self._file.write(struct.pack(">I", len(data)) + name + data)
+            self._file.write(struct.pack(">I", checksum))

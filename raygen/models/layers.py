@@ -83,12 +83,30 @@ def latent_codes(
     Args: seed: numbers that together decide the codes, such as (run seed, step).
     Returns: (count / world_size, size) float32 on the CPU.
     """
-    state = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
-    generator = torch.Generator().manual_seed(state)
+    generator = _generator(seed)
     share = count // world_size
     # torch draws normal numbers 16 at a time. In whole blocks, more codes begin with the same ones.
     codes = torch.randn(-(-count // 16) * 16, size, generator=generator)
     return codes[rank * share : (rank + 1) * share]
+
+
+def latent_code_batches(
+    count: int, size: int, seed: tuple[int, ...], at_once: int
+) -> Iterator[Tensor]:
+    """The codes of `latent_codes`, a few at a time.
+
+    Args: at_once: a multiple of 16, the numbers that torch draws together.
+    Yields: (at_once or, last, fewer, size) float32.
+    """
+    generator = _generator(seed)
+    for first in range(0, count, at_once):
+        wanted = min(at_once, count - first)
+        yield torch.randn(-(-wanted // 16) * 16, size, generator=generator)[:wanted]
+
+
+def _generator(seed: tuple[int, ...]) -> torch.Generator:
+    state = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
+    return torch.Generator().manual_seed(state)
 
 
 def sampled(mean: Tensor, log_var: Tensor, noise: Tensor) -> Tensor:

@@ -85,13 +85,16 @@ def most_workers(config: RunConfig, ready: int) -> int:
 
     So that a run goes on when it has lost some of its machines.
     """
+    # Each needs some images, too; all of a batch are enough.
+    most = config.step_images // config.model.least_images
     unit = config.model.images_divisor
-    splits = [n for n in range(1, ready + 1) if config.batch_size % (n * unit) == 0]
+    splits = [n for n in range(1, min(ready, most) + 1) if config.batch_size % (n * unit) == 0]
     return max(splits, default=ready)
 
 
 def check_batch(config: RunConfig, count: int) -> None:
     """Raises: UserError if a batch cannot be split over so many workers."""
+    config.check_share(count)
     unit = count * config.model.images_divisor
     if config.batch_size % unit:
         lower = config.batch_size - config.batch_size % unit

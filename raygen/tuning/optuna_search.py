@@ -43,7 +43,8 @@ class OptunaSearch(Searcher):
             n_startup_trials=max(4, min(10, trials // 4)),
             # Trials that still run are taken for bad ones, so that not all try the same.
             constant_liar=True,
-            seed=seed,
+            # NumPy's older generators take no more.
+            seed=seed % 2**32,
         )
         direction = "minimize" if objective.mode == "min" else "maximize"
         self._study = optuna.create_study(direction=direction, sampler=sampler)

@@ -81,13 +81,18 @@ def test_a_run_that_starts_later_sees_the_rest_of_the_same_stream() -> None:
     whole = planned(plan, 0, 20)
     for first in (1, 3, 7, 19):
         assert np.array_equal(planned(plan, first, 20), whole[first:])
-    assert plan.pieces(20, 20) == []
+    assert list(plan.pieces(20, 20)) == []
 
 
 def test_long_chunks_can_be_cut_into_pieces() -> None:
     order = plan_of((5,) * 8)
-    assert order.pieces(0, 7) == [(0, 0, 3), (1, 0, 3), (2, 0, 1)]
-    assert order.pieces(1, 8, 2) == [(0, 1, 2), (0, 2, 3), (1, 0, 2), (1, 2, 3), (2, 0, 2)]
+    assert list(order.pieces(0, 7)) == [(0, 0, 3), (1, 0, 3), (2, 0, 1)]
+    assert list(order.pieces(1, 8, 2)) == [(0, 1, 2), (0, 2, 3), (1, 0, 2), (1, 2, 3), (2, 0, 2)]
     whole = planned(order, 0, 8)
     pieces = [order.worker_rows(c, 0, 1)[low:high] for c, low, high in order.pieces(0, 8, 2)]
     assert np.array_equal(np.concatenate(pieces), whole)
+
+
+def test_a_plan_of_any_length_takes_no_memory() -> None:
+    order = StreamPlan((100,), batch_size=10, image_bytes=12, seed=0)
+    assert next(order.pieces(0, 10**18)) == (0, 0, 1024)

@@ -1,6 +1,8 @@
 """jobs/sample.py and jobs/export.py: what they write, and mistakes told in one line."""
 
+import io
 import json
+import os
 import shlex
 import shutil
 import threading
@@ -11,16 +13,19 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
 from helpers import fails, load_job, run_script, save_run
 from PIL import Image
+from torch import Tensor
 
 import raygen
 from raygen.config import PRESETS
 from raygen.data.shards import MANIFEST, Manifest, ShardFile, write_shard
 from raygen.data.sources import TRAIN, VALIDATION
-from raygen.evaluation.pictures import to_uint8
+from raygen.evaluation.pictures import GridFile, grid, grid_size, to_uint8
 from raygen.job_options import SweepOptions
 from raygen.storage import Folder
+from raygen.trained import TrainedModel
 from raygen.training.run import CONFIG
 from raygen.tuning.records import SWEEP
 
@@ -69,6 +74,121 @@ def test_samples_become_a_grid_single_files_or_arrays(
     with np.load(tmp_path / "a.npz", allow_pickle=False) as arrays:
         assert np.array_equal(arrays["images"], expected)
         assert np.array_equal(arrays["codes"], raygen.load(str(run)).codes(6, 7).numpy())
+
+
+def test_many_samples_are_written_as_they_are_drawn(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = raygen.load(str(run))
+    expected, codes = to_uint8(trained.sample(70, seed=3)), trained.codes(70, 3).numpy()
+    sizes: list[int] = []
+    decode = TrainedModel.decode
+
+    def counted(trained: TrainedModel, codes: Tensor) -> Tensor:
+        sizes.append(len(codes))
+        return decode(trained, codes)
+
+    monkeypatch.setattr("raygen.trained.AT_ONCE", 16)
+    monkeypatch.setattr(TrainedModel, "decode", counted)
+    options = (run, "-n", "70", "--seed", "3")
+    assert sample(*options, "--out", tmp_path / "a.png") == 0
+    # Never more in memory than go through the networks together.
+    assert sizes == [16, 16, 16, 16, 6]
+    pixels = np.asarray(Image.open(tmp_path / "a.png"))
+    tensors = torch.from_numpy(expected).permute(0, 3, 1, 2) / 127.5 - 1
+    assert np.abs(pixels.astype(int) - grid(tensors)).max() <= 1
+    assert sample(*options, "--format", "npz", "--out", tmp_path / "a.npz") == 0
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as arrays:
+        assert np.abs(arrays["images"].astype(int) - expected).max() <= 1
+        assert np.array_equal(arrays["codes"], codes)
+    assert "drawing: 16/70 images" in capsys.readouterr().out
+    # A grid is complete or absent, and nothing else is left behind.
+    monkeypatch.setattr(TrainedModel, "decode", lambda trained, codes: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        sample(*options, "--out", tmp_path / "b.png")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.npz", "a.png"]
+
+
+def test_more_than_can_be_written_is_refused_before_anything_is_drawn(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(TrainedModel, "decode", lambda trained, codes: 1 / 0)
+    monkeypatch.chdir(tmp_path)
+    line = fails(capsys, "sample", run, "-n", "1000000000")
+    assert "a grid of 2062502x2112002 pixels" in line
+    assert "larger than PNGs can be (1,000,000 a side); use --format npz or png" in line
+    for kind in ("npz", "png"):
+        line = fails(capsys, "sample", run, "-n", "100000000000000", "--format", kind)
+        assert "takes at least" in line
+        assert "has room for" in line
+
+
+@pytest.mark.parametrize(("count", "columns"), [(1, 0), (2, 2), (6, 0), (7, 3), (13, 0), (9, 5)])
+def test_a_grid_in_pieces_is_the_grid_as_a_whole(count: int, columns: int) -> None:
+    images = torch.from_numpy(np.random.default_rng(0).random((count, 3, 5, 4)) * 2 - 1)
+    file = io.BytesIO()
+    written = GridFile(file, count, columns, 5, 4)
+    for part in to_uint8(images.float())[:, None]:
+        written.add(part)
+    pixels = np.asarray(Image.open(file))
+    assert np.array_equal(pixels, grid(images.float(), columns))
+    assert pixels.shape[:2] == grid_size(count, columns, 5, 4)
+
+
+def test_what_out_names_is_looked_at_before_the_work(
+    run: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "file").write_text("text")
+    # In a folder, the picture has its usual name.
+    assert sample(run, "-n", "2", "--out", "there") == 0
+    assert sample(run, "-n", "2", "--out", "new/", "--format", "npz") == 0
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.glob("*/s*")) == [
+        "new/samples.npz",
+        "there/samples.png",
+    ]
+    monkeypatch.setattr(TrainedModel, "decode", lambda trained, codes: 1 / 0)
+    monkeypatch.setattr(TrainedModel, "encode", lambda trained, images: 1 / 0)
+    (tmp_path / "there/samples.png").unlink()
+    (tmp_path / "there/samples.png").mkdir()
+    line = fails(capsys, "sample", run, "--out", "there")
+    assert "--out there/samples.png: is a folder; name a file" in line
+    line = fails(capsys, "sample", run, "--out", "file", "--format", "png")
+    assert "--out file: file is a file; name a folder" in line
+    assert "is a file; name a folder" in fails(capsys, "export", run, "--out", "file/deep")
+    assert "file: cannot write there" in fails(capsys, "sample", run, "--out", "file/a.png")
+    assert "--reconstruct: names no image" in fails(capsys, "sample", run, "--reconstruct")
+    line = fails(capsys, "sample", run, "--reconstruct", "there")
+    assert "--reconstruct there: is a folder; name image files, as there/*.jpg" in line
+    os.mkfifo(tmp_path / "pipe.png")
+    line = fails(capsys, "sample", run, "--reconstruct", "pipe.png")
+    assert "a pipe, socket or device" in line
+    assert run_script("prepare", "show", data, "-n", "2", "--out", "there") == 0
+    assert (tmp_path / "there/data-images.png").is_file()
+
+
+def test_rotation_is_undone_before_sizes_are_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_run(tmp_path / "vae", "vae-celeba", latent_size=4)
+    rotated = Image.Exif()
+    rotated[0x0112] = 6
+    for name, size in (("turned", (218, 178)), ("lying", (178, 218))):
+        Image.new("RGB", size).save(tmp_path / f"{name}.jpg", exif=rotated)
+    out = tmp_path / "out.png"
+    options = (tmp_path / "vae", "--out", out, "--reconstruct")
+    assert sample(*options, tmp_path / "turned.jpg") == 0
+    line = fails(capsys, "sample", *options, tmp_path / "lying.jpg")
+    assert "lying.jpg: is 178x218 pixels, but vae-celeba needs 218x178" in line
+    # All are looked at before the first is drawn.
+    out.unlink()
+    fails(capsys, "sample", *options, tmp_path / "turned.jpg", tmp_path / "gone.jpg")
+    assert not out.exists()
 
 
 def test_images_are_shown_beside_their_reconstructions(

@@ -1,0 +1,61 @@
+"""Many pictures written as they come: one grid, single files, or arrays for NumPy."""
+
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterable
+from typing import IO
+
+import numpy as np
+from numpy.lib import format as npy
+
+from raygen.destination import writing
+from raygen.evaluation.pictures import GridFile, encode_png
+from raygen.storage import Folder
+
+Batches = Iterable[tuple[np.ndarray, np.ndarray]]
+"""Images (N, H, W, 3) uint8, and the float32 codes that they were made of."""
+
+
+def write_grid(
+    file: Folder, batches: Batches, count: int, columns: int, size: tuple[int, int]
+) -> None:
+    """Write one PNG. Args: count: of images; columns: as of `grid`; size: height and width."""
+    with writing(file) as opened:
+        grid = GridFile(opened, count, columns, *size)
+        for images, _ in batches:
+            grid.add(images)
+
+
+def write_files(folder: Folder, name: str, batches: Batches, digits: int) -> None:
+    """Write a PNG for each image, `<name>-<number>.png`, with so many digits in the number."""
+    number = 0
+    for images, _ in batches:
+        for pixels in images:
+            folder.write_bytes(f"{name}-{number:0{digits}d}.png", encode_png(pixels))
+            number += 1
+
+
+def write_arrays(
+    file: Folder, batches: Batches, images_shape: tuple[int, ...], codes_shape: tuple[int, ...]
+) -> None:
+    """Write a .npz, as `numpy.savez_compressed` does, with the arrays `images` and `codes`."""
+    with (
+        writing(file) as opened,
+        zipfile.ZipFile(opened, "w", zipfile.ZIP_DEFLATED) as archive,
+        tempfile.TemporaryFile() as kept,
+    ):
+        with archive.open("images.npy", "w", force_zip64=True) as stream:
+            _write_header(stream, images_shape, np.dtype(np.uint8))
+            for images, codes in batches:
+                stream.write(images.tobytes())
+                kept.write(np.asarray(codes, np.float32).tobytes())
+        kept.seek(0)
+        with archive.open("codes.npy", "w", force_zip64=True) as stream:
+            _write_header(stream, codes_shape, np.dtype(np.float32))
+            shutil.copyfileobj(kept, stream)
+
+
+def _write_header(stream: IO[bytes], shape: tuple[int, ...], kind: np.dtype) -> None:
+    header = {"descr": npy.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
+    npy.write_array_header_2_0(stream, header)
