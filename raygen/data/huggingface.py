@@ -63,6 +63,9 @@ class HuggingFace:
         files = [file.patient(seconds) for file in self.files]
         return replace(self, place=self.place.patient(seconds), files=files)
 
+    def size(self, position: int) -> int:
+        return 0
+
     def read(self, position: int) -> bytes:
         row = int(self.order[position])
         file = int(np.searchsorted(self.starts, row, side="right")) - 1

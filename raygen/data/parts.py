@@ -39,6 +39,8 @@ MAX_ATTEMPTS = 4
 """At a task whose process died. Ray would go on for ever."""
 READERS = 16
 """Images that a process reads from an object store at once: each takes it tens of milliseconds."""
+READ_AHEAD_BYTES = 128 * 2**20
+"""Of images that are read but not used yet: as many as `READERS` only where they are small."""
 TELL_SECONDS = 1.0
 ANSWER_SECONDS = 5
 """That a count is waited for: the last one holds up the end of the work."""
@@ -260,11 +262,18 @@ def _read_ahead(
         return
     with ThreadPoolExecutor(READERS) as pool:
         reading: deque[tuple[int, Callable[[], bytes]]] = deque()
+        ahead = 0
         for position in positions:
-            reading.append((position, pool.submit(source.read, position).result))
-            if len(reading) > READERS:
+            # At least the one that is used next.
+            while reading and (
+                len(reading) > READERS or ahead + source.size(position) > READ_AHEAD_BYTES
+            ):
+                ahead -= source.size(reading[0][0])
                 yield reading.popleft()
-        yield from reading
+            ahead += source.size(position)
+            reading.append((position, pool.submit(source.read, position).result))
+        while reading:
+            yield reading.popleft()
 
 
 class Tally:

@@ -64,6 +64,9 @@ class Source(Protocol):
     def patient(self, seconds: float) -> "Source":
         """The same source, for a job that outlasts its object store's outages."""
 
+    def size(self, position: int) -> int:
+        """Bytes that `read` will return, or fewer; 0 where that is not known."""
+
     def read(self, position: int) -> bytes:
         """What is stored of the image at a position in `ids`. Several threads may read at once.
 
@@ -119,6 +122,9 @@ class DrawnFaces:
 
     def patient(self, seconds: float) -> "DrawnFaces":
         return self
+
+    def size(self, position: int) -> int:
+        return 0
 
     def read(self, position: int) -> bytes:
         return b""
@@ -179,6 +185,9 @@ class ImageFiles:
 
     def patient(self, seconds: float) -> "ImageFiles":
         return replace(self, files=self.files.patient(seconds))
+
+    def size(self, position: int) -> int:
+        return int(self.files.numbers["size"][self.order[position]])
 
     def read(self, position: int) -> bytes:
         return self.files.read(int(self.order[position]))
