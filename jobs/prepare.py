@@ -19,7 +19,7 @@ from raygen.cli import Interrupted, command_line, parse_choice, run_job
 from raygen.config import PRESETS
 from raygen.data.download import download_celeba
 from raygen.data.huggingface import huggingface
-from raygen.data.inspect import contact_sheet, table, verify
+from raygen.data.inspect import contact_sheet, most_cells, table, verify
 from raygen.data.kinds import remedies
 from raygen.data.parts import Target
 from raygen.data.prepare import check_folder, find_prepared, prepare
@@ -193,11 +193,17 @@ def show(options: ShowOptions) -> None:
         raise UserError("DIR: is required; name the folder or URI of a dataset")
     place = Folder.at(options.data)
     manifest = Manifest.load(place, "DIR")
+    out = file_to_write("--out", options.out, f"{place.name}-images.png") if options.count else None
+    most = most_cells(manifest)
+    if options.count > most:
+        raise UserError(
+            f"--count {options.count}: a picture has room for {most:,} images of {manifest.size}; "
+            "show less"
+        )
     print(table(place, manifest))
     if options.verify:
         check(place, manifest)
-    if options.count:
-        out = file_to_write("--out", options.out, f"{place.name}-images.png")
+    if out:
         sheet = contact_sheet(place, manifest, options.count, options.seed)
         out.parent.write_bytes(out.name, encode_png(sheet))
         print(f"picture:     {out.uri}")

@@ -23,6 +23,8 @@ CELL = 144
 """Pixels of a sheet's column, at least; smaller images are enlarged to it."""
 MARGIN, FONT_SIZE, LINE = 6, 11, 14
 MAX_LINES = 6
+MOST_PIXELS = 10**8
+"""Of a sheet, which is in memory as a whole."""
 
 
 def table(folder: Folder, manifest: Manifest) -> str:
@@ -95,6 +97,14 @@ def _problem(folder: Folder, file: ShardFile) -> str:
     return "" if same else "its content is not what was prepared"
 
 
+def most_cells(manifest: Manifest) -> int:
+    """Images that a sheet has room for, at most."""
+    enlarge = max(1, round(CELL / manifest.width))
+    text = LINE * MAX_LINES
+    cell = (manifest.width * enlarge + MARGIN) * (manifest.height * enlarge + MARGIN + text)
+    return max(1, MOST_PIXELS // cell)
+
+
 def contact_sheet(folder: Folder, manifest: Manifest, count: int, seed: int) -> np.ndarray:
     """Random images of all splits, each with its id and the attributes that are true of it.
 
@@ -115,7 +125,7 @@ def contact_sheet(folder: Folder, manifest: Manifest, count: int, seed: int) -> 
         reader = ShardReader(folder, manifest, split)
         for pixels, name, values in zip(reader.images(rows), *reader.labels(rows), strict=True):
             true = [a for a, value in zip(manifest.attributes, values, strict=True) if value == 1]
-            cells.append((pixels, [f"{name} ({split})", ", ".join(true)]))
+            cells.append((pixels, [printable(f"{name} ({split})"), printable(", ".join(true))]))
     order = random.permutation(len(cells))
     return _sheet([cells[k] for k in order], manifest.height, manifest.width)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import damage, load_job, random_images, run_script
+from helpers import damage, fails, load_job, random_images, run_script, write_dataset
 from PIL import Image
 
 from raygen.data.drawn_faces import write_celeba_layout
@@ -119,6 +119,38 @@ def test_several_sizes_of_any_folder_with_labels_and_a_picture_of_them(
     damage(out / "32x32/train-00000.parquet")
     assert run_script("prepare", "show", out / "32x32", "--verify", "-n", "0") == 1
     assert "train-00000.parquet: its content is not what was" in capsys.readouterr().err
+
+
+def test_what_is_left_out_is_reported_by_its_kind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest, _ = write_dataset(tmp_path, [4], [2])
+    rejected = [
+        {"id": f"IMG_{k}.HEIC", "split": "train", "reason": "a HEIC picture, which raygen does not"}
+        for k in range(3)
+    ] + [{"id": "\x1b[31m\n.jpg", "split": "train", "reason": "empty file"}]
+    ignored = (".git/", "a.zip", "b.TAR", "clip.mov", "notes\n.txt", "table.parquet")
+    changed = replace(manifest, rejected=tuple(rejected), ignored=ignored)
+    load_job("prepare").report(Folder.at(tmp_path), changed)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == (
+        "rejected 4: IMG_0.HEIC (a HEIC picture, which raygen does not) and 2 more; "
+        "\\x1b[31m\\n.jpg (empty file)"
+    )
+    assert lines[3:7] == [
+        "ignored, as they are no images: .git/ and 5 more",
+        "among them 2 archives, as a.zip: unpack it, or name it alone with --images",
+        "among them 1 video, as clip.mov: save its frames as PNG or JPEG",
+        "among them 1 table, as table.parquet: write its images as files, or save it with "
+        "save_to_disk and prepare huggingface",
+    ]
+    (tmp_path / "manifest.json").write_text(json.dumps(changed.to_json()))
+    assert run_script("prepare", "show", tmp_path, "-n", "0") == 0
+    output = capsys.readouterr().out
+    assert "\x1b" not in output
+    assert "1 x empty file: \\x1b[31m\\n.jpg" in output
+    line = fails(capsys, "prepare", "show", tmp_path, "-n", "1000000000")
+    assert "--count 1000000000: a picture has room for" in line
 
 
 def test_celeba_can_be_downloaded(
