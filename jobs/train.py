@@ -12,7 +12,15 @@ from dataclasses import replace
 import torch
 
 from raygen import cluster
-from raygen.cli import Interrupted, TrainCommand, parse_run, run_job, watch_command
+from raygen.cli import (
+    Interrupted,
+    TrainCommand,
+    command_line,
+    named_options,
+    parse_run,
+    run_job,
+    watch_command,
+)
 from raygen.data.dataset import check_files, draw_dataset, open_dataset
 from raygen.data.shards import MANIFEST
 from raygen.data.sources import TRAIN
@@ -20,20 +28,30 @@ from raygen.lease import Lease, only_owner
 from raygen.progress import ProgressLine, describe, duration
 from raygen.retry import OUTAGES
 from raygen.signals import Signals
+from raygen.training import first_run
 from raygen.training.monitor import Known, Monitor
 from raygen.training.placement import Placement, plan_workers
 from raygen.training.ray_worker import fit, summary
 from raygen.training.run import SUMMARY, RunFolder
 from raygen.training.session import Session, check_compiler
 
+ABOUT = (
+    "Train a model. The same command again resumes the run. dcgan-celeba on drawn faces, without "
+    "--width, --drawn-count, --steps and --epochs, is a first run: its size and length are chosen "
+    "such that this machine is done in about three minutes."
+)
+
 
 def main(argv: Sequence[str]) -> None:
     began_at = time.time()
-    command = parse_run(
-        TrainCommand, argv, "Train a model. The same command again resumes the run."
-    )
+    command = parse_run(TrainCommand, argv, ABOUT)
     config, job = command.run, command.job
     run = RunFolder.at(job.storage, job.run_name)
+    named = named_options(argv)
+    chooses = first_run.may_be_first(config, named)
+    if chooses and not job.restart and (begun := first_run.as_begun(config, named, run)):
+        config, chooses = begun, False
+    chooses = chooses and not named & first_run.LENGTH
     data, manifest = open_dataset(config, job.storage)
     run.check(config, job.restart)
     # Both have answered: from here on, they are waited for.
@@ -50,6 +68,10 @@ def main(argv: Sequence[str]) -> None:
         contextlib.ExitStack() as stack,
     ):
         placement = plan_workers(config, cluster.nodes(), cluster.possible_nodes())
+        if chooses:
+            line.show("measuring how fast this machine is")
+            config = first_run.fitting(config, placement.use_gpu)
+            data = open_dataset(config, job.storage)[0].patient(job.patience)
         read = {"--data": data.join(MANIFEST)} if manifest else {}
         cluster.check_shared(read, {"--storage": run.folder.parent})
         lease = stack.enter_context(only_owner(run.folder, "--run-name", line.show))
@@ -78,6 +100,8 @@ def main(argv: Sequence[str]) -> None:
                 "or start over with --restart"
             )
         else:
+            if chooses:
+                print(first_run.describe(config))
             print(
                 f"{config.preset}: {total_steps:,} steps of {config.batch_size} images on "
                 f"{workers} {'GPU' if use_gpu else 'CPU'} workers; "
@@ -101,6 +125,9 @@ def main(argv: Sequence[str]) -> None:
                 f"{duration(time.time() - began_at)} in all{losses(outcome.metrics)}"
             )
         print(f"pictures:    {run.samples.uri}")
+        if chooses:
+            again = [*argv, "--steps", str(5 * total_steps)]
+            print(f"go on:       {command_line('jobs/train.py', *again)}")
         print(f"TensorBoard: {watch_command(run.folder.parent)}")
 
 

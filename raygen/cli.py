@@ -209,6 +209,15 @@ def parse_run(
         preset = command.run.preset
 
 
+def named_options(argv: Sequence[str]) -> frozenset[str]:
+    """Names of the options that a command line or its --config gives, such as batch_size.
+
+    Raises: UserError.
+    """
+    words = (word.split("=")[0] for word in argv if word.startswith("--"))
+    return frozenset(word[2:].replace("-", "_") for word in words) | frozenset(_config_values(argv))
+
+
 def _config_values(argv: Sequence[str]) -> dict[str, Any]:
     for index, word in enumerate(argv):
         if word == "--config" or word.startswith("--config="):

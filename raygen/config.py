@@ -37,7 +37,7 @@ DRAWN = "drawn"
 SQUARE_CROP = 150
 """Pixels of an aligned CelebA image (178 x 218) that hold the face and little else."""
 DRAWN_EPOCHS = 4.0
-"""A first run, on a laptop's processor, is to show something and to end within three minutes."""
+"""Drawn faces are trained on to try things out, on any machine."""
 
 MOST_STEPS, MOST_BATCH, MOST_WORKERS = 10**9, 2**20, 10**5
 """Of a run: what is more can only fail later, for want of memory or time."""
