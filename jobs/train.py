@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
         placement = plan_workers(config, cluster.nodes(), cluster.possible_nodes())
         if chooses:
             line.show("measuring how fast this machine is")
-            config = first_run.fitting(config, placement.use_gpu)
+            config = first_run.fitting(config, named, placement.use_gpu)
             data = open_dataset(config, job.storage)[0].patient(job.patience)
         read = {"--data": data.join(MANIFEST)} if manifest else {}
         cluster.check_shared(read, {"--storage": run.folder.parent})

@@ -18,7 +18,7 @@ import ray.data  # Sets its loggers' levels when imported, so before ours are se
 import yaml
 from ray._common import utils
 from ray._private import services
-from ray.exceptions import AuthenticationError, RayError
+from ray.exceptions import AuthenticationError, GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raygen import local_ray, private_ray
@@ -34,7 +34,7 @@ BOOTSTRAP = "~/ray_bootstrap_config.yaml"
 """Where Ray's cluster launcher leaves the cluster's configuration, on the head node."""
 CONNECT_SECONDS = 10
 ANSWER_SECONDS = 30
-"""Without an answer for so long, Ray, or a node, is taken for dead."""
+"""Without an answer for so long, Ray, or a node, is looked at: it may be dead, or only slow."""
 
 
 @contextmanager
@@ -238,7 +238,7 @@ def check_shared(read: Mapping[str, Folder], written: Mapping[str, Folder]) -> N
             for node in others
         ]
         try:
-            found = ray.get(answers, timeout=ANSWER_SECONDS)
+            found = _answers(answers, {node["NodeID"] for node in others})
         except RayError as error:
             raise UserError(
                 "a machine of the cluster does not answer, or was taken away just now; run the "
@@ -256,6 +256,39 @@ def check_shared(read: Mapping[str, Folder], written: Mapping[str, Folder]) -> N
         for place in local.values():
             if place.exists(probe):
                 place.delete_file(probe)
+
+
+def _answers(asked: Sequence[Any], nodes: set[str]) -> list[Any]:
+    """What nodes answer, however slow they are. Raises: RayError if one of them is gone."""
+    while True:
+        try:
+            return list(ray.get(asked, timeout=ANSWER_SECONDS))
+        except GetTimeoutError:
+            if not nodes <= {node["NodeID"] for node in ray.nodes() if node["Alive"]}:
+                raise
+
+
+def answer(method: Any, *arguments: Any) -> Any:
+    """What a method of an actor returns, however slow Ray is.
+
+    Raises: RayError if the actor, or Ray, is gone.
+    """
+    asked = method.remote(*arguments)
+    while True:
+        try:
+            return ray.get(asked, timeout=ANSWER_SECONDS)
+        except GetTimeoutError:
+            if not is_alive():
+                raise
+
+
+def is_alive() -> bool:
+    """Whether the Ray that this process is connected to still runs."""
+    try:
+        check_address(ray.get_runtime_context().gcs_address)
+    except UserError:
+        return False
+    return True
 
 
 def _sizes_of(paths: Mapping[str, str]) -> dict[str, int | None]:

@@ -4,12 +4,16 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import ray
 from conftest import Head
 from helpers import free_port
+from ray.exceptions import GetTimeoutError
 
+from raygen import cluster
 from raygen.cluster import check_address, read_launched
 from raygen.errors import UserError
 
@@ -67,3 +71,65 @@ def test_a_job_without_a_cluster_ends_in_one_line_and_leaves_nothing(
     assert line.startswith(f"error: RAY_ADDRESS {address}: ")
     assert ("RAY_AUTH_TOKEN" in line) == (wrong == "token")
     assert not (tmp_path / "runs").exists()
+
+
+def slow_actor() -> type:
+    """Not of this file's, which Ray's processes cannot import."""
+
+    class Slow:
+        def speak(self, go: Path) -> str:
+            while not go.exists():
+                time.sleep(0.05)
+            return "at last"
+
+    return Slow
+
+
+@pytest.mark.slow
+def test_an_answer_is_waited_for_as_long_as_ray_is_there(
+    ray_session: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "ANSWER_SECONDS", 0.05)
+    looked: list[bool] = []
+
+    def is_alive() -> bool:
+        # Only now, when it has been asked for in vain a few times.
+        looked.append(cluster_is_alive())
+        if len(looked) == 3:
+            (tmp_path / "go").touch()
+        return looked[-1]
+
+    cluster_is_alive = cluster.is_alive
+    monkeypatch.setattr(cluster, "is_alive", is_alive)
+    with cluster.own_actor(slow_actor()) as actor:
+        assert cluster.answer(actor.speak, tmp_path / "go") == "at last"
+    assert len(looked) >= 3
+    assert all(looked)
+    monkeypatch.setattr(cluster, "is_alive", lambda: False)
+    with (
+        cluster.own_actor(slow_actor()) as actor,
+        pytest.raises(GetTimeoutError),
+    ):
+        cluster.answer(actor.speak, tmp_path / "never")
+
+
+@pytest.mark.slow
+def test_a_cluster_that_does_not_listen_any_more_is_not_alive(
+    ray_session: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cluster.is_alive()
+    gone = f"127.0.0.1:{free_port()}"
+    monkeypatch.setattr(cluster, "check_address", lambda address: check_address(gone))
+    assert not cluster.is_alive()
+
+
+@pytest.mark.slow
+def test_nodes_are_waited_for_as_long_as_they_are_there(
+    ray_session: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "ANSWER_SECONDS", 0.05)
+    [here] = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    asked = [ray.remote(num_cpus=0)(lambda: time.sleep(1)).remote()]
+    assert cluster._answers(asked, {here}) == [None]
+    with cluster.own_actor(slow_actor()) as actor, pytest.raises(GetTimeoutError):
+        cluster._answers([actor.speak.remote(tmp_path / "never")], {here, "taken away"})

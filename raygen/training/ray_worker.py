@@ -24,7 +24,7 @@ from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer, get_device
 
 from raygen import cluster
-from raygen.cluster import ANSWER_SECONDS, Question
+from raygen.cluster import Question
 from raygen.errors import RunError, StorageError, UserError
 from raygen.lease import Fence
 from raygen.retry import OUTAGES, is_lasting
@@ -178,7 +178,7 @@ def _watch(
         training.join(POLL_SECONDS)
         ended = not training.is_alive()
         try:
-            report: Known = ray.get(monitor.report.remote(), timeout=ANSWER_SECONDS)
+            report: Known = cluster.answer(monitor.report)
         except RayError as error:
             raise _failed(session, "Ray stopped answering") from error
         watch(report)

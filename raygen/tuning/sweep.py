@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import ray
 from ray import tune
 from ray.exceptions import RayError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from raygen.cluster import ANSWER_SECONDS, Question
+from raygen.cluster import Question, answer
 from raygen.errors import RunError
 from raygen.job_options import Scheduler, SweepOptions
 from raygen.lease import Lease
@@ -33,7 +32,7 @@ from raygen.tuning.schedulers import LAST, TIME, Halving, Population, number_of
 from raygen.tuning.table import LiveTable, headline, seconds_left, trial_rows
 from raygen.tuning.trial import Task, run_trial
 
-SAVE_SECONDS = 60
+SAVE_SECONDS = 600
 """That trials have to save a checkpoint when the sweep is to end."""
 CHECKPOINTS_FOR_CLONES = 4
 RETRIES = 1
@@ -315,7 +314,7 @@ class Watch(tune.Callback):
     def close(self) -> None:
         """The sweep is over: trials that have not ended were interrupted."""
         with contextlib.suppress(RayError):
-            self._take(ray.get(self._task.board.state.remote(), timeout=ANSWER_SECONDS))
+            self._take(answer(self._task.board.state))
         for trial in self._trials.values():
             if trial.status not in (*ENDED, "interrupted"):
                 trial.status, trial.reason = "interrupted", "the sweep was ended"

@@ -32,19 +32,23 @@ def test_it_is_only_where_size_and_length_are_left_open(tmp_path: Path) -> None:
     assert not first_run.may_be_first(PRESETS["vaegan-anime"].run, frozenset())
 
 
-@pytest.mark.parametrize(("seconds", "steps"), [(1e-3, 1_500), (0.1, 850), (60.0, 400)])
+@pytest.mark.parametrize(("seconds", "steps"), [(1e-3, 2_000), (0.1, 850), (60.0, 600)])
 def test_its_length_follows_from_the_machine(
     monkeypatch: pytest.MonkeyPatch, seconds: float, steps: int
 ) -> None:
     monkeypatch.setattr(first_run, "seconds_per_step", lambda config: seconds)
-    chosen = first_run.fitting(CONFIG, use_gpu=False)
+    chosen = first_run.fitting(CONFIG, frozenset(), use_gpu=False)
     assert (chosen.width, chosen.drawn_count, chosen.steps) == (0.25, 2_000, steps)
     assert chosen.total_steps(1_600) == steps
-    assert chosen.validate_images == steps * 128 // 4
-    with_gpu = first_run.fitting(CONFIG, use_gpu=True)
+    assert (chosen.batch_size, chosen.validate_images) == (64, steps * 64 // 4)
+    given = replace(CONFIG, batch_size=16, validate_images=5)
+    named = frozenset({"batch_size", "validate_images"})
+    kept = first_run.fitting(given, named, use_gpu=False)
+    assert (kept.batch_size, kept.validate_images, kept.steps) == (16, 5, steps)
+    with_gpu = first_run.fitting(CONFIG, frozenset(), use_gpu=True)
     assert (with_gpu.width, with_gpu.steps) == (1.0, 2_500)
     for config in (chosen, with_gpu):
-        changed = {"width", "drawn_count", "steps", "validate_images"}
+        changed = {"width", "drawn_count", "steps", "validate_images", "batch_size"}
         assert {k for k, v in config.to_json().items() if CONFIG.to_json()[k] != v} <= changed
 
 
@@ -78,11 +82,12 @@ def test_a_run_is_gone_on_with_as_it_was_begun(tmp_path: Path) -> None:
 
     same = gone_on()
     assert (same.width, same.drawn_count, same.validate_images) == (saved["width"], 40, 16)
-    assert (same.steps, same.batch_size) == (saved["steps"], 128)
+    assert (same.steps, same.batch_size) == (saved["steps"], saved["batch_size"])
     assert gone_on("steps", steps=9).steps == 9
     longer = gone_on("epochs", epochs=20.0)
     assert (longer.steps, longer.epochs, longer.width) == (0, 20.0, saved["width"])
     assert gone_on("validate_images", validate_images=7).validate_images == 7
+    assert gone_on("batch_size", batch_size=7).batch_size == 7
     save_run(tmp_path / "other", "dcgan-celeba", data="data/celeba")
     other = RunFolder(Folder.at(tmp_path / "other"))
     assert first_run.as_begun(CONFIG, frozenset(), other) is None
@@ -95,7 +100,7 @@ def test_the_first_command_trains_and_the_next_ones_go_on(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fitting(config: RunConfig, use_gpu: bool) -> RunConfig:
+    def fitting(config: RunConfig, named: frozenset[str], use_gpu: bool) -> RunConfig:
         return replace(config, width=0.125, drawn_count=60, steps=3)
 
     monkeypatch.setattr(first_run, "fitting", fitting)
