@@ -63,7 +63,7 @@ def run_job(main: Callable[[Sequence[str]], None]) -> int:
         with Signals(lambda: None, ""):
             main(sys.argv[1:])
     except UserError as error:
-        print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except RunError as error:
         lines = str(error).splitlines()
@@ -133,7 +133,7 @@ def parse_options(
 
     Raises: UserError.
     """
-    default = updated(kind(), _config_values(argv), "--config")
+    default = updated(kind(), *_read_config(argv))
     # Where an option may be repeated, tyro adds to the default what is to replace it.
     given = {word.split("=")[0] for word in argv}
     several = [f.name for f in fields(default) if isinstance(getattr(default, f.name), tuple)]
@@ -195,12 +195,13 @@ def parse_run(
     """
     values = dict(saved or {})
     check_hosts(values, "--resume", argv)
-    values |= _config_values(argv)
+    changes, where = _read_config(argv)
+    values |= changes
     presets = [word for word in argv if word in PRESETS]
     preset = presets[0] if presets else str(values.get("preset", RunConfig.preset))
     search = {"sweep": sweep} if sweep else {}
     while True:
-        run = RunConfig.from_json(values | {"preset": preset}, "--config")
+        run = RunConfig.from_json(values | {"preset": preset}, where)
         default = kind(run=run, job=JobOptions(run_name=preset + suffix), **search)
         command = parse(kind, argv, description, default)
         if command.run.preset == preset:
@@ -215,19 +216,22 @@ def named_options(argv: Sequence[str]) -> frozenset[str]:
     Raises: UserError.
     """
     words = (word.split("=")[0] for word in argv if word.startswith("--"))
-    return frozenset(word[2:].replace("-", "_") for word in words) | frozenset(_config_values(argv))
+    return frozenset(word[2:].replace("-", "_") for word in words) | frozenset(
+        _read_config(argv)[0]
+    )
 
 
-def _config_values(argv: Sequence[str]) -> dict[str, Any]:
+def _read_config(argv: Sequence[str]) -> tuple[dict[str, Any], str]:
+    """The options that --config's file holds, and what to call it. Raises: UserError."""
     for index, word in enumerate(argv):
         if word == "--config" or word.startswith("--config="):
             path = word.partition("=")[2] or (argv[index + 1] if index + 1 < len(argv) else "")
             break
     else:
-        return {}
-    values = read_json_object("--config", path)
-    check_hosts(values, f"--config {path}", argv)
-    return values
+        return {}, "the defaults"
+    values, where = read_json_object("--config", path), f"--config {path}"
+    check_hosts(values, where, argv)
+    return values, where
 
 
 def check_hosts(values: Mapping[str, Any], where: str, argv: Sequence[str]) -> None:

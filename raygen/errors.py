@@ -1,11 +1,24 @@
 """The errors that jobs explain instead of showing a traceback."""
 
+from raygen.printable import printable
+
+_LONGEST, _END = 2_000, 400
+"""Characters of a line, and of its end where it is cut."""
+
 
 class UserError(Exception):
     """A mistake in the user's input: one line saying what, where, and what to do.
 
-    Jobs print the line without a traceback and exit with code 2.
+    Jobs print the line without a traceback and exit with code 2. Whatever a file or a library puts
+    into it, it stays one line that can be shown, and of a length that can be read.
     """
+
+    def __init__(self, message: str) -> None:
+        text = printable(" ".join(message.split()))
+        if len(text) > _LONGEST:
+            # The advice stands at the end.
+            text = f"{text[: _LONGEST - _END]} ... {text[-_END:]}"
+        super().__init__(text)
 
 
 class ShardError(UserError):

@@ -220,7 +220,7 @@ def _choice(words: Sequence[str], example: Value, where: str) -> Choice:
 
 def _convert(word: str, example: Value, where: str) -> Value:
     """A word as a value of the same type as an example."""
-    said = word if word.isprintable() and len(word) < LONG_WORD else shown(word)
+    said = word if len(word) < LONG_WORD else shown(word)
     if isinstance(example, bool):
         if word.lower() in ("true", "false"):
             return word.lower() == "true"

@@ -14,7 +14,6 @@ from typing import Any
 import pyarrow as pa
 
 from raygen.errors import UserError
-from raygen.printable import printable
 from raygen.storage import Folder
 
 
@@ -124,5 +123,4 @@ def explained(file: Folder) -> Iterator[None]:
         raise
     # Of a damaged file, pyarrow raises whatever its Python part stumbles over.
     except (OSError, EOFError, pa.ArrowException, LookupError, TypeError, ValueError) as error:
-        reason = printable(" ".join(str(error).split()))
-        raise UserError(f"{file.uri}: cannot be read ({reason}); save the dataset again") from error
+        raise UserError(f"{file.uri}: cannot be read ({error}); save the dataset again") from error

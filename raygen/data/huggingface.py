@@ -123,6 +123,8 @@ def huggingface(
             counts[split] = counts.get(split, 0) + file.rows
             starts.append(starts[-1] + file.rows)
             others.append(_with_plain_integers(table))
+    if not files:
+        raise UserError(f"{said}: holds no split; {_SAVE_AGAIN}")
     column = _image_column(files[0].schema, said)
     rows = [f"{split}/{row:07d}" for split, count in counts.items() for row in range(count)]
     if len(rows) < 2:

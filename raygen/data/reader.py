@@ -202,8 +202,7 @@ class ShardReader:
             raise
         # Of a damaged file, pyarrow raises whatever its Python part stumbles over.
         except (OSError, pa.ArrowException, LookupError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            self._fail(file, f"is damaged or cannot be read ({reason})")
+            self._fail(file, f"is damaged or cannot be read ({error})")
 
     def _fail(self, file: ShardFile, problem: str) -> NoReturn:
         raise ShardError(

@@ -237,7 +237,7 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFix
         ((*good, "--crop", "-3"), "--crop -3: must be from 0 to"),
         ((*good, "--num-workers", "0"), "--num-workers 0: must be at least 1"),
         ((*good, "--images", tmp_path / "nowhere"), "no such file or folder"),
-        ((*good, "--config", config), "--config: unknown option 'sizes'"),
+        ((*good, "--config", config), f"--config {config}: unknown option 'sizes'"),
     ):
         capsys.readouterr()
         assert run_script("prepare", *arguments) == 2
