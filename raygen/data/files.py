@@ -156,7 +156,8 @@ class Files:
         except UserError:
             raise
         except (OSError, UnicodeEncodeError) as error:
-            reason = " ".join(str(error).split())
+            number = error.errno if isinstance(error, OSError) and place.is_local else None
+            reason = os.strerror(number) if number else " ".join(str(error).split())
             raise UserError(
                 f"{said}: cannot be read ({reason}); check path and permissions"
             ) from error

@@ -20,6 +20,7 @@ from raygen.data.layout import MAX_LABELS, choose_attributes
 from raygen.data.sources import TRAIN_SHARE, first_part_trains, require_splits, shuffled
 from raygen.data.splits import SPLITS, TEST, TRAIN, VALIDATION
 from raygen.errors import UserError
+from raygen.printable import printable
 from raygen.storage import Folder
 
 _SAVE_AGAIN = "save the dataset again"
@@ -325,7 +326,8 @@ def _columns(table: pa.Table) -> dict[str, list[_Attribute]]:
         whole = pa.types.is_integer(field.type)
         if classes and whole:
             # Several columns may have classes such as yes and no.
-            names = [f"{field.name}={c}" if str(c) in known else str(c) for c in classes]
+            own = [printable(str(c)) for c in classes]
+            names = [f"{field.name}={name}" if name in known else name for name in own]
             found = [_Attribute(name, field.name, k) for k, name in enumerate(names)]
         elif pa.types.is_boolean(field.type) or (
             whole and set(table.column(field.name).unique().to_pylist()) <= {-1, 0, 1}

@@ -43,7 +43,8 @@ class Splits:
             names = sorted(f"{name}/" for name, meant in self.folders.items() if meant == split)
             if names:
                 count = self.splits.count(split)
-                parts.append(f"{' and '.join(names)} for {split} ({count:,} images)")
+                images = "image" if count == 1 else "images"
+                parts.append(f"{' and '.join(names)} for {split} ({count:,} {images})")
         return (
             f"folders taken as the split: {', '.join(parts)}; with --ignore-split-folders they are "
             "folders like others"
@@ -106,7 +107,11 @@ class Labels:
 
 
 def find_labels(
-    names: Sequence[str], images: str, splits: Splits | None = None, chosen: Sequence[str] = ()
+    names: Sequence[str],
+    images: str,
+    splits: Splits | None = None,
+    chosen: Sequence[str] = (),
+    shared: str = "",
 ) -> Labels:
     """The label of each image: the subfolder that it lies in.
 
@@ -117,12 +122,16 @@ def find_labels(
         images: the place, for messages.
         splits: of the images, if their folders name them.
         chosen: the labels that become attributes; empty for all.
+        shared: the folder that all share, with a / at its end; it is the label of all images
+            where there is no folder below it.
     Raises: UserError if there are too few or too many, or images lie in no subfolder.
     """
     inside = list(splits.names if splits else names)
-    shared = common_folder(inside)
-    if all("/" in name.removeprefix(shared) for name in inside):
-        inside = [name.removeprefix(shared) for name in inside]
+    if shared and not any("/" in name for name in inside):
+        inside = [f"{shared.split('/')[-2]}/{name}" for name in inside]
+    above = common_folder(inside)
+    if all("/" in name.removeprefix(above) for name in inside):
+        inside = [name.removeprefix(above) for name in inside]
     labels = [_same_form(name.split("/")[0]) if "/" in name else "" for name in inside]
     found = sorted(set(labels) - {""})
     loose = labels.index("") if "" in labels else None
@@ -137,14 +146,13 @@ def find_labels(
                 f"images for {' and '.join(sorted(without))} lie in no subfolder: their "
                 "labels are unknown"
             )
-    fewest = 1 if splits else 2
-    if loose is not None or len(found) < fewest:
-        problem = f"there are {len(found)}" if loose is None else f"{names[loose]} lies in none"
+    if loose is not None:
         raise UserError(
-            f"--labels: takes {fewest} to {MAX_LABELS} subfolders of --images {images} as labels "
-            f"(not the one that all images share), but {problem}; sort the images into subfolders, "
-            "or leave --labels out"
+            f"--labels: takes up to {MAX_LABELS} subfolders of --images {images} as labels, but "
+            f"{names[loose]} lies in none; sort the images into subfolders, or leave --labels out"
         )
+    if len(found) == 1:
+        notes.append(f"all images have one label, {found[0]}")
     found = choose_attributes(found, [_same_form(name) for name in chosen], f"--images {images}")
     if len(found) > MAX_LABELS:
         raise UserError(

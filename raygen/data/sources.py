@@ -16,7 +16,7 @@ from PIL import Image
 
 from raygen.config import ImageFormat
 from raygen.data import drawn_faces
-from raygen.data.files import Files, common_folder
+from raygen.data.files import Files, common_folder, hidden_part
 from raygen.data.images import SUFFIXES, open_image
 from raygen.data.kinds import is_unread_picture, remedies
 from raygen.data.layout import find_labels, find_splits
@@ -269,7 +269,7 @@ def folder(
     values = np.empty((len(names), 0), np.int8)
     notes = [*files.notes, *([splits.note] if splits else [])]
     if labels:
-        found = find_labels(names, images, splits, chosen)
+        found = find_labels(names, images, splits, chosen, printable(prefix))
         attributes, values = found.names, found.values
         notes += found.notes
     order = shuffled(names)
@@ -312,6 +312,8 @@ def _unique(files: Files, ids: list[str], images: str) -> list[str]:
         beside = [printable(path) for path in files.ignored]
         also = f"; beside it: {', '.join(beside[:3])}" if beside else ""
         also += "".join(f"; {sentence}" for sentence in remedies(beside))
+        if any(map(hidden_part, beside)):
+            also += "; hidden files and folders are left out unless they are named themselves"
         raise UserError(
             f"--images {images}: holds {'one image' if ids else 'no images'} "
             f"({', '.join(SUFFIXES)}){also}; training and validation need one each at least: name "

@@ -23,6 +23,7 @@ from raygen.data.files import plain_path
 from raygen.data.kinds import HEAD_BYTES, unread_kind
 from raygen.data.splits import SPLITS, TEST, TRAIN, VALIDATION
 from raygen.errors import UserError
+from raygen.printable import printable
 from raygen.storage import Folder
 
 SHOWN = 5
@@ -206,7 +207,7 @@ def _rows(uri: str, where: str, example: str) -> Iterator[Row]:
         reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
         try:
             for row in reader:
-                cells = [cell.strip() for cell in row]
+                cells = [printable(cell.strip()) for cell in row]
                 if any(cells):
                     yield reader.line_num, cells
         except csv.Error as error:

@@ -1,5 +1,6 @@
 """Sources: what is listed, what is loaded, and what is refused."""
 
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -64,6 +65,14 @@ def test_paths_that_hold_no_images_are_refused(layout: tuple[Path, Path], tmp_pa
     (tmp_path / "notes.md").write_bytes(b"")
     with pytest.raises(UserError, match=r"--images .*: holds one image .*beside it: notes\.md"):
         celeba(str(tmp_path), str(table))
+    hidden = tmp_path / ".data"
+    hidden.mkdir()
+    for name in ("2.jpg", "more.zip"):
+        (hidden / name).write_bytes(b"")
+    (tmp_path / "more.zip").write_bytes(b"")
+    with pytest.raises(UserError, match="1 archive, as more.zip: unpack it.*; hidden files and"):
+        celeba(str(tmp_path), str(table))
+    shutil.rmtree(hidden)
     (tmp_path / "1.jpg").unlink()
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -160,8 +169,12 @@ def test_subfolders_can_be_labels(tmp_path: Path) -> None:
         expected = [1 if name.startswith(f"{label}/") else -1 for label in source.attributes]
         assert load_image(source, position)[1] == expected
     assert folder(str(tmp_path)).attributes == ()
-    with pytest.raises(UserError, match="--labels: takes 2 to 256 subfolders.*lies in none"):
+    with pytest.raises(UserError, match="--labels: takes up to 256 subfolders.*lies in none"):
         folder(str(write_pictures(tmp_path / "one" / "only", 3)), labels=True)
+    # A single subfolder is the label of all.
+    single = folder(str(tmp_path / "one"), labels=True)
+    assert (single.attributes, single.values.tolist()) == (("only",), [[1]] * 3)
+    assert single.notes == ["all images have one label, only"]
     Image.new("RGB", (4, 4)).save(tmp_path / "set" / "loose.png")
     with pytest.raises(UserError, match=r"--labels: .*loose\.png lies in none"):
         folder(str(tmp_path / "set"), labels=True)
