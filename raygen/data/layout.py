@@ -127,7 +127,7 @@ def find_labels(
     Raises: UserError if there are too few or too many, or images lie in no subfolder.
     """
     inside = list(splits.names if splits else names)
-    if shared and not any("/" in name for name in inside):
+    if shared and not splits and not any("/" in name for name in inside):
         inside = [f"{shared.split('/')[-2]}/{name}" for name in inside]
     above = common_folder(inside)
     if all("/" in name.removeprefix(above) for name in inside):

@@ -207,7 +207,7 @@ def _rows(uri: str, where: str, example: str) -> Iterator[Row]:
         reader = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
         try:
             for row in reader:
-                cells = [printable(cell.strip()) for cell in row]
+                cells = [cell.strip() for cell in row]
                 if any(cells):
                     yield reader.line_num, cells
         except csv.Error as error:
@@ -282,7 +282,7 @@ def _attributes(where: str, header: list[str], image: int, rows: Iterator[Row]) 
     if zeros[kept].any():
         notes.append(f"{where}: 0 is taken for no, as there is no -1")
     values = dict(zip(names, found[:, kept].tolist(), strict=True))
-    return Table(where, tuple(header[columns[n]] for n in kept), values, lines, notes)
+    return Table(where, tuple(printable(header[columns[n]]) for n in kept), values, lines, notes)
 
 
 def _is_other_column(name: str) -> bool:

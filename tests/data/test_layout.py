@@ -103,6 +103,13 @@ def test_a_single_class_in_a_split_is_a_label(tmp_path: Path) -> None:
     assert in_split(source, VALIDATION) == ["val/cat/1.png"]
 
 
+def test_images_of_a_split_without_classes_have_no_label(tmp_path: Path) -> None:
+    place = write(tmp_path, "set/train/1.png", "set/train/2.png", "set/val/3.png")
+    assert in_split(folder(place), VALIDATION) == ["val/3.png"]
+    with pytest.raises(UserError, match=r"--labels: .* train/\d.png lies in none"):
+        folder(place, labels=True)
+
+
 def test_images_for_tests_may_have_no_class(tmp_path: Path) -> None:
     source = folder(write(tmp_path, "train/a/1.png", "train/b/2.png", "test/3.png"), labels=True)
     assert source.attributes == ("a", "b")
