@@ -6,6 +6,7 @@ model would show little but noise by the time that a newcomer wants to see somet
 
 import time
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -26,8 +27,9 @@ LEAST_STEPS, MOST_STEPS = 600, 2_000
 GPU_STEPS = 2_500
 
 
-SMALL_BATCH = 64
-"""Images per step on processors: twice as many steps in the same time show faces sooner."""
+SMALL: dict[str, Any] = {"width": 0.25, "drawn_count": 2_000, "batch_size": 64, "lr_g": 2e-4}
+"""What suits processors. Smaller batches make twice as many steps of the same time; with a generator
+that learns twice as fast, as usual for DCGANs, 50,000 images came to an SWD of 50 in place of 101."""
 
 
 def may_be_first(config: RunConfig, named: frozenset[str]) -> bool:
@@ -41,7 +43,7 @@ def as_begun(config: RunConfig, named: frozenset[str], run: RunFolder) -> RunCon
         return None
     saved = run.folder.read_json(CONFIG)
     kept = SIZE | (frozenset() if named & LENGTH else LENGTH)
-    kept |= {"batch_size", "validate_images"} - named
+    kept |= {*SMALL, "validate_images"} - named
     if saved.get("preset") != PRESET or saved.get("data") != DRAWN or not kept <= saved.keys():
         return None
     return config.updated({name: saved[name] for name in kept}, run.folder.join(CONFIG).uri)
@@ -51,15 +53,14 @@ def fitting(config: RunConfig, named: frozenset[str], use_gpu: bool) -> RunConfi
     """The config, in a size and length that suit this machine."""
     if use_gpu:
         return replace(config, drawn_count=6_400, steps=GPU_STEPS)
-    small = replace(config, width=0.25, drawn_count=2_000)
-    if "batch_size" not in named:
-        small = replace(small, batch_size=SMALL_BATCH)
+    small = config.updated({k: v for k, v in SMALL.items() if k not in named}, "first run")
     steps = int(TRAINING_SECONDS / seconds_per_step(small))
     steps = min(max(steps, LEAST_STEPS), MOST_STEPS)
     # To measure the quality of images takes as long as a dozen steps.
-    if "validate_images" not in named:
-        small = replace(small, validate_images=steps * small.step_images // 4)
-    return replace(small, steps=steps)
+    often = (
+        {} if "validate_images" in named else {"validate_images": steps * small.step_images // 4}
+    )
+    return replace(small, steps=steps, **often)
 
 
 def seconds_per_step(config: RunConfig) -> float:

@@ -48,7 +48,7 @@ def test_its_length_follows_from_the_machine(
     with_gpu = first_run.fitting(CONFIG, frozenset(), use_gpu=True)
     assert (with_gpu.width, with_gpu.steps) == (1.0, 2_500)
     for config in (chosen, with_gpu):
-        changed = {"width", "drawn_count", "steps", "validate_images", "batch_size"}
+        changed = {"steps", *first_run.SMALL, "validate_images"}
         assert {k for k, v in config.to_json().items() if CONFIG.to_json()[k] != v} <= changed
 
 
