@@ -241,7 +241,8 @@ class SampleOptions(TrainedOptions):
     attribute_images: int = 2_000
     """With --attribute: at most so many training images decide its vector."""
     data: str = ""
-    """With --attribute: the dataset, if it is not any more where the run found it."""
+    """With --attribute: the dataset, if it is not any more where the run found it, or if that is a
+    URI, which a run alone does not have your credentials sent to."""
 
     def __post_init__(self) -> None:
         require_seed(self)

@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import threading
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -362,8 +362,9 @@ def test_a_stranger_s_sweep_is_not_gone_on_with_where_it_says(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     uri = "s3://faces/x?endpoint_override=evil.example&region=us-east-1"
-    saved = {"sweep": asdict(SweepOptions()), "run": PRESETS["dcgan-celeba"].run.to_json()}
-    saved["run"]["data"] = uri
+    config = replace(PRESETS["dcgan-celeba"].run, data=uri)
+    saved = {"sweep": asdict(SweepOptions()), "run": config.to_json(), "dataset": "0" * 64}
+    saved["space"] = {"lr_g": "uniform(0,1)"}
     Folder.at(tmp_path / "dcgan-celeba-sweep").write_json(SWEEP, saved)
     line = fails(capsys, "tune", "--storage", tmp_path, "--resume")
     assert f"its data is {uri}" in line
