@@ -34,9 +34,7 @@ def closed() -> Iterator[dict[str, Any]]:
     ray_constants.ENABLE_RAY_CLUSTER = False
     try:
         with _environment(settings):
-            # Other systems keep users' temporary folders apart.
-            has_users = hasattr(os, "getuid")
-            yield {"_temp_dir": os.path.join(own_folder(), "ray")} if has_users else {}
+            yield {"_temp_dir": os.path.join(own_folder(), "ray")}
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
 

@@ -98,9 +98,12 @@ def without_keys(uri: str) -> str:
         return uri
     kind, authority, path, options = _parts(match)
     if not _is_place(kind, authority):
-        # Where a secret has / in it, a part of it looks like the path.
-        _, mark, rest = uri.rpartition("@")
-        authority, path = "...", f"/{rest.partition('?')[0].partition('/')[2]}" if mark else ""
+        # A secret may have / in it, and its end look like the path.
+        _, mark, place = f"{authority}{path}".rpartition("@")
+        authority, slash, path = place.partition("/")
+        path = slash + path
+        if not mark or not _is_place(kind, authority):
+            authority, path = "...", ""
     known = OPTIONS.get(kind, set())
     kept = [
         f"{name}={value}" for name, value in options if name in known and "@" not in unquote(value)

@@ -86,8 +86,9 @@ def test_other_places_are_taken_and_shown_as_they_are(uri: str) -> None:
 
 def test_what_is_shown_says_which_place_is_meant() -> None:
     assert without_keys(f"s3://AKIAKEY:{SECRET}@bucket/a/b?region=eu-central-1&secret_key=x") == (
-        "s3://.../a/b?region=eu-central-1"
+        "s3://bucket/a/b?region=eu-central-1"
     )
+    assert without_keys(f"s3://me@AKIAKEY:{SECRET}") == "s3://..."
 
 
 @pytest.mark.parametrize(
