@@ -73,7 +73,7 @@ def scan(file: Folder, without: Callable[[pa.Schema], str]) -> tuple[ArrowFile, 
     batches: list[Batch] = []
     kept: list[pa.RecordBatch] = []
     with explained(file), file.filesystem.open_input_file(file.path) as source:
-        schema = pa.ipc.read_schema(pa.ipc.read_message(source))
+        schema = pa.ipc.read_schema(_required(pa.ipc.read_message(source), "schema"))
         if len(set(schema.names)) != len(schema.names):
             raise pa.ArrowInvalid("two columns have the same name")
         left_out = without(schema)
@@ -106,12 +106,20 @@ def _read_batch(file: ArrowFile, batch: Batch) -> pa.RecordBatch:
 
 def _checked(message: pa.Message, schema: pa.Schema) -> pa.RecordBatch:
     """Raises: pa.ArrowException."""
-    if message.type != "record batch":
-        raise pa.ArrowInvalid(f"holds a {message.type}, where only batches of rows are read")
-    batch = pa.ipc.read_record_batch(message, schema)
+    batch = pa.ipc.read_record_batch(_required(message, "record batch"), schema)
     # Among much else, that no value lies outside the buffers: reading it might end the process.
     batch.validate(full=True)
     return batch
+
+
+def _required(message: pa.Message, kind: str) -> pa.Message:
+    """A message of the kind that is expected: reading another one so might end the process.
+
+    Raises: pa.ArrowException.
+    """
+    if message.type != kind:
+        raise pa.ArrowInvalid(f"found a message of type {message.type} in place of a {kind}")
+    return message
 
 
 @contextmanager

@@ -21,6 +21,8 @@ SHOWN_REASONS = 5
 SHOWN_NAMES = 3
 CELL = 144
 """Pixels of a sheet's column, at least; smaller images are enlarged to it."""
+HIGHEST = 2_048
+"""Pixels to which an image is enlarged, at most, from its bottom to its top."""
 MARGIN, FONT_SIZE, LINE = 6, 11, 14
 MAX_LINES = 6
 MOST_PIXELS = 10**8
@@ -131,9 +133,10 @@ def contact_sheet(folder: Folder, manifest: Manifest, count: int, seed: int) -> 
 
 
 def _sheet(cells: list[tuple[np.ndarray, list[str]]], height: int, width: int) -> np.ndarray:
-    enlarge = max(1, round(CELL / width))
+    # High and narrow images would take much memory in the width that texts have.
+    enlarge = max(1, min(round(CELL / width), HIGHEST // height))
     shown = width * enlarge, height * enlarge
-    characters = shown[0] // (FONT_SIZE // 2)
+    characters = max(1, shown[0] // (FONT_SIZE // 2))
     texts = []
     for _, (title, attributes) in cells:
         lines = [*textwrap.wrap(title, characters)[:2], *textwrap.wrap(attributes, characters)]

@@ -18,6 +18,8 @@ HELD_OUT_BATCH = 64
 """Images that are measured at once; small enough for the largest presets on small GPUs."""
 
 IMAGE, ATTRIBUTES = ["image"], "attributes"
+ENCODINGS = {"PLAIN", "RLE", "BIT_PACKED"}
+"""Of values, and of how many there are of each, in the shards that `write_shard` writes."""
 _checked: set[tuple[str, str, int]] = set()
 """Row groups whose checksums this process has checked: file, its SHA-256, number in the file."""
 
@@ -153,9 +155,16 @@ class ShardReader:
         if count != len(file.row_groups):
             self._fail(file, f"has {count} row groups, not {len(file.row_groups)}")
         for number, rows in enumerate(file.row_groups):
-            found = metadata.row_group(number).num_rows
-            if found != rows:
-                self._fail(file, f"row group {number} has {found} rows, not {rows}")
+            group = metadata.row_group(number)
+            if group.num_rows != rows:
+                self._fail(file, f"row group {number} has {group.num_rows} rows, not {rows}")
+            for place in range(group.num_columns):
+                column = group.column(place)
+                # What is compressed could become many times as large as the file.
+                if column.compression != "UNCOMPRESSED" or not ENCODINGS.issuperset(
+                    column.encodings
+                ):
+                    self._fail(file, f"its column {column.path_in_schema} is compressed")
 
     def _column(self, file: ShardFile, table: pa.Table, name: str, rows: int) -> pa.ChunkedArray:
         """A column of a table that was read from a file, of `rows` rows.

@@ -57,8 +57,12 @@ class ShardFile:
     row_groups: tuple[int, ...]
 
     @staticmethod
-    def from_json(values: Checked, image_bytes: int) -> "ShardFile":
-        """Args: image_bytes: of each image. Raises: ShardError."""
+    def from_json(values: Checked, row_bytes: int) -> "ShardFile":
+        """What the manifest says of a file.
+
+        Args: row_bytes: of an image, with its attributes where they are known.
+        Raises: ShardError.
+        """
         file = ShardFile(
             # Joined to the dataset's folder, it must not lead out of it.
             name=values.entry("name").text(r"\w[\w.-]{,200}\.parquet", "the name of a shard"),
@@ -69,9 +73,9 @@ class ShardFile:
         )
         if sum(file.row_groups) != file.rows:
             values.entry("rows").fail(f"the sum of its row groups, {sum(file.row_groups):,}")
-        # Pixels are not compressed. So a file is no smaller, and takes as much memory as disk.
-        if file.bytes < file.rows * image_bytes:
-            values.entry("bytes").fail(f"room for {file.rows:,} images of {image_bytes:,} bytes")
+        # Nothing is compressed. So a file is no smaller, and takes as much memory as disk.
+        if file.bytes < file.rows * row_bytes:
+            values.entry("bytes").fail(f"room for {file.rows:,} images of {row_bytes:,} bytes")
         return file
 
 
@@ -143,8 +147,10 @@ class Manifest:
             )
         height = values.entry("height").integer(1, MOST_PIXELS)
         width = values.entry("width").integer(1, MOST_PIXELS)
+        attributes = values.entry("attributes").texts()
+        row_bytes = height * width * CHANNELS + len(attributes)
         splits = {
-            split: tuple(ShardFile.from_json(f, height * width * CHANNELS) for f in files.items())
+            split: tuple(ShardFile.from_json(f, row_bytes) for f in files.items())
             for split, files in values.entry("splits").entries().items()
         }
         source = values.entry("source")
@@ -156,7 +162,7 @@ class Manifest:
         manifest = Manifest(
             height=height,
             width=width,
-            attributes=values.entry("attributes").texts(),
+            attributes=attributes,
             splits=splits,
             source=source.value,
             crop=values.entry("crop").integer(0, MOST_PIXELS),
@@ -167,7 +173,7 @@ class Manifest:
         names = [file.name for file in manifest.files]
         if len(set(names)) != len(names):
             values.entry("splits").refuse("splits names a file twice")
-        if len(set(manifest.attributes)) != len(manifest.attributes):
+        if len(set(attributes)) != len(attributes):
             values.entry("attributes").refuse("attributes has a name twice")
         return manifest
 

@@ -349,7 +349,17 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path) -> Non
         load_image(source, 11)
 
 
+def test_a_file_that_begins_with_something_else_is_refused(tmp_path: Path) -> None:
+    path = write_saved(tmp_path / "a", [range(9)]) / "data-00000-of-00001.arrow"
+    whole = path.read_bytes()
+    # The kind of the first message, 1 for a schema, behind its version of 2 bytes, 4.
+    at = whole.index(b"\1\4\0")
+    path.write_bytes(whole[:at] + b"\0" + whole[at + 1 :])
+    with pytest.raises(UserError, match="type unknown in place of a schema"):
+        huggingface(str(tmp_path / "a"))
+
+
 def test_columns_that_share_values_are_refused(tmp_path: Path) -> None:
     words = pa.array(["a", "b", "a", "b"]).dictionary_encode()
-    with pytest.raises(UserError, match="holds a dictionary"):
+    with pytest.raises(UserError, match="type dictionary in place of a record batch"):
         huggingface(write_described(tmp_path / "a", {"word": words}, {}))

@@ -1,17 +1,20 @@
 """Reading rows by number, and what is said of shards that are missing or damaged."""
 
+import hashlib
+import io
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers import damage, write_dataset
 
 from raygen.data import reader
 from raygen.data.reader import HeldOut, ShardReader
-from raygen.data.shards import Manifest, write_shard
+from raygen.data.shards import Manifest, ShardFile, write_shard
 from raygen.data.sources import TRAIN, VALIDATION
 from raygen.errors import ShardError, UserError
 from raygen.storage import Folder
@@ -98,3 +101,72 @@ def test_each_row_group_is_checked_when_it_is_first_read(
     damage(tmp_path / "train-00001.parquet")
     with pytest.raises(ShardError, match=r"train-00001\.parquet: is damaged"):
         shards.images(np.arange(13, 20))
+
+
+def replace_shard(
+    path: Path, table: pa.Table, attributes: tuple[str, ...] = (), **options: Any
+) -> ShardReader:
+    """A dataset of one file that holds a table, whatever that is. Images are of 2 x 2 pixels."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, **{"compression": "none", "use_dictionary": False} | options)
+    data = sink.getvalue()
+    path.mkdir()
+    (path / "train-0.parquet").write_bytes(data)
+    digest = hashlib.sha256(data).hexdigest()
+    file = ShardFile("train-0.parquet", table.num_rows, len(data), digest, (table.num_rows,))
+    manifest = Manifest(2, 2, attributes, {TRAIN: (file,)}, {}, 0, ())
+    return ShardReader(Folder.at(path), manifest, TRAIN)
+
+
+PIXELS = pa.array([b"x" * 12] * 3, pa.binary(12))
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"image": pa.array([b"x" * 12, None, b"x" * 12], pa.binary(12))}, "1 of them empty"),
+        ({"image": pa.array([b"x" * 11] * 3, pa.binary(11))}, r"fixed_size_binary\[11\], not"),
+        ({"image": pa.array([b"x" * 12] * 3)}, "its column image is of type binary"),
+        ({"image": pa.array([[1]] * 3)}, "its column image is of type list"),
+        ({"image": pa.array([{"a": b"x"}] * 3)}, "its column image is of type struct"),
+        ({"id": pa.array(["a"] * 3)}, "no column image"),
+        ({"image": PIXELS, "id": pa.array([1, 2, 3])}, "its column id is of type int64"),
+        ({"image": PIXELS, "id": pa.array(["a", None, "b"])}, "1 of them empty"),
+        ({"image": PIXELS, "id": pa.array([b"\xff"] * 3).view(pa.string())}, "damaged .*UTF-?8"),
+        ({"image": PIXELS}, "no column id|damaged"),
+        (
+            {
+                "image": PIXELS,
+                "id": pa.array(["a"] * 3),
+                "attributes": pa.array([b"\2"] * 3, pa.binary(1)),
+            },
+            "attributes other than -1, 0 and 1",
+        ),
+        (
+            {
+                "image": PIXELS,
+                "id": pa.array(["a"] * 3),
+                "attributes": pa.array([b"\1\1"] * 3, pa.binary(2)),
+            },
+            "its column attributes is of type",
+        ),
+    ],
+)
+def test_columns_that_are_not_as_raygen_writes_them_are_refused(
+    tmp_path: Path, columns: dict[str, pa.Array], message: str
+) -> None:
+    shards = replace_shard(tmp_path / "a", pa.table(columns), ("Bald",))
+    with pytest.raises(ShardError, match=f"train-0.parquet: .*({message})"):
+        [shards.images(np.arange(3)), shards.ids(), shards.labels(np.arange(3))]
+
+
+@pytest.mark.parametrize("options", [{"compression": "zstd"}, {"use_dictionary": True}])
+def test_shards_that_could_become_larger_than_their_files_are_refused(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    columns = {"image": PIXELS, "id": pa.array(["x" * 1_000_000] * 3)}
+    shards = replace_shard(tmp_path / "a", pa.table(columns), **options)
+    for read in (shards.ids, lambda: shards.images(np.arange(3))):
+        with pytest.raises(ShardError, match="its column image is compressed"):
+            read()
+    assert replace_shard(tmp_path / "b", pa.table(columns)).ids()[2] == "x" * 1_000_000

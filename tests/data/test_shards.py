@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from helpers import write_dataset
 
+from raygen.config import PRESETS
 from raygen.data import shards
 from raygen.data.shards import Manifest
 from raygen.errors import ShardError, UserError
@@ -67,3 +68,54 @@ def test_the_manifest_survives_json(tmp_path: Path) -> None:
     assert values["channels"] == 3
     assert Manifest.load(Folder.at(tmp_path)) == manifest
     assert {field.name for field in dataclasses.fields(manifest)} <= set(values)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (["splits", "train", 0, "rows"], 10**15, "rows is 1000000000000000, but must be the sum"),
+        (["splits", "train", 0, "rows"], -5, "rows is -5"),
+        (["splits", "train", 0, "row_groups"], [10**15], "rows is 5, but must be the sum"),
+        (["splits", "train", 0, "row_groups"], [0, 5], r"row_groups\[0\] is 0"),
+        (["splits", "train", 0, "row_groups"], {"a": 1}, "row_groups is an object"),
+        (["splits", "train", 0, "bytes"], "5", "bytes is '5'"),
+        (["splits", "train", 0, "bytes"], 100, "bytes is 100, but must be room for 5 images of 48"),
+        (["splits", "train", 0, "sha256"], None, "sha256 is null"),
+        (["splits", "train", 0, "name"], "../train-00000.parquet", "must be the name of a shard"),
+        (["splits", "train", 0, "name"], "train-00001.parquet", "names a file twice"),
+        (["splits", "train"], {}, "splits.train is an object"),
+        (["splits"], [1], "splits is a list"),
+        (["height"], 10**6, "height is 1000000, but must be a whole number, 1 to 65,536"),
+        (["height"], 2.0, "height is 2.0"),
+        (["width"], True, "width is true"),
+        (["crop"], -1, "crop is -1"),
+        (["attributes"], ["a", "a"], "attributes has a name twice"),
+        (["attributes"], "abc", "attributes is 'abc'"),
+        (["rejected"], [{"id": "a"}], r"rejected\[0\].split is missing"),
+        (["ignored"], [3], r"ignored\[0\] is 3"),
+        (["source"], {"count": "many"}, "source.count is 'many'"),
+        (["source"], None, "source is null"),
+        (["format_version"], [2], "format_version is a list"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused_with_their_place(
+    tmp_path: Path, path: list[str | int], value: Any, message: str
+) -> None:
+    write_dataset(tmp_path, (5, 5), (2,))
+    values = json.loads((tmp_path / shards.MANIFEST).read_text())
+    inside = values
+    for step in path[:-1]:
+        inside = inside[step]
+    inside[path[-1]] = value
+    (tmp_path / shards.MANIFEST).write_text(json.dumps(values))
+    with pytest.raises(ShardError, match=message) as caught:
+        Manifest.load(Folder.at(tmp_path))
+    assert "manifest.json: damaged (" in str(caught.value)
+
+
+def test_a_dataset_may_lack_a_split_but_no_run_is_without_images(tmp_path: Path) -> None:
+    write_dataset(tmp_path, (), (3,))
+    manifest = load_changed(tmp_path, splits={})
+    assert manifest.rows("train") == manifest.rows("validation") == 0
+    with pytest.raises(UserError, match="holds no training images"):
+        PRESETS["dcgan-celeba"].run.total_steps(manifest.rows("train"))
