@@ -335,8 +335,7 @@ def _check_networks(checkpoint: Folder, model: Model, state: Checked) -> None:
                 f"{checkpoint.uri}: was made with {name} {bare(made_by[name])}, but this run has "
                 f"{name} {mine}; it belongs to another run"
             )
-    with _explained(checkpoint, STATE):
-        sizes = checkpoint.sizes()
+    sizes = checkpoint.sizes()
     for name, network in model.networks.items():
         file = f"{name}.safetensors"
         with _explained(checkpoint, file):

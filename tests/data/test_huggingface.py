@@ -17,6 +17,7 @@ from raygen.data.huggingface import HuggingFace, huggingface
 from raygen.data.images import BadImage
 from raygen.data.sources import TEST, TRAIN, VALIDATION
 from raygen.errors import UserError
+from raygen.storage import Folder
 
 FEATURES = {
     "image": {"_type": "Image"},
@@ -363,3 +364,15 @@ def test_columns_that_share_values_are_refused(tmp_path: Path) -> None:
     words = pa.array(["a", "b", "a", "b"]).dictionary_encode()
     with pytest.raises(UserError, match="type dictionary in place of a record batch"):
         huggingface(write_described(tmp_path / "a", {"word": words}, {}))
+
+
+def test_a_dataset_in_an_object_store_is_read_batch_by_batch(tmp_path: Path, s3: Folder) -> None:
+    path = write_saved(tmp_path / "a", [range(9)])
+    for file in path.iterdir():
+        s3.write_bytes(file.name, file.read_bytes())
+    source = huggingface(s3.uri)
+    assert [batch.rows for batch in source.files[0].batches] == [3, 3, 3]
+    assert sorted(shade(source, k) for k in range(9)) == list(range(9))
+    patient = source.patient(60)
+    assert patient.files[0].file.patience == 60
+    assert shade(patient, 0) == shade(source, 0)
