@@ -21,7 +21,7 @@ from raygen.training.finite import NotFinite, check_weights
 from raygen.training.run import CONFIG, RunFolder
 
 AT_ONCE = 64
-"""Images that go through a network together; a quarter of it where they are large."""
+"""Images that go through a network together; a sixteenth of it where they are large."""
 LARGE_PIXELS = 128 * 128
 """Of an image; what a network makes of it in between takes many times its memory."""
 USED = ("encoder", "decoder", "generator")
@@ -63,7 +63,7 @@ class TrainedModel:
     def at_once(self) -> int:
         """Images that go through a network together."""
         height, width = self.image_size
-        return AT_ONCE if height * width <= LARGE_PIXELS else max(1, AT_ONCE // 4)
+        return AT_ONCE if height * width <= LARGE_PIXELS else AT_ONCE // 16
 
     def codes(self, count: int, seed: int = 0) -> Tensor:
         """The codes that `sample` decodes: N(0, I), a function of the seed alone."""
@@ -192,11 +192,10 @@ def load(run: str, which: str | int = "last", device: str = "cpu") -> TrainedMod
     config = RunConfig.from_json(folder.saved_config(), folder.folder.join(CONFIG).uri)
     step = find_checkpoint(folder, which)
     saved = checkpoint.at_step(folder.checkpoints, step)
-    # Options may ask for networks of any size; these take no memory.
+    # Options may ask for networks of any size: these take no memory until the checkpoint's files
+    # have been found to hold just them.
     with torch.device("meta"):
-        outline = build_model(config)
-    checkpoint.check_networks(saved, outline)
-    model = build_model(config)
+        model = build_model(config)
     checkpoint.load_networks(saved, model)
     try:
         check_weights({n: model.drawn(n) for n in USED if n in model.trained}, step)

@@ -309,21 +309,12 @@ def adopt(source: Folder, folder: Folder) -> None:
 def load_networks(checkpoint: Folder, model: Model) -> None:
     """Put a checkpoint's weights alone into a model of the same options.
 
+    Args: model: also one without memory, on torch's meta device, which has memory afterwards.
     Raises: CheckpointError if a file is missing, damaged, or made by another model.
     """
     state = _read_state(checkpoint)
     _check_networks(checkpoint, model, state)
     _load_weights(checkpoint, model, state)
-
-
-def check_networks(checkpoint: Folder, model: Model) -> None:
-    """Compare a checkpoint with a model, which may be one without memory, on torch's meta device.
-
-    Only the beginnings of files are read, whatever their sizes are.
-
-    Raises: CheckpointError if a file is missing, damaged, or made by another model.
-    """
-    _check_networks(checkpoint, model, _read_state(checkpoint))
 
 
 def _check_networks(checkpoint: Folder, model: Model, state: Checked) -> None:
@@ -350,7 +341,9 @@ def _check_networks(checkpoint: Folder, model: Model, state: Checked) -> None:
 
 def _load_weights(checkpoint: Folder, model: Model, state: Checked) -> None:
     for name, network in model.networks.items():
-        network.load_state_dict(_read(checkpoint, f"{name}.safetensors", state))
+        tensors = _read(checkpoint, f"{name}.safetensors", state)
+        # A network without memory takes the tensors for its own, and so none is held twice.
+        network.load_state_dict(tensors, assign=any(p.is_meta for p in network.parameters()))
 
 
 def _read(checkpoint: Folder, name: str, state: Checked) -> dict[str, torch.Tensor]:
