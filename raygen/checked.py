@@ -27,7 +27,7 @@ _SHOWN = 60
 """Characters of a wrong value that an error repeats."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Checked:
     """A JSON value, and what to raise if it is not what is expected.
 
@@ -132,6 +132,9 @@ class Checked:
 
     def texts(self) -> tuple[str, ...]:
         """A list of texts. Raises: UserError."""
+        # Of names there may be millions, of which only a wrong one needs its place.
+        if isinstance(self.value, list) and all(isinstance(item, str) for item in self.value):
+            return tuple(self.value)
         return tuple(item.text() for item in self.items())
 
     def choice(self, known: Collection[str]) -> str:

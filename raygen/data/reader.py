@@ -18,6 +18,7 @@ HELD_OUT_BATCH = 64
 """Images that are measured at once; small enough for the largest presets on small GPUs."""
 
 IMAGE, ATTRIBUTES = ["image"], "attributes"
+MOST_COLUMNS = 3
 ENCODINGS = {"PLAIN", "RLE", "BIT_PACKED"}
 """Of values, and of how many there are of each, in the shards that `write_shard` writes."""
 _checked: set[tuple[str, str, int]] = set()
@@ -154,6 +155,8 @@ class ShardReader:
         count = metadata.num_row_groups
         if count != len(file.row_groups):
             self._fail(file, f"has {count} row groups, not {len(file.row_groups)}")
+        if metadata.num_columns > MOST_COLUMNS:
+            self._fail(file, f"has {metadata.num_columns} columns, not {MOST_COLUMNS} at most")
         for number, rows in enumerate(file.row_groups):
             group = metadata.row_group(number)
             if group.num_rows != rows:

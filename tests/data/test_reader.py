@@ -134,6 +134,7 @@ PIXELS = pa.array([b"x" * 12] * 3, pa.binary(12))
         ({"image": PIXELS, "id": pa.array(["a", None, "b"])}, "1 of them empty"),
         ({"image": PIXELS, "id": pa.array([b"\xff"] * 3).view(pa.string())}, "damaged .*UTF-?8"),
         ({"image": PIXELS}, "no column id|damaged"),
+        ({"image": PIXELS} | {f"{k}": PIXELS for k in range(9)}, "has 10 columns, not 3"),
         (
             {
                 "image": PIXELS,
