@@ -247,8 +247,9 @@ def check_hosts(values: Mapping[str, Any], where: str, argv: Sequence[str]) -> N
         if isinstance(value, str) and names_host(value) and option(name) not in given:
             uri = without_keys(value)
             raise UserError(
-                f"{where}: its {name} is {uri}, which says itself whom your credentials are shown "
-                f"to; if you trust it, say it again: {option(name)} {shlex.quote(uri)}"
+                f"{where}: {name} is {uri}, which names the machine that your credentials would be "
+                "sent to; if you trust it, repeat it on the command line: "
+                f"{option(name)} {shlex.quote(uri)}"
             )
 
 

@@ -40,11 +40,11 @@ DRAWN_EPOCHS = 4.0
 """Drawn faces are trained on to try things out, on any machine."""
 
 MOST_STEPS, MOST_BATCH, MOST_WORKERS = 10**9, 2**20, 10**5
-"""Of a run: what is more can only fail later, for want of memory or time."""
+"""Upper limits of a run; larger values would fail later, for lack of memory or time."""
 MOST_SAMPLES = 4096
-"""Images of a grid, which is in memory as a whole."""
+"""Upper limit for the images of a grid, which is held in memory as a whole."""
 MOST_DRAWN, MOST_SIDE, LONGEST_SIZE = 10**7, 2**14, 20
-"""Drawn faces; pixels of an image's side; and characters of what a user writes for its size."""
+"""Upper limits: drawn faces; pixels of an image's side; characters of what a user writes for it."""
 
 OnNan = Literal["stop", "restore"]
 Precision = Literal["auto", "fp32", "bf16"]

@@ -37,4 +37,4 @@ class CheckpointError(UserError):
 
 
 class StorageError(RunError):
-    """A place that cannot be read or written any more: what happens there happens on each retry."""
+    """Storage that cannot be read or written any more: a retry would fail the same way."""

@@ -111,16 +111,17 @@ class CelebAOptions(PrepareOptions):
 
 @dataclass(frozen=True)
 class FilesOptions(PrepareOptions):
-    """Images that are shown as they are and come without a split."""
+    """Images that are not CelebA's."""
 
     size: Annotated[Sizes, tyro.conf.arg(help_behavior_hint="(default: 64)")] = ("64",)
     crop: int = 0
     """Side in pixels of the centred square that is cut out first; 0: none; -1: 150 where --size
     is square, as for CelebA, else none."""
     images: str = ""
-    """A folder, zip or tar of JPEG, PNG or WebP files, or its URI. Required."""
+    """A folder, zip or tar of JPEG, PNG, WebP, BMP, GIF or TIFF files, or its URI. Required."""
     validation_share: float = 0.05
-    """Share of the images that is held out to validate on, chosen by their names' hashes."""
+    """Share of the images that is held out to validate on, chosen by their names' hashes, where
+    nothing else names a split."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

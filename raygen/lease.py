@@ -36,7 +36,7 @@ RENEW_SECONDS = 15.0
 FORGOTTEN_SECONDS = 3600.0
 POLL_SECONDS = 0.5
 MOST_BYTES = 2**16
-"""Of a claim, that are read: more than any has."""
+"""Bytes of a claim that are read; a real one is far smaller."""
 MOST_ROUNDS = 20
 """Attempts to be alone; each waits for a random time, so that few are needed."""
 

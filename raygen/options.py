@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 Options = TypeVar("Options", bound="DataclassInstance")
 
 LARGEST = 2**64 - 1
-"""Of whole numbers, the largest that any option takes: a seed of 64 bits."""
+"""Largest whole number that an option takes: a seed of 64 bits."""
 MOST = 10**15
-"""Of numbers that count something, the largest that means more than never."""
+"""Largest number that an option takes which counts something."""
 LONGEST = 10_000
-"""Characters of a text."""
+"""Most characters of a text that an option takes."""
 _MEANINGS = {
     bool: "true or false",
     float: "a finite number",

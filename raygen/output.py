@@ -80,5 +80,5 @@ class _Lenient(io.RawIOBase):
 
 
 def _interrupt() -> None:
-    """As Ctrl-C; to the main thread, which may be waiting for something."""
+    """Send SIGINT to the main thread, as Ctrl-C does; it may be waiting for something."""
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)

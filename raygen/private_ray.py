@@ -19,14 +19,14 @@ from ray._private import ray_constants
 
 @contextmanager
 def closed() -> Iterator[dict[str, Any]]:
-    """Around the start and the life of a Ray of the job's own.
+    """Settings that hold from before a Ray of the job's own starts until it has ended.
 
     Yields: options of `ray.init`.
     """
     loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "")
     settings = {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback} if loopback else {}
     if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
-        # Of this Ray alone, and in no file: Ray would leave one that everybody may read.
+        # Passed in the environment only: Ray would write a token file that everybody can read.
         settings["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     before = ray_constants.ENABLE_RAY_CLUSTER
     # Where it is off, as on macOS, this machine's address is 127.0.0.1 to Ray, and all of Ray's

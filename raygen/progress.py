@@ -20,7 +20,7 @@ class ProgressLine:
         self._text = ""
 
     def warn(self, text: str) -> None:
-        """Put a text before what is shown, at once and from now on; nothing takes it away."""
+        """Put a warning before the line from now on; an empty text removes it."""
         self._warning = text
         if text:
             self.show(self._text)

@@ -24,17 +24,17 @@ REFUSED = re.compile(
     r"HTTP (?:status|response code) 4(?!08|29)\d\d",
     re.IGNORECASE,
 )
-"""Of messages with which a store says no: asking again gets the same answer."""
+"""Matches the errors of a store that refuses: a retry gets the same answer."""
 OUTAGE = re.compile(
     r"AWS Error|curl|google::cloud|HTTP|connect|time[d-]?\s?out|unavailable|network|broken pipe",
     re.IGNORECASE,
 )
-"""Of messages of a store that does not answer, or is overloaded. Other errors, such as of a damaged
-file, are the same the next time."""
+"""Matches the errors of a store that is away or overloaded. Only these are retried: a damaged file
+stays damaged."""
 LASTING = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM, errno.ENODEV)
 )
-"""Of a disk's errors, those that a retry meets again."""
+"""Disk errors that a retry would meet again."""
 
 
 class Outages:

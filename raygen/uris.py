@@ -57,7 +57,9 @@ def check_uri(text: str, where: str = "") -> None:
     Raises: UserError, which does not repeat them.
     """
     if wrong := MISSPELT.match(text):
-        raise UserError(f"{where}a URI begins with {wrong[1]}:// and not with {wrong[1]}: alone")
+        raise UserError(
+            f"{where}{wrong[1]}: is not followed by //; write the URI as {wrong[1]}://..."
+        )
     begin = BEGINS.search(text)
     match = URI.fullmatch(text, begin.start()) if begin else None
     if match is None:
@@ -75,9 +77,7 @@ def check_uri(text: str, where: str = "") -> None:
         if name not in known:
             # Its name is not shown: a secret with & in it is cut into several.
             takes = f" ({', '.join(sorted(known))})" if known else ""
-            raise UserError(
-                f"{said}: has an option that is none of those that may be in a URI{takes}; {remedy}"
-            )
+            raise UserError(f"{said}: has an option that URIs may not have here{takes}; {remedy}")
         if "@" in unquote(value):
             raise UserError(f"{said}: its option {name} holds credentials; {remedy}")
 

@@ -89,6 +89,8 @@ def test_signals_that_end_jobs_let_them_save(tmp_path: Path, name: str) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
+        # As at a terminal, also where the tests themselves are run with nohup.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
     assert process.stdout
     assert process.stdout.readline().startswith("working")

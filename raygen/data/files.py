@@ -54,7 +54,7 @@ UNREADABLE_ERRORS = (
     errno.ENXIO,
     errno.ENODEV,
 )
-"""That a single file has, while others are well."""
+"""Errors that concern one file while the rest of the folder is readable."""
 UNREADABLE = "cannot be read"
 """The reason given for a file that is there but does not open."""
 SMALLEST_ZIP = 98
@@ -93,7 +93,7 @@ SERVICE_FOLDERS = frozenset(
 """Folders, in lower case, of systems that keep copies, previews and deleted files in them. Others
 begin with a dot, as .git, .ipynb_checkpoints, .thumbnails and .Trash-1000 do."""
 LINKS_FOLLOWED = 8
-"""From one link in a tar to the next."""
+"""Links in a tar are followed this many times, so that a loop of them ends."""
 
 
 class Entry(NamedTuple):

@@ -38,7 +38,7 @@ SUFFIXES = (
     ".tif",
     ".tiff",
 )
-"""Of files that are taken for images; their content decides what they are."""
+"""Suffixes of files taken for images; their content decides the format."""
 FORMATS = (
     "JPEG",
     "PNG",
@@ -69,7 +69,7 @@ def open_image(data: bytes) -> Image.Image:
         raise BadImage("empty file")
     try:
         with warnings.catch_warnings():
-            # Of metadata that is damaged.
+            # Damaged metadata only causes warnings.
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             if data.startswith(PNG):
@@ -193,7 +193,7 @@ def fit_images(image: Image.Image, targets: Sequence[ImageFormat]) -> list[np.nd
     """
     try:
         with warnings.catch_warnings():
-            # Of metadata that is damaged.
+            # Damaged metadata only causes warnings.
             warnings.simplefilter("ignore")
             return _fitted(image, targets)
     except BadImage:

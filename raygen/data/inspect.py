@@ -26,7 +26,7 @@ HIGHEST = 2_048
 MARGIN, FONT_SIZE, LINE = 6, 11, 14
 MAX_LINES = 6
 MOST_PIXELS = 10**8
-"""Of a sheet, which is in memory as a whole."""
+"""Largest area of a sheet, in pixels: it is held in memory as a whole."""
 
 
 def table(folder: Folder, manifest: Manifest) -> str:

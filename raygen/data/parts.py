@@ -36,14 +36,14 @@ SHARD_BYTES = 64 * 2**20
 FILES_PER_WORKER = 4
 TASK_IMAGES = 128
 MAX_ATTEMPTS = 4
-"""At a task whose process died. Ray would go on for ever."""
+"""Attempts at a task whose process dies; Ray alone would retry for ever."""
 READERS = 16
 """Images that a process reads from an object store at once: each takes it tens of milliseconds."""
 READ_AHEAD_BYTES = 128 * 2**20
-"""Of images that are read but not used yet: as many as `READERS` only where they are small."""
+"""Limit for images that are read but not used yet, so that large ones do not fill memory."""
 TELL_SECONDS = 1.0
 ANSWER_SECONDS = 5
-"""That a count is waited for: the last one holds up the end of the work."""
+"""Time to wait for a count, in seconds; the last wait delays the end of the job."""
 RECORDS = ".prepare"
 
 Progress = Callable[[int, int, float], None]

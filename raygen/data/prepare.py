@@ -32,7 +32,7 @@ TEMPORARY = r"\.[0-9a-f]{32}\.tmp"
 """What a process leaves behind that is killed while it writes a file."""
 _START_OVER = "start over with --restart"
 PIXELS_VERSION = 3
-"""Of the way from files to pixels: what one version began, another does not go on with."""
+"""Version of the decoding; a dataset begun under another one is not continued."""
 
 
 def prepare(

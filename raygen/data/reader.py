@@ -20,7 +20,7 @@ HELD_OUT_BATCH = 64
 IMAGE, ATTRIBUTES = ["image"], "attributes"
 MOST_COLUMNS = 3
 ENCODINGS = {"PLAIN", "RLE", "BIT_PACKED"}
-"""Of values, and of how many there are of each, in the shards that `write_shard` writes."""
+"""Encodings that `write_shard` produces; any other could expand when it is read."""
 _checked: set[tuple[str, str, int]] = set()
 """Row groups whose checksums this process has checked: file, its SHA-256, number in the file."""
 

@@ -33,7 +33,7 @@ CHANNELS = 3
 MANIFEST_BYTES = 256 * 2**20
 """Largest manifest that is read, in bytes: it lists each image that was left out."""
 MOST_PIXELS = 2**16
-"""Of a side of an image. No JPEG is larger."""
+"""Largest height or width, in pixels; no JPEG exceeds it."""
 _ADVICE = "copy the dataset again or prepare it again with --restart"
 ROW_GROUP_BYTES = 2 * 2**20
 """The unit of one read, and so the grain in which the order of a dataset can be shuffled."""

@@ -24,8 +24,8 @@ def sliced_wasserstein(real: Tensor, fake: Tensor, seed: int = 0) -> float:
 
     The distance between the sets' 7 x 7 patches, at each level of a Laplacian pyramid, averaged
     over the levels. Patches are drawn for each set by itself, so the value does not depend on
-    which fake stands opposite which real; for the same reason a set is a little away from itself.
-    That floor shrinks with N: compare values of one N only, best beside that of two real sets.
+    which fake stands opposite which real; for the same reason identical sets score slightly above
+    0. That floor shrinks with N: compare values of one N only, best beside that of two real sets.
 
     Differs from the authors' code, which normalises each set by its own mean and spread and so
     cannot see a global change of brightness or contrast: here both are normalised by the real

@@ -40,8 +40,8 @@ from raygen.training.control import Position
 FORMAT_VERSION = 1
 STATE = "state.json"
 OPTIMIZERS = "optimizers.safetensors"
-NAME = re.compile(r"step-\d{1,18}")
-"""Of a checkpoint's folder."""
+NAME = re.compile(r"step-\d{1,18}", re.ASCII)
+"""Name of a checkpoint's folder."""
 _ADVICE = "delete this checkpoint to go on from the one before"
 
 

@@ -41,7 +41,7 @@ def as_begun(config: RunConfig, named: frozenset[str], run: RunFolder) -> RunCon
     """The config, with what is not given as the run has it that is to go on; None if none is."""
     if not run.latest_checkpoint() or not run.folder.exists(CONFIG):
         return None
-    saved = run.folder.read_json(CONFIG)
+    saved = run.saved_config()
     kept = SIZE | (frozenset() if named & LENGTH else LENGTH)
     kept |= {*SMALL, "validate_images"} - named
     if saved.get("preset") != PRESET or saved.get("data") != DRAWN or not kept <= saved.keys():

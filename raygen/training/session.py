@@ -157,7 +157,7 @@ def _train_from(
             control.started(start.global_step)
             state = checkpoint.read_state(saved) if saved else {}
             known = state.get("metrics")
-            # What another run's networks were measured at, which this one goes on from, is its own.
+            # A checkpoint cloned from another trial carries that trial's metrics; skip them.
             if known and state["about"].get("run") == run.folder.name:
                 total = start.images_seen + config.step_images * (
                     session.total_steps - start.global_step

@@ -162,7 +162,7 @@ def read_history(sweep: SweepFolder, plan: Plan) -> list[Trial]:
                 f"{', '.join(plan.space)}; restore the file, or delete its folder to have the "
                 "trial repeated"
             )
-        # Values of no trial that could be trained.
+        # Refuse values that no trial could have been trained with.
         plan.config.updated(trial.values, where)
     return trials
 

@@ -36,7 +36,7 @@ OWN = re.compile(
 """What raygen writes into a sweep's folder. Whatever else lies there is the user's."""
 
 MOST_TRIALS = 10**6
-"""Numbers of trials are below."""
+"""Upper limit of a trial's number."""
 _ADVICE = "restore the file, or begin another sweep under another --run-name"
 
 Status = Literal["waiting", "running", "finished", "stopped", "failed", "interrupted"]

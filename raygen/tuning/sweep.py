@@ -33,7 +33,7 @@ from raygen.tuning.table import LiveTable, headline, seconds_left, trial_rows
 from raygen.tuning.trial import Task, run_trial
 
 SAVE_SECONDS = 600
-"""That trials have to save a checkpoint when the sweep is to end."""
+"""Time that trials get to save before the sweep exits, in seconds."""
 CHECKPOINTS_FOR_CLONES = 4
 RETRIES = 1
 DIED = "its process died: killed, out of memory, or with its machine"

@@ -245,7 +245,7 @@ def test_a_run_that_waits_for_machines_says_so(monkeypatch: pytest.MonkeyPatch) 
 
     def shown(placement: Placement) -> str:
         line = mock.Mock()
-        job.Watcher(line, mock.Mock(), placement)(Known())
+        job.Watcher(line, mock.Mock(), placement, mock.Mock())(Known())
         [[text]] = [call.args for call in line.show.call_args_list]
         return str(text)
 
@@ -260,7 +260,7 @@ def test_a_run_whose_machines_were_taken_away_says_so(monkeypatch: pytest.Monkey
     monkeypatch.setattr(job.cluster, "nodes", lambda: [{"CPU": 8.0, "GPU": 2.0}])
     monkeypatch.setattr(job.time, "monotonic", lambda: now[0])
     signals = mock.Mock(stop=threading.Event())
-    watcher = job.Watcher(line, signals, Placement(8, True, 1.0))
+    watcher = job.Watcher(line, signals, Placement(8, True, 1.0), mock.Mock())
     progress = Progress(640, 1000, 10.0, {"loss/kl": 2.0})
     shown = "640/1,000 images, 64% - 10 images/s, 0:36 left - KL 2"
     for seconds, report, text in (

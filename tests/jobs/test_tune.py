@@ -385,7 +385,7 @@ def test_mistakes_are_told_in_one_line_before_ray_starts(
         (("--space", "none"), "there is nothing to search"),
         (("--space", "nowhere.json"), "--space nowhere.json: cannot be read"),
         (("--metric", "loss/generatr"), "--metric loss/generatr: dcgan-celeba never logs it"),
-        (("--trials", "0"), "--trials 0: must be auto or at least 1"),
+        (("--trials", "0"), "--trials 0: must be auto or from 1 to 9,999"),
         (("--trials", "-3"), "--trials"),
         (("--trials", "3", "--search", "grid"), "--trials 3: --search grid has"),
         (("--workers-per-trial", "0"), "--workers-per-trial 0: must be at least 1"),
