@@ -38,7 +38,7 @@ ANSWER_SECONDS = 30
 
 
 @contextmanager
-def connected(verbose: bool = False, **options: Any) -> Iterator[None]:
+def connected(verbose: bool = False, address: str | None = None, **options: Any) -> Iterator[None]:
     """Ray for the duration of a job.
 
     Connects to the cluster that `RAY_ADDRESS` names (a submitted job finds it set) or that runs
@@ -47,13 +47,14 @@ def connected(verbose: bool = False, **options: Any) -> Iterator[None]:
 
     Args:
         verbose: let Ray's own messages and the workers' output through.
+        address: in place of `RAY_ADDRESS`; `local` starts a Ray in any case.
         options: further ones of `ray.init`.
     Raises: UserError if the cluster cannot be reached, or none can be started.
     """
     if ray.is_initialized():
         yield
         return
-    address = os.environ.get("RAY_ADDRESS", "")
+    address = os.environ.get("RAY_ADDRESS", "") if address is None else address
     check_address(address)
     level = logging.INFO if verbose else logging.ERROR
     # Workers' warnings would otherwise be repeated on the terminal, once per worker.

@@ -25,6 +25,10 @@ class ShardError(UserError):
     """A dataset on disk that is missing, incomplete or damaged."""
 
 
+class Unreadable(ShardError):
+    """A file of a dataset that may be well, but cannot be read now."""
+
+
 class RunError(Exception):
     """A failure that is not the user's mistake: what happened, and what of the run is kept.
 

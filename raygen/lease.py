@@ -14,23 +14,25 @@ which was written is listed, so that it works on a disk and in an object store a
 """
 
 import contextlib
+import copy
 import os
 import random
+import re
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from raygen.checked import parse
 from raygen.errors import RunError, UserError
 from raygen.progress import duration
 from raygen.storage import Folder
 
-PREFIX = ".lease-"
-"""How the names of claims begin."""
+CLAIM = re.compile(r"\.lease-[0-9a-f]{32}\.json")
+"""Name of a claim."""
 LEASE_SECONDS = 60.0
 RENEW_SECONDS = 15.0
 FORGOTTEN_SECONDS = 3600.0
@@ -66,8 +68,8 @@ class Process:
         return self.machine == _machine()
 
     @property
-    def is_running(self) -> bool:
-        """Whether this process still runs, if it is one of this machine."""
+    def is_running(self) -> bool | None:
+        """Whether this process still runs, if it is one of this machine; None if it hides that."""
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
@@ -75,7 +77,11 @@ class Process:
         except PermissionError:
             # Somebody else's, but there.
             pass
-        return _started(self.pid) == self.started
+        started = _started(self.pid)
+        if not started:
+            # Of another user, or no Linux: its number may be that of a later process.
+            return None
+        return started == self.started
 
 
 def _machine() -> str:
@@ -126,6 +132,10 @@ class Fence:
     folder: Folder
     name: str
 
+    def at_once(self) -> "Fence":
+        """The same fence, which does not wait for a storage that does not answer."""
+        return replace(self, folder=self.folder.patient(0))
+
     def check(self) -> None:
         """Raises: RunError if another job has taken the folder over."""
         if not self.folder.exists(self.name):
@@ -139,10 +149,8 @@ class Lease:
     """A folder of which this job is the only owner, as long as it renews its claim."""
 
     def __init__(self, folder: Folder) -> None:
-        # Renewed in single attempts: the claim must not wait behind one that is not answered. What
-        # asks for it is as patient as all else that is written.
-        self._folder, self._patient = folder.patient(0), folder
-        self._name = f"{PREFIX}{uuid.uuid4().hex}.json"
+        self._folder = folder
+        self._name = f".lease-{uuid.uuid4().hex}.json"
         self._renewals = 0
         self._over = threading.Event()
         self._lost = threading.Event()
@@ -150,7 +158,12 @@ class Lease:
 
     @property
     def fence(self) -> Fence:
-        return Fence(self._patient, self._name)
+        return Fence(self._folder, self._name)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether another job has taken the folder over, as far as this one has noticed."""
+        return self._lost.is_set()
 
     def check(self) -> None:
         """Raises: RunError if another job has taken the folder over."""
@@ -170,6 +183,12 @@ class Lease:
     def others(self) -> list[Claim]:
         return [claim for claim in claims(self._folder) if claim.name != self._name]
 
+    def at_once(self) -> "Lease":
+        """The same lease, which does not wait for a storage that does not answer."""
+        same = copy.copy(self)
+        same._folder = self._folder.patient(0)
+        return same
+
     def keep(self) -> None:
         """Renew the claim from now on, in a thread."""
         self.claim(held=True)
@@ -181,13 +200,14 @@ class Lease:
         # It may be the storage that ended the job.
         with contextlib.suppress(OSError, RunError, UserError):
             if not self._lost.is_set():
-                self.withdraw()
+                self.at_once().withdraw()
 
     def _keep(self) -> None:
         while not self._over.wait(RENEW_SECONDS):
             # While the storage is away, nobody else can take over either.
             with contextlib.suppress(OSError, RunError, UserError):
-                if not self._renew():
+                # Not waiting behind an attempt that is not answered.
+                if not self.at_once()._renew():
                     self._lost.set()
                     return
 
@@ -229,7 +249,8 @@ def only_owner(
             _take(lease, folder, option, tell, queue)
             lease.keep()
         except BaseException:
-            lease.withdraw()
+            with contextlib.suppress(OSError, RunError, UserError):
+                lease.at_once().withdraw()
             raise
         try:
             yield lease
@@ -267,9 +288,8 @@ def _await_others(lease: Lease, folder: Folder, option: str, tell: Tell, queue: 
             if claim.name not in seen:
                 seen[claim.name] = Sighting(claim.state, time.monotonic(), _age(folder, claim.name))
             before = seen[claim.name]
-            if claim.owner and claim.owner.is_here:
-                is_alive: bool | None = claim.owner.is_running
-            else:
+            is_alive = claim.owner.is_running if claim.owner and claim.owner.is_here else None
+            if is_alive is None:
                 is_alive = before.is_alive(claim)
             if is_alive is None:
                 left = duration(LEASE_SECONDS - (time.monotonic() - before.at))
@@ -314,7 +334,7 @@ def claims(folder: Folder) -> list[Claim]:
     """The claims to a folder, living and dead."""
     found = []
     for name in folder.names():
-        if name.startswith(PREFIX):
+        if CLAIM.fullmatch(name):
             # One that is withdrawn meanwhile is none.
             with contextlib.suppress(FileNotFoundError):
                 state = folder.read_bytes(name, MOST_BYTES), folder.modified_at(name)

@@ -16,7 +16,7 @@ from raygen.storage import Folder
 
 MARKER = "raygen.json"
 Kind = Literal["run", "sweep", "dataset"]
-TRACES = re.compile(r"\.lease-.*|\.probe-[0-9a-f]{32}|\.[0-9a-f]{32}\.tmp")
+TRACES = re.compile(r"\.lease-[0-9a-f]{32}\.json|\.probe-[0-9a-f]{32}|\.[0-9a-f]{32}\.tmp")
 """What jobs that were killed leave in any folder, and what belongs to the job at work."""
 
 

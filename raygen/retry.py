@@ -91,7 +91,17 @@ def is_lasting(error: OSError) -> bool:
 def is_refusal(error: OSError) -> bool:
     """Whether an object store has answered, and said no."""
     known = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
-    return isinstance(error, known) or bool(REFUSED.search(str(error)))
+    return isinstance(error, known) or bool(REFUSED.search(_unquoted(error)))
+
+
+def is_outage(error: OSError) -> bool:
+    """Whether an object store does not answer, or is overloaded."""
+    return bool(OUTAGE.search(_unquoted(error)))
+
+
+def _unquoted(error: OSError) -> str:
+    """An error's message without the names of buckets and keys, which may hold any word."""
+    return re.sub(r"'[^']*'", "", str(error))
 
 
 def patiently(operation: Callable[[], Result], seconds: float, uri: str) -> Result:
@@ -112,7 +122,7 @@ def patiently(operation: Callable[[], Result], seconds: float, uri: str) -> Resu
                 raise
             except OSError as error:
                 reason = " ".join(str(error).split())
-                if not seconds or not (OUTAGE.search(reason) or is_refusal(error)):
+                if not seconds or not (is_outage(error) or is_refusal(error)):
                     raise
                 if is_refusal(error):
                     raise StorageError(

@@ -55,6 +55,7 @@ HANGS = 180
 PRESET, WIDTH = "dcgan-celeba", 0.0625
 SPACE = {"lr_g": [1e-4, 1e-3], "beta1": "uniform(0,0.5)", "batch_size": "randint(8,32)"}
 RUN = PRESETS[PRESET].run.updated({"width": WIDTH}, "test")
+OTHER_CLAIM = f".lease-{'0' * 32}.json"
 
 
 @dataclass(frozen=True)
@@ -110,10 +111,10 @@ def make(place: Path) -> None:
     _write(place / "tune.json", {"trials": "4", "max_kl": 3, "set": ["a=b"], "time_budget": "3m"})
     _write(place / "space.json", SPACE)
     with lease.only_owner(Folder.at(place / "owned"), "--out", lambda text: None):
-        [name] = [n for n in os.listdir(place / "owned") if n.startswith(lease.PREFIX)]
+        [name] = [n for n in os.listdir(place / "owned") if lease.CLAIM.fullmatch(n)]
         text = (place / "owned" / name).read_bytes()
     (place / "owned").mkdir(exist_ok=True)
-    (place / "owned" / f"{lease.PREFIX}other.json").write_bytes(text)
+    (place / "owned" / OTHER_CLAIM).write_bytes(text)
     (place / "hf/train").mkdir(parents=True)
     _write(place / "hf/dataset_dict.json", {"splits": ["train"]})
     _write(place / "hf/train/state.json", {"_data_files": [{"filename": "data.arrow"}]})
@@ -317,7 +318,7 @@ JSON = {
     "dataset_dict": Kind("hf/dataset_dict.json", _read_huggingface),
     "state of a saved dataset": Kind("hf/train/state.json", _read_huggingface),
     "marker": Kind("begun/raygen.json", lambda place: marker.read(Folder.at(place / "begun"))),
-    "claim": Kind(f"owned/{lease.PREFIX}other.json", _read_claims),
+    "claim": Kind(f"owned/{OTHER_CLAIM}", _read_claims),
 }
 BINARY = {
     "weights": Kind(f"{STEP}/generator_ema.safetensors", _read_either, *_TENSORS),

@@ -154,7 +154,7 @@ def test_a_long_forgotten_claim_is_not_watched(
 ) -> None:
     of_another_machine(monkeypatch, TIMEOUT)
     folder = Folder.at(tmp_path)
-    old = tmp_path / ".lease-old.json"
+    old = tmp_path / f".lease-{'a' * 32}.json"
     old.write_text(json.dumps(Process.this().__dict__ | {"held": True}))
     os.utime(old, (time.time() - 2 * lease.FORGOTTEN_SECONDS,) * 2)
     with only_owner(folder, "--run-name"):
@@ -167,9 +167,10 @@ def test_a_claim_that_says_nothing_is_watched_all_the_same(
 ) -> None:
     monkeypatch.setattr(lease, "LEASE_SECONDS", 0.2)
     monkeypatch.setattr(lease, "POLL_SECONDS", 0.05)
-    (tmp_path / ".lease-x.json").write_text(text)
+    claim = tmp_path / f".lease-{'a' * 32}.json"
+    claim.write_text(text)
     with only_owner(Folder.at(tmp_path), "--run-name"):
-        assert not (tmp_path / ".lease-x.json").exists()
+        assert not claim.exists()
 
 
 def test_jobs_in_a_queue_work_one_after_the_other(folder: Folder) -> None:
@@ -202,3 +203,31 @@ def test_of_many_that_start_at_once_at_most_one_is_alone(tmp_path: Path) -> None
         thread.join()
     assert (most, inside) == (1, 0)
     assert claims(folder) == []
+
+
+def test_what_only_looks_like_a_claim_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / ".lease-notes.txt").write_text("the user's own")
+    (tmp_path / ".lease-folder").mkdir()
+    with only_owner(Folder.at(tmp_path), "--run-name"):
+        pass
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [
+        ".lease-folder",
+        ".lease-notes.txt",
+    ]
+
+
+def test_a_process_that_hides_when_it_started_is_judged_by_its_renewals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.1)
+    monkeypatch.setattr(lease, "POLL_SECONDS", 0.05)
+    with only_owner(Folder.at(tmp_path), "--run-name") as owner:
+        # As where /proc shows a user nothing of others.
+        monkeypatch.setattr(lease, "_started", lambda pid: "")
+        assert Process.this().is_running is None
+        with (
+            pytest.raises(UserError, match="another job works in"),
+            only_owner(Folder.at(tmp_path), "--run-name"),
+        ):
+            pass
+        owner.fence.check()

@@ -74,6 +74,22 @@ def test_a_refusal_is_not_repeated(clock: list[float], text: str) -> None:
     operation.assert_called_once()
 
 
+@pytest.mark.parametrize("key", ["runs/tokenizer/config.json", "missing_faces/x", "signature"])
+def test_the_names_of_buckets_and_keys_say_nothing(clock: list[float], key: str) -> None:
+    during = f"When reading information for key '{key}' in bucket 'access_denied': AWS Error"
+
+    def away() -> str:
+        if clock[0] < 5:
+            raise OSError(f"{during} NETWORK_CONNECTION during HeadObject operation: curlCode: 7")
+        return "answer"
+
+    assert patiently(away, 600, "s3://access_denied/x") == "answer"
+    with pytest.raises(StorageError, match="refused"):
+        patiently(
+            mock.Mock(side_effect=OSError(f"{during} ACCESS_DENIED")), 600, "s3://access_denied/x"
+        )
+
+
 @pytest.mark.parametrize("status", [408, 429, 500, 503])
 def test_an_overloaded_store_does_not_refuse(status: int) -> None:
     assert not is_refusal(OSError(f"AWS Error UNKNOWN (HTTP status {status}) during GetObject"))

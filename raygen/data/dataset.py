@@ -9,7 +9,7 @@ from raygen.data.parts import Target
 from raygen.data.prepare import delete_dataset, write_datasets
 from raygen.data.shards import MANIFEST, Manifest
 from raygen.data.sources import DrawnFaces, drawn_folder
-from raygen.errors import ShardError
+from raygen.errors import ShardError, Unreadable
 from raygen.lease import only_owner
 from raygen.progress import ProgressLine, describe
 from raygen.storage import Folder
@@ -55,9 +55,11 @@ def draw_dataset(config: RunConfig, data: Folder, line: ProgressLine) -> Manifes
 
 
 def _damage(data: Folder, line: ProgressLine) -> str:
-    """What is wrong with a dataset, or nothing."""
+    """What is wrong with a dataset, or nothing. Raises: Unreadable if that cannot be told."""
     try:
         check_files(data, Manifest.load(data), line)
+    except Unreadable:
+        raise
     except ShardError as error:
         return str(error)
     return ""

@@ -12,8 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from raygen.data.reader import ShardReader
 from raygen.data.shards import Manifest, ShardFile
+from raygen.errors import Unreadable
 from raygen.printable import printable
-from raygen.storage import Folder
+from raygen.storage import Folder, unreadable
 
 READ_BYTES = 2**20
 THREADS = 8
@@ -69,6 +70,7 @@ def verify(
 
     Args: progress: called with bytes read and bytes in total.
     Returns: what is wrong, a line for each damaged or missing file.
+    Raises: Unreadable if a file is there, but cannot be read.
     """
     files = manifest.files
     total, done = sum(file.bytes for file in files), 0
@@ -85,17 +87,22 @@ def verify(
 
 
 def _problem(folder: Folder, file: ShardFile) -> str:
-    """What is wrong with a file, or nothing."""
-    digest = hashlib.sha256()
-    try:
+    """What is wrong with a file, or nothing. Raises: ShardError if it cannot be read."""
+
+    def digest() -> str:
+        found = hashlib.sha256()
         with folder.filesystem.open_input_stream(folder.path_of(file.name)) as stream:
             while data := stream.read(READ_BYTES):
-                digest.update(data)
+                found.update(data)
+        return found.hexdigest()
+
+    try:
+        same = folder.patiently(digest) == file.sha256
     except FileNotFoundError:
         return "is missing"
     except OSError as error:
-        return f"cannot be read ({' '.join(str(error).split())})"
-    same = digest.hexdigest() == file.sha256
+        # Which says nothing of what it holds.
+        raise unreadable(folder.join(file.name).uri, error, Unreadable) from error
     return "" if same else "its content is not what was prepared"
 
 

@@ -75,6 +75,7 @@ def prepare(
         for target in owned:
             check_folder(target.folder)
         for target in owned if restart else ():
+            _check_owner(target)
             delete_dataset(target.folder)
         return write_datasets(source, owned, expected_workers, progress, allowed)
 
@@ -124,12 +125,21 @@ def write_datasets(
         manifests.append(manifest)
     for target, manifest, before in zip(targets, manifests, found, strict=True):
         if not before:
+            _check_owner(target)
             target.folder.write_json(MANIFEST, manifest.to_json())
             target.records.delete()
             for name in target.folder.names():
                 if re.fullmatch(TEMPORARY, name):
-                    target.folder.delete_file(name)
+                    # One that another job was just writing may be gone by itself.
+                    with contextlib.suppress(FileNotFoundError):
+                        target.folder.delete_file(name)
     return manifests
+
+
+def _check_owner(target: Target) -> None:
+    """Raises: RunError if the folder is another job's by now."""
+    if target.fence:
+        target.fence.check()
 
 
 def find_prepared(about: dict[str, Any], target: Target) -> Manifest | None:

@@ -91,7 +91,8 @@ def save(
     except BaseException:
         # Half a checkpoint takes room that whoever goes on may need.
         with contextlib.suppress(OSError, StorageError):
-            target.delete()
+            # It may be the storage that has been waited for already.
+            target.patient(0).delete()
         raise
     best = best_step(folder)
     for old in complete(folder)[:-keep]:

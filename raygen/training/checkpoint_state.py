@@ -125,7 +125,7 @@ def read_layout(checkpoint: Folder, name: str, state: Checked, sizes: Mapping[st
     if length > min(size - LENGTH_BYTES, MOST_BYTES):
         refuse(f"its header has {length:,} bytes")
     data = checkpoint.read_bytes(name, LENGTH_BYTES + length)[LENGTH_BYTES:]
-    header = parse(data, f"{where}, header", CheckpointError, state.advice)
+    header = parse(data, f"{where}: damaged header", CheckpointError, state.advice)
     tensors = header.entries()
     layout: Layout = {}
     held = 0

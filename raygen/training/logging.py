@@ -56,8 +56,10 @@ class RunLog:
                 with open(os.path.join(self._local, name), "rb") as file:
                     self._run.folder.write_bytes(name, file.read())
 
-    def close(self) -> None:
-        self.flush()
+    def close(self, flush: bool = True) -> None:
+        """Args: flush: whether what was logged since the last time is to reach the storage."""
+        if flush:
+            self.flush()
         self._writer.close()
         if not self._run.folder.is_local:
             shutil.rmtree(self._local, ignore_errors=True)
@@ -71,4 +73,5 @@ class RunLog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        # After an error, which may be that the storage is away, the run goes on from what is saved.
+        self.close(flush=error is None)

@@ -157,8 +157,9 @@ def forget_records(folder: Folder, fence: Fence | None) -> None:
     """Delete what Ray kept of this job and of killed ones, if the folder is still this job's."""
     # What ends the job may be the storage, and is told already.
     with contextlib.suppress(RunError, UserError, OSError):
+        folder = folder.patient(0)
         if fence:
-            fence.check()
+            fence.at_once().check()
         for name in folder.names():
             if name.startswith(RECORDS):
                 folder.join(name).delete()
@@ -183,7 +184,7 @@ def _watch(
             raise _failed(session, "Ray stopped answering") from error
         watch(report)
         if isinstance(report.error, StorageError):
-            raise RunError(
+            raise StorageError(
                 f"{report.error}\nwhat the run has saved is kept; once that is mended, the same "
                 "command goes on with it"
             ) from report.error

@@ -124,6 +124,7 @@ class RunFolder:
         Raises: UserError, also if it cannot be written.
         """
         self.check(config, restart)
+        self.check_owner()
         self.folder.check_writable()
         if self.begins_anew(restart):
             marker.delete_contents(self.folder, "run", OWN)
@@ -154,7 +155,10 @@ class RunFolder:
         Raises: UserError if it cannot be read or holds no options.
         """
         advice = "restore the file from a backup, or begin another run"
-        values = self.folder.read_checked(CONFIG, UserError, advice)
+        try:
+            values = self.folder.read_checked(CONFIG, UserError, advice)
+        except FileNotFoundError:
+            raise UserError(f"{self.folder.join(CONFIG).uri}: is missing; {advice}") from None
         preset = values.optional("preset")
         if preset:
             preset.choice(PRESETS)

@@ -96,6 +96,7 @@ def _newest_checkpoint(session: Session, workers: Workers) -> Folder | None:
     folder = session.run.checkpoints
     latest = None
     if workers.is_first:
+        session.run.check_owner()
         # Of workers that were killed while they saved.
         checkpoint.clean(folder)
         latest = checkpoint.latest_step(folder)

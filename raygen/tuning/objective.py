@@ -49,7 +49,9 @@ class Objective:
             )
         value = metrics[self.metric]
         if self.bounds_kl and KL in metrics:
-            excess = max(0.0, metrics[KL] / self.max_kl - 1)
+            # Not max(0, ...), which would take NaN for 0.
+            excess = metrics[KL] / self.max_kl - 1
+            excess = 0.0 if excess < 0 else excess
             value += excess if self.mode == "min" else -excess
         return value
 

@@ -1,5 +1,6 @@
 """Optuna as a searcher for Ray Tune, which is told what earlier sessions of a sweep saw."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -79,14 +80,17 @@ class OptunaSearch(Searcher):
     def _add(self, trial: Trial) -> None:
         """A trial of an earlier session."""
         states = self._optuna.trial.TrialState
-        finished = trial.status == "finished"
+        # What is not finite is no objective to Optuna.
+        reports = [report for report in trial.reports if math.isfinite(report.objective)]
+        known = trial.objective is not None and math.isfinite(trial.objective)
+        finished = trial.status == "finished" and known
         self._study.add_trial(
             self._optuna.trial.create_trial(
                 params=trial.values,
                 distributions=self._distributions,
                 value=trial.objective if finished else None,
-                intermediate_values={r.images_seen: r.objective for r in trial.reports},
-                state=states.COMPLETE if finished else states.PRUNED,
+                intermediate_values={r.images_seen: r.objective for r in reports},
+                state=states.COMPLETE if finished else states.PRUNED if known else states.FAIL,
             )
         )
 

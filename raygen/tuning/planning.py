@@ -10,6 +10,7 @@ from raygen.data.shards import Manifest
 from raygen.data.sources import TRAIN, VALIDATION
 from raygen.errors import UserError
 from raygen.job_options import JobOptions, SweepOptions
+from raygen.model_options import CHANGEABLE
 from raygen.search_space import Space, Values, grid_trials, random_trials, read_space
 from raygen.training.placement import check_batch
 from raygen.tuning import hparams
@@ -75,6 +76,11 @@ def make_plan(run: RunConfig, sweep: SweepOptions) -> Plan:
     count = sweep.count or TRIALS
     plan = Plan(run, objective, space, [defaults], count, sweep.workers_per_trial)
     plan.check(defaults)
+    if sweep.scheduler == "pbt" and not space.keys() & CHANGEABLE:
+        raise UserError(
+            "--scheduler pbt: changes values in the middle of a run, which none of the search "
+            f"space allows; add one of {', '.join(sorted(CHANGEABLE))}"
+        )
     if sweep.scheduler == "pbt" and sweep.workers_per_trial > 1:
         raise UserError(
             f"--workers-per-trial {sweep.workers_per_trial}: --scheduler pbt pauses and clones "
@@ -124,6 +130,11 @@ def check_folder(sweep: SweepFolder, job: JobOptions, options: SweepOptions, pla
     if job.restart and options.resume:
         raise UserError("--restart and --resume: choose one of them")
     folder, known = sweep.folder, sweep.marker()
+    if options.resume and known and known.deleting:
+        raise UserError(
+            f"--resume: the sweep in {folder.uri} was being deleted by --restart; leave --resume "
+            "out to begin a new one"
+        )
     if options.resume:
         if sweep.saved().space != {name: str(domain) for name, domain in plan.space.items()}:
             raise UserError(
@@ -184,6 +195,8 @@ def open_folder(
     Raises: UserError if that cannot be written.
     """
     sweep.folder.check_writable()
+    if sweep.fence:
+        sweep.fence.check()
     if not options.resume:
         # One that --restart began to delete, or is to.
         if sweep.marker():

@@ -9,6 +9,7 @@ A sweep that was cut off goes on from these files alone.
 """
 
 import contextlib
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -101,6 +102,11 @@ class Trial:
     def objective(self) -> float | None:
         """The last one reported."""
         return self.reports[-1].objective if self.reports else None
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the last report says how good the trial is. What is not finite says nothing."""
+        return self.objective is not None and math.isfinite(self.objective)
 
     @property
     def images_seen(self) -> int:
@@ -247,7 +253,8 @@ def best_trial(trials: Iterable[Trial], objective: Objective) -> Trial | None:
     trials that were stopped early are not what their settings lead to.
     """
     best: Trial | None = None
-    for trial in comparable(trial for trial in trials if trial.status != "failed"):
+    measured = (trial for trial in trials if trial.status != "failed" and trial.is_measured)
+    for trial in comparable(measured):
         value = trial.objective
         if value is None:
             continue

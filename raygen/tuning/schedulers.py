@@ -4,6 +4,7 @@ The trial of the defaults is never stopped and never cloned over, so that what t
 be told against it.
 """
 
+import math
 import random
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -12,7 +13,6 @@ from typing import Any
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialScheduler
 
-from raygen.errors import UserError
 from raygen.model_options import CHANGEABLE
 from raygen.search_space import Domain, Range, Space
 from raygen.tuning.objective import Objective
@@ -64,7 +64,10 @@ class Halving(ASHAScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         decision: str = super().on_trial_result(tune_controller, trial, result)
-        return TrialScheduler.CONTINUE if number_of(trial) == 0 else decision
+        if number_of(trial) == 0:
+            return str(TrialScheduler.CONTINUE)
+        # Compared with others, NaN is neither worse nor better.
+        return decision if math.isfinite(result["objective"]) else str(TrialScheduler.STOP)
 
 
 class Population(PopulationBasedTraining):
@@ -75,13 +78,8 @@ class Population(PopulationBasedTraining):
     """
 
     def __init__(self, objective: Objective, report_images: int, space: Space, seed: int) -> None:
-        """Raises: UserError if nothing that is searched can change while networks are trained."""
+        """Args: space: at least one of its options can change while networks are trained."""
         mutable = {name: domain for name, domain in space.items() if name in CHANGEABLE}
-        if not mutable:
-            raise UserError(
-                "--scheduler pbt: changes values in the middle of a run, which none of the search "
-                f"space allows; add one of {', '.join(sorted(CHANGEABLE))}"
-            )
 
         def within(config: dict[str, Any]) -> dict[str, Any]:
             values = config["trial"]["values"]

@@ -257,11 +257,12 @@ class Watch(tune.Callback):
         known = self._trials.get(number_of(trial))
         if known is None or (known.status in ENDED and known.status != "finished"):
             return
+        self._look()
         name, value = self._task.objective.name, known.objective
         told = "" if value is None else f": {name} {value:.4g}"
         if known.status == "finished":
             self._end(known, f"trial {known.number} finished{told}")
-        elif self._stop_at is not None:
+        elif self._stop_at is not None or self.error:
             known.status, known.reason = "interrupted", "the sweep was ended"
             self._note(known)
         elif value is None:
@@ -282,7 +283,11 @@ class Watch(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         known, reason = self._known(trial), _reason(trial)
         known.failures.append(reason)
-        if reason == DIED:
+        self._look()
+        if self.error:
+            known.status, known.reason = "interrupted", reason
+            self._note(known)
+        elif reason == DIED:
             # As where its machine was taken away twice: nothing that the trial itself did.
             known.status, known.reason = "interrupted", reason
             self._table.tell(f"trial {known.number}: {reason}, twice; --resume goes on with it")
@@ -313,12 +318,19 @@ class Watch(tune.Callback):
 
     def close(self) -> None:
         """The sweep is over: trials that have not ended were interrupted."""
-        with contextlib.suppress(RayError):
-            self._take(answer(self._task.board.state))
+        self._look()
+        if self._lease.is_lost:
+            # Its trials are another job's by now.
+            return
         for trial in self._trials.values():
             if trial.status not in (*ENDED, "interrupted"):
                 trial.status, trial.reason = "interrupted", "the sweep was ended"
                 self._note(trial)
+
+    def _look(self) -> None:
+        """Ask the board for what it knows now."""
+        with contextlib.suppress(RayError):
+            self._take(answer(self._task.board.state))
 
     def _take(self, state: State) -> None:
         """Take note of what the board knows, and tell what is new of it."""

@@ -154,6 +154,7 @@ def _take_over(run: RunFolder, number: int, task: Task) -> None:
     if maker == run.folder.name and run.position().global_step >= position.global_step:
         # Its own, from before a pause.
         return
+    run.check_owner()
     checkpoint.adopt(source, run.checkpoints)
     if maker != run.folder.name:
         text = f"trial {number} goes on from trial {int(maker)}'s networks"

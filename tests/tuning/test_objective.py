@@ -52,3 +52,9 @@ def test_lower_or_higher_is_better_and_anything_than_nothing() -> None:
     assert low.is_better(5, math.nan)
     assert high.is_better(5, math.nan)
     assert not low.is_better(math.nan, 5)
+
+
+def test_a_divergence_that_is_not_finite_is_not_within_its_bound() -> None:
+    objective = Objective("validation/mse", max_kl=100.0)
+    assert objective.value({"validation/mse": 0.5, "validation/kl": 50.0}) == 0.5
+    assert math.isnan(objective.value({"validation/mse": 0.5, "validation/kl": math.nan}))

@@ -1,13 +1,18 @@
 """What a sweep searches, decided before anything starts."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from raygen import marker
 from raygen.config import PRESETS, RunConfig
 from raygen.errors import UserError
-from raygen.job_options import SweepOptions
-from raygen.tuning.planning import Plan, make_plan
+from raygen.job_options import JobOptions, SweepOptions
+from raygen.storage import Folder
+from raygen.tuning.planning import Plan, check_folder, make_plan
+from raygen.tuning.records import SweepFolder
 
 
 def planned(
@@ -51,3 +56,20 @@ def test_values_that_do_not_go_together_are_not_tried() -> None:
 def test_cloning_trials_of_several_workers_is_refused() -> None:
     with pytest.raises(UserError, match="--workers-per-trial 2: --scheduler pbt pauses"):
         planned("dcgan-celeba", space="", search="random", scheduler="pbt", workers_per_trial=2)
+
+
+def test_cloning_without_anything_that_may_change_is_refused_before_a_sweep_is_deleted() -> None:
+    with pytest.raises(UserError, match="--scheduler pbt: changes values in the middle of a run"):
+        planned("dcgan-celeba", "batch_size=choice(8,16)", search="random", scheduler="pbt")
+
+
+def test_a_sweep_that_is_being_deleted_is_not_resumed(tmp_path: Path) -> None:
+    sweep = SweepFolder(Folder.at(tmp_path / "sweep"))
+    plan = planned("dcgan-celeba", "lr_g=choice(1e-4,1e-3)")
+    marker.write(sweep.folder, "sweep", deleting=True)
+    sweep.folder.write_json("sweep.json", {"space": {}})
+    job, options = JobOptions(run_name="sweep"), SweepOptions()
+    with pytest.raises(UserError, match="--resume: the sweep in .* was being deleted"):
+        check_folder(sweep, job, replace(options, resume=True), plan)
+    # Without it, the deletion is finished.
+    check_folder(sweep, job, options, plan)

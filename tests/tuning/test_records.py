@@ -176,3 +176,11 @@ def test_records_of_another_search_are_refused(tmp_path: Path) -> None:
         sweep.write_trial(replace(trial_0, values=values))
         with pytest.raises(UserError, match=message):
             read_history(sweep, plan("lr_g=uniform(1e-5,1)"))
+
+
+def test_what_is_not_finite_is_never_the_best() -> None:
+    further = trial(1, 1.0, 1.0, math.nan)
+    assert best_trial([trial(0, 3.0, status="stopped"), further], LOW) == trial(
+        0, 3.0, status="stopped"
+    )
+    assert best_trial([further, trial(2, math.inf)], LOW) is None

@@ -3,10 +3,8 @@
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 from ray.tune.schedulers import TrialScheduler
 
-from raygen.errors import UserError
 from raygen.search_space import Choice, Range, Space, Values
 from raygen.tuning.objective import Objective
 from raygen.tuning.records import Report, Status, Trial
@@ -85,11 +83,6 @@ def test_halving_knows_what_earlier_sessions_saw() -> None:
     assert not decide(scheduler, 4, 100, 11.5)
     scheduler.on_trial_add(None, tune_trial(5))
     assert decide(scheduler, 5, 100, 9.0)
-
-
-def test_population_based_training_needs_something_to_change() -> None:
-    with pytest.raises(UserError, match="--scheduler pbt: changes values in the middle"):
-        Population(LOW, 100, {"optimizer": Choice(("adam", "rmsprop"))}, 0)
 
 
 def test_a_trial_that_ends_without_a_measurement_is_let_go() -> None:

@@ -12,10 +12,20 @@ import pytest
 from raygen.job_options import SweepOptions
 from raygen.search_space import Range
 from raygen.storage import Folder
+from raygen.tuning import sweep
+from raygen.tuning.board import State
 from raygen.tuning.objective import Objective
 from raygen.tuning.records import SweepFolder, Trial
 from raygen.tuning.sweep import Watch
 from raygen.tuning.table import LiveTable
+
+
+@pytest.fixture(autouse=True)
+def board(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What the board says: why the sweep has to end."""
+    said = {"error": ""}
+    monkeypatch.setattr(sweep, "answer", lambda method: State({}, [], "", said["error"]))
+    return said
 
 
 def watch(path: Path, history: Sequence[Trial] = (), stop: bool = False) -> Watch:
@@ -100,3 +110,20 @@ def test_stopping_waits_for_running_trials_and_begins_no_others(tmp_path: Path) 
     assert [trial.number for trial in noted.trials] == [0, 1]
     assert [trial.status for trial in noted.trials] == ["interrupted", "interrupted"]
     assert not (tmp_path / "trials/002").exists()
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_trials_that_end_because_the_storage_fails_are_left_for_another_time(
+    tmp_path: Path, board: dict[str, str], measured: bool
+) -> None:
+    noted = watch(tmp_path)
+    noted.on_trial_start(1, [], tune_trial(2))
+    if measured:
+        noted.on_trial_result(1, [], tune_trial(2), result(300))
+    board["error"] = "the disk is full"
+    noted.on_trial_complete(2, [], tune_trial(2))
+    assert record(tmp_path, 2)["status"] == "interrupted"
+    noted.on_trial_start(3, [], tune_trial(3))
+    noted.on_trial_error(4, [], tune_trial(3))
+    assert record(tmp_path, 3)["status"] == "interrupted"
+    assert noted.error == "the disk is full"
