@@ -113,7 +113,7 @@ def measure_preparing(options: IngestBenchOptions, source: ImageFiles, data: Fol
     prepare(source, [Target(data, SMALL)])
     for repeat in range(options.repeats):
         say(f"measuring preparation, {repeat + 1} of {options.repeats}")
-        delete_dataset(alone.folder)
+        alone.folder.delete()
         delete_dataset(data)
 
         def loop() -> None:
@@ -125,7 +125,7 @@ def measure_preparing(options: IngestBenchOptions, source: ImageFiles, data: Fol
         if shards_of(alone.folder) != shards_of(data):
             raise RunError("one process and two wrote different shards")
         ratios.append(single / together)
-    delete_dataset(alone.folder)
+    alone.folder.delete()
     note = f"{len(source.ids) / together:,.0f} images/s"
     return Figure(
         "prepare 218x178 JPEG to 32x32, 2 CPUs : one process",
