@@ -322,7 +322,7 @@ def test_nobody_else_on_the_network_is_served(tmp_path: Path) -> None:
         port = int(address.rstrip("/").rpartition(":")[2])
         assert [ip for ip, of in places if of == port] == ["127.0.0.1"]
         others = [name for (ip, _), name in places.items() if not is_loopback(ip)]
-        assert not [name for name in others if "watch.py" in name]
+        assert not [name for name in others if "jobs/watch.py" in name]
 
 
 def test_files_whose_names_lead_elsewhere_are_told_once(
