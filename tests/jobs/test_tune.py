@@ -317,9 +317,11 @@ def test_a_killed_sweep_goes_on_without_doing_anything_twice(
 def test_failed_trials_are_tried_once_more_and_never_take_the_sweep_down(
     ray_session: str, place: Path
 ) -> None:
-    options = ("--space", "none", "--set", "lr_g=choice(0.0001,1e30,0.001)", "--search", "grid")
     # So long that the third trial is still in its midst when its process is looked up.
-    options += ("--scheduler", "none", "--max-concurrent", "1", "--steps", "270")
+    options = (
+        *("--space", "none", "--set", "lr_g=choice(0.0001,1e30,0.001)", "--search", "grid"),
+        *("--scheduler", "none", "--max-concurrent", "1", "--steps", "270"),
+    )
     with Job(ray_session, place, *options) as job:
         # The second trial fails by itself; a process is killed in the third.
         job.wait_for(lambda: progress(place).get(2, ("", 0))[1] >= 2)
