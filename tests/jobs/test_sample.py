@@ -350,7 +350,7 @@ def test_neither_does_a_stranger_s_file_of_options(
         file.write_text(json.dumps({"data": uri}))
         for job in ("train", "tune"):
             line = fails(capsys, job, "--config", file, "--storage", tmp_path / "runs")
-            assert f"--config {file}: its data is {uri}" in line
+            assert f"--config {file}: data is {uri}" in line
             assert line.endswith(f"--data {shlex.quote(uri)}")
         for job, name in (("sample", "run"), ("watch", "storage"), ("export", "out")):
             file.write_text(json.dumps({name: uri}))
@@ -367,5 +367,5 @@ def test_a_stranger_s_sweep_is_not_gone_on_with_where_it_says(
     saved["space"] = {"lr_g": "uniform(0,1)"}
     Folder.at(tmp_path / "dcgan-celeba-sweep").write_json(SWEEP, saved)
     line = fails(capsys, "tune", "--storage", tmp_path, "--resume")
-    assert f"its data is {uri}" in line
+    assert f"data is {uri}" in line
     assert line.endswith(f"--data {shlex.quote(uri)}")
