@@ -101,6 +101,10 @@ def fit(
     thread.start()
     try:
         report = _watch(session, thread, monitor, watch, stop, placement)
+    except BaseException:
+        # The thread must not begin to wait for a storage while the process ends: pyarrow crashes.
+        stop.set()
+        raise
     finally:
         forget_records(session.run.folder, session.run.fence)
     if failure:

@@ -354,7 +354,7 @@ def test_neither_does_a_stranger_s_file_of_options(
             assert line.endswith(f"--data {shlex.quote(uri)}")
         for job, name in (("sample", "run"), ("watch", "storage"), ("export", "out")):
             file.write_text(json.dumps({name: uri}))
-            assert f"its {name} is {uri}" in fails(capsys, job, "--config", file)
+            assert f"{name} is {uri}" in fails(capsys, job, "--config", file)
     assert not (tmp_path / "runs").exists()
 
 
