@@ -9,8 +9,8 @@ import uuid
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from raygen.errors import StorageError, UserError
-from raygen.retry import is_lasting
+from raygen.errors import UserError
+from raygen.retry import is_lasting, not_written
 from raygen.storage import Folder
 
 COPY_BYTES = 8 * 2**20
@@ -69,7 +69,7 @@ def writing(file: Folder) -> Iterator[BinaryIO]:
     except OSError as error:
         if not is_lasting(error) and error.errno != errno.EISDIR:
             raise
-        raise StorageError(f"{file.uri}: cannot be written ({error.strerror})") from error
+        raise not_written(error, file.uri) from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)

@@ -88,6 +88,11 @@ def is_lasting(error: OSError) -> bool:
     return error.errno in LASTING
 
 
+def not_written(error: OSError, place: str) -> StorageError:
+    """What to tell of a lasting error. Args: place: the file or folder, for the message."""
+    return StorageError(f"{place}: cannot be written ({error.strerror})")
+
+
 def is_refusal(error: OSError) -> bool:
     """Whether an object store has answered, and said no."""
     known = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)

@@ -20,7 +20,7 @@ from raygen.checked import DAMAGED, MOST_BYTES, Checked, parse
 from raygen.errors import StorageError, UserError
 from raygen.paths import LeavesFolder, leads_out
 from raygen.regular_file import open_regular
-from raygen.retry import is_lasting, patiently
+from raygen.retry import is_lasting, not_written, patiently
 from raygen.uris import check_uri
 
 Result = TypeVar("Result")
@@ -216,9 +216,7 @@ class Folder:
             except OSError as error:
                 if not is_lasting(error):
                     raise
-                raise StorageError(
-                    f"{self.join(name).uri}: cannot be written ({error.strerror})"
-                ) from error
+                raise not_written(error, self.join(name).uri) from error
             return
 
         def write() -> None:

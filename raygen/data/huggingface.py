@@ -110,7 +110,6 @@ def huggingface(
     files: list[ArrowFile] = []
     counts: dict[str, int] = {}
     starts, others = [0], []
-    column = ""
     for split, part in splits.items():
         for place_of_file in part:
             # Not the images: of all files, they would all be in memory.

@@ -27,7 +27,7 @@ from raygen import cluster
 from raygen.cluster import Question
 from raygen.errors import RunError, StorageError, UserError
 from raygen.lease import Fence
-from raygen.retry import OUTAGES, is_lasting
+from raygen.retry import OUTAGES, is_lasting, not_written
 from raygen.storage import Folder
 from raygen.training.control import Control, Outcome, Progress
 from raygen.training.monitor import Known
@@ -239,9 +239,8 @@ def _worker(settings: dict[str, Any]) -> None:
     except OSError as error:
         if is_lasting(error):
             # Such as TensorBoard's events on a full disk.
-            place = error.filename or session.run.folder.uri
-            message = f"{place}: cannot be written ({error.strerror})"
-            ray.get(monitor.failed.remote(StorageError(message)))
+            problem = not_written(error, error.filename or session.run.folder.uri)
+            ray.get(monitor.failed.remote(problem))
         raise
     except Exception:
         if session.verbose:

@@ -19,7 +19,7 @@ from raygen.config import RunConfig
 from raygen.data.shards import Manifest
 from raygen.data.stored import StoredImages
 from raygen.errors import RunError, StorageError, UserError
-from raygen.retry import OUTAGES, is_lasting
+from raygen.retry import OUTAGES, is_lasting, not_written
 from raygen.search_space import Values
 from raygen.storage import Folder
 from raygen.training import checkpoint
@@ -131,9 +131,8 @@ def _run_trial(config: dict[str, Any], task: Task, number: int) -> None:
         raise
     except OSError as error:
         if is_lasting(error):
-            place = error.filename or run.folder.uri
-            text = f"{place}: cannot be written ({error.strerror})"
-            ray.get(task.board.fail.remote(text))
+            problem = not_written(error, error.filename or run.folder.uri)
+            ray.get(task.board.fail.remote(str(problem)))
         raise
     except (UserError, RunError) as error:
         # One line, which the sweep's table can show.
