@@ -17,7 +17,7 @@ import ray
 import ray.data  # Sets its loggers' levels when imported, so before ours are set.
 import yaml
 from ray._common import utils
-from ray._private import services
+from ray._private import ray_constants, services
 from ray.exceptions import AuthenticationError, GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -32,6 +32,10 @@ HEAD = "node:__internal_head__"
 """A resource that the head node alone has."""
 BOOTSTRAP = "~/ray_bootstrap_config.yaml"
 """Where Ray's cluster launcher leaves the cluster's configuration, on the head node."""
+# What `import raygen` sets in the environment comes too late where Ray was imported before it.
+if os.environ.get("RAY_ENABLE_UV_RUN_RUNTIME_ENV") == "0":
+    ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
+
 CONNECT_SECONDS = 10
 ANSWER_SECONDS = 30
 """Without an answer for so long, Ray, or a node, is looked at: it may be dead, or only slow."""

@@ -41,7 +41,8 @@ PATIENCE = {
     "RAY_gcs_server_port_wait_time_s": str(START_SECONDS),
     "RAY_gcs_server_request_timeout_seconds": str(START_SECONDS),
     "RAY_agent_register_timeout_ms": str(START_SECONDS * 1000),
-    "RAY_worker_register_timeout_seconds": str(START_SECONDS),
+    # Ray does not see that a worker has died before this time is over, and tries six of them.
+    "RAY_worker_register_timeout_seconds": "120",
     "RAY_health_check_timeout_ms": "60000",
     "RAY_health_check_failure_threshold": "20",
 }

@@ -78,6 +78,8 @@ def test_actors_that_only_pass_on_what_is_told_load_no_torch() -> None:
 def test_workers_are_not_restarted_through_uv() -> None:
     code = (
         "import os; os.environ.pop('RAY_ENABLE_UV_RUN_RUNTIME_ENV', None)\n"
-        "import raygen; assert os.environ['RAY_ENABLE_UV_RUN_RUNTIME_ENV'] == '0'"
+        "import ray; assert ray._private.ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV\n"
+        "import raygen; assert os.environ['RAY_ENABLE_UV_RUN_RUNTIME_ENV'] == '0'\n"
+        "import raygen.cluster; assert not ray._private.ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
