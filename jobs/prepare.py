@@ -22,7 +22,7 @@ from raygen.data.huggingface import huggingface
 from raygen.data.inspect import contact_sheet, most_cells, table, verify
 from raygen.data.kinds import remedies
 from raygen.data.parts import Target
-from raygen.data.prepare import check_folder, find_prepared, prepare
+from raygen.data.prepare import check_folder, is_finished, prepare
 from raygen.data.shards import MANIFEST, Manifest
 from raygen.data.sources import DrawnFaces, Source, celeba, folder
 from raygen.destination import file_to_write, folder_to_write
@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> None:
         for note in source.notes:
             print(printable(note))
         about = source.description()
-        ready = not options.restart and all(find_prepared(about, target) for target in targets)
+        ready = not options.restart and all(is_finished(about, target) for target in targets)
         # What refuses is asked before Ray is started, and again when the folders are this job's.
         for target in targets:
             check_folder(target.folder)

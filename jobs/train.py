@@ -64,6 +64,8 @@ def main(argv: Sequence[str]) -> None:
     with (
         Signals(line.close, saving) as signals,
         OUTAGES.told_to(line.warn),
+        # Left after Ray, whose workers may write until it has ended.
+        contextlib.ExitStack() as leases,
         cluster.connected(job.verbose),
         contextlib.ExitStack() as stack,
     ):
@@ -74,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
             data = open_dataset(config, job.storage)[0].patient(job.patience)
         read = {"--data": data.join(MANIFEST)} if manifest else {}
         cluster.check_shared(read, {"--storage": run.folder.parent})
-        lease = stack.enter_context(only_owner(run.folder, "--run-name", line.show))
+        lease = leases.enter_context(only_owner(run.folder, "--run-name", line.show))
         run = replace(run, fence=lease.fence)
         # Another job may have been at work here until just now.
         run.check(config, job.restart)

@@ -81,6 +81,8 @@ def main(argv: Sequence[str]) -> None:
     with (
         Signals(leave_line, "trials are being saved") as signals,
         OUTAGES.told_to(line.warn),
+        # Left after Ray, whose workers may write until it has ended.
+        contextlib.ExitStack() as leases,
         cluster.connected(job.verbose),
         contextlib.ExitStack() as stack,
     ):
@@ -94,7 +96,7 @@ def main(argv: Sequence[str]) -> None:
         check_sync_bn(plan.config, capacity.use_gpu)
         read = {"--data": data.join(MANIFEST)} if manifest else {}
         cluster.check_shared(read, {"--storage": sweep.folder.parent})
-        lease = stack.enter_context(only_owner(sweep.folder, "--run-name", line.show))
+        lease = leases.enter_context(only_owner(sweep.folder, "--run-name", line.show))
         sweep = replace(sweep, fence=lease.fence)
         # Another job may have been at work here until just now.
         check_folder(sweep, job, command.sweep, plan)

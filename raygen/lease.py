@@ -292,6 +292,9 @@ def _await_others(lease: Lease, folder: Folder, option: str, tell: Tell, queue: 
             if is_alive is None:
                 is_alive = before.is_alive(claim)
             if is_alive is None:
+                if before.was_alive:
+                    tell(_waiting(folder, claim, began))
+                    continue
                 left = duration(LEASE_SECONDS - (time.monotonic() - before.at))
                 tell(f"{folder.uri}: looking whether its last job ({claim}) is alive, {left} left")
             elif not is_alive:
@@ -303,10 +306,14 @@ def _await_others(lease: Lease, folder: Folder, option: str, tell: Tell, queue: 
                     "it, or name another folder"
                 )
             else:
-                seen[claim.name] = Sighting(claim.state, time.monotonic(), 0.0)
-                waited = duration(time.monotonic() - began)
-                tell(f"{folder.uri}: waiting for another job there ({claim}), {waited} so far")
+                seen[claim.name] = Sighting(claim.state, time.monotonic(), 0.0, was_alive=True)
+                tell(_waiting(folder, claim, began))
         time.sleep(POLL_SECONDS)
+
+
+def _waiting(folder: Folder, claim: Claim, began: float) -> str:
+    waited = duration(time.monotonic() - began)
+    return f"{folder.uri}: waiting for another job there ({claim}), {waited} so far"
 
 
 @dataclass(frozen=True)
@@ -316,11 +323,13 @@ class Sighting:
     Attributes:
         at: when that was, by this process's clock.
         age: seconds for which it had not been renewed by then.
+        was_alive: whether its owner is known to have lived then.
     """
 
     state: tuple[bytes, float | None]
     at: float
     age: float
+    was_alive: bool = False
 
     def is_alive(self, claim: Claim) -> bool | None:
         """Whether the claim's owner lives; None as long as that is not clear."""

@@ -21,8 +21,9 @@ class ProgressLine:
 
     def warn(self, text: str) -> None:
         """Put a warning before the line from now on; an empty text removes it."""
+        is_news = text != self._warning
         self._warning = text
-        if text:
+        if is_news:
             self.show(self._text)
 
     def show(self, text: str) -> None:

@@ -126,6 +126,28 @@ def test_a_claim_of_another_machine_that_is_renewed_is_respected(
     assert "looking whether its last job" in told[0]
 
 
+def test_who_queues_for_a_living_job_of_another_machine_is_told_so(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_another_machine(monkeypatch, TIMEOUT)
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.5)
+    told: list[str] = []
+
+    def tell(text: str) -> None:
+        told.append(text)
+        if len([text for text in told if "waiting for another job" in text]) > 5:
+            raise KeyboardInterrupt
+
+    with (
+        only_owner(folder, "--run-name"),
+        pytest.raises(KeyboardInterrupt),
+        only_owner(folder, "--run-name", tell, queue=True),
+    ):
+        pass
+    first = next(k for k, text in enumerate(told) if "waiting for another job" in text)
+    assert all("waiting for another job" in text for text in told[first:])
+
+
 def test_a_claim_of_another_machine_that_is_not_renewed_is_taken_over(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

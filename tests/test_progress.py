@@ -42,6 +42,16 @@ def test_a_line_is_cut_to_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert terminal.getvalue() == "\r" + "x" * 19 + "\x1b[K"
 
 
+def test_a_warning_stands_before_the_line_until_it_is_over() -> None:
+    terminal = Terminal()
+    line = ProgressLine(terminal)
+    line.show("one")
+    line.warn("waiting")
+    line.warn("waiting")
+    line.warn("")
+    assert terminal.getvalue() == "\rone\x1b[K\rwaiting - one\x1b[K\rone\x1b[K"
+
+
 def test_a_log_file_sees_a_line_now_and_then_and_always_the_last() -> None:
     log = io.StringIO()
     line = ProgressLine(log, log_interval=3600)

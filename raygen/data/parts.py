@@ -346,6 +346,8 @@ def _make_tasks(
             if tally:
                 tally.outage.remote(number, text)
 
+        # In case an attempt that was killed was waiting for something.
+        outage("")
         try:
             # Of the process that this runs in: named without its module, it would be sent along.
             with retry.OUTAGES.told_to(outage):

@@ -62,7 +62,7 @@ def prepare(
     """
     _check_attributes(source.attributes)
     about = source.description()
-    if not restart and all(find_prepared(about, target) for target in targets):
+    if not restart and all(is_finished(about, target) for target in targets):
         # Nothing is written, which may not be allowed either.
         return write_datasets(source, targets, expected_workers, progress, allowed)
     with contextlib.ExitStack() as stack:
@@ -127,6 +127,8 @@ def write_datasets(
         if not before:
             _check_owner(target)
             target.folder.write_json(MANIFEST, manifest.to_json())
+        if not before or target.records.exists():
+            _check_owner(target)
             target.records.delete()
             for name in target.folder.names():
                 if re.fullmatch(TEMPORARY, name):
@@ -140,6 +142,14 @@ def _check_owner(target: Target) -> None:
     """Raises: RunError if the folder is another job's by now."""
     if target.fence:
         target.fence.check()
+
+
+def is_finished(about: dict[str, Any], target: Target) -> bool:
+    """Whether the folder holds just this dataset, and no traces of its making.
+
+    Raises: as `find_prepared`.
+    """
+    return find_prepared(about, target) is not None and not target.records.exists()
 
 
 def find_prepared(about: dict[str, Any], target: Target) -> Manifest | None:

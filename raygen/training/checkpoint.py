@@ -85,7 +85,7 @@ def save(
     """
     target = at_step(folder, position.global_step)
     # An unfinished one of the same step may be in the way.
-    target.delete()
+    _delete(target)
     try:
         _write(target, model, position, about, score, metrics)
     except BaseException:
@@ -97,8 +97,15 @@ def save(
     best = best_step(folder)
     for old in complete(folder)[:-keep]:
         if step_of(old) != best:
-            folder.join(old).delete()
+            _delete(folder.join(old))
     return target
+
+
+def _delete(checkpoint: Folder) -> None:
+    """Delete a checkpoint. One of which a part is gone does not count as complete meanwhile."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        checkpoint.delete_file(STATE)
+    checkpoint.delete()
 
 
 def _write(
@@ -298,13 +305,13 @@ def adopt(source: Folder, folder: Folder) -> None:
     """
     state = read_state(source)
     target = at_step(folder, state["position"]["global_step"])
-    target.delete()
+    _delete(target)
     for name in state["files"]:
         target.write_bytes(name, source.read_bytes(name))
     target.write_json(STATE, state)
     for old in complete(folder):
         if old != target.name:
-            folder.join(old).delete()
+            _delete(folder.join(old))
 
 
 def load_networks(checkpoint: Folder, model: Model) -> None:

@@ -96,6 +96,8 @@ def run_trial(config: dict[str, Any], task: Task) -> None:
     number = int(tune.get_context().get_trial_name())
     if ray.get(task.board.stopping.remote()):
         return
+    # In case an attempt that was killed was waiting for something.
+    task.board.outage.remote(number, "")
     with OUTAGES.told_to(lambda text: task.board.outage.remote(number, text)):
         _run_trial(config, task, number)
 

@@ -124,6 +124,10 @@ def test_several_sizes_are_prepared_together(ray_session: str, tmp_path: Path) -
     prepare(source, targets, 1, lambda done, total, rate: seen.append(total))
     assert files_of(tmp_path / "32x32") == before
     assert seen[-1] == 40
+    # As a job leaves it that is killed between the manifest and the end.
+    targets[1].records.write_json("plan.json", {})
+    assert prepare(source, targets, 1)[1] == manifests[1]
+    assert files_of(tmp_path / "32x32") == before
 
 
 @pytest.mark.slow

@@ -97,6 +97,22 @@ def test_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     assert checkpoint.latest_step(Folder.at(tmp_path / "nowhere")) is None
 
 
+def test_a_deletion_that_is_cut_off_leaves_no_checkpoint_that_looks_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(self: Folder) -> None:
+        if self.exists():
+            raise KeyboardInterrupt
+
+    model, folder = build(), Folder.at(tmp_path)
+    save(tmp_path, model, 1, keep=1)
+    monkeypatch.setattr(Folder, "delete", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path, model, 2, keep=1)
+    assert checkpoint.complete(folder) == ["step-00000002"]
+    assert sorted(folder.names()) == ["step-00000001", "step-00000002"]
+
+
 def save_scored(folder: Folder, step: int, score: Score | None, keep: int = 2) -> None:
     checkpoint.save(folder, build(), Position(step), {"config": {}}, keep, score)
 
