@@ -56,19 +56,23 @@ def write_dataset(
     validation: Sequence[int] = (),
     size: int = 4,
     rows_per_group: int = 5,
+    height: int = 0,
 ) -> tuple[Manifest, dict[str, np.ndarray]]:
     """A dataset of random images.
 
-    Args: train, validation: rows of each of the splits' files; size: pixels of a side.
-    Returns: its manifest, and each split's images in row order, (N, size, size, 3) uint8.
+    Args:
+        train, validation: rows of each of the splits' files.
+        size: pixels of a side; height: where it is another.
+    Returns: its manifest, and each split's images in row order, (N, height, size, 3) uint8.
     """
+    height = height or size
     folder = Folder.at(path)
     random = np.random.default_rng(0)
     splits, pixels = {}, {}
-    image_bytes = size * size * 3
+    image_bytes = height * size * 3
     with mock.patch.object(shards, "ROW_GROUP_BYTES", rows_per_group * image_bytes):
         for split, counts in ((TRAIN, train), (VALIDATION, validation)):
-            images = random.integers(0, 256, (sum(counts), size, size, 3), np.uint8)
+            images = random.integers(0, 256, (sum(counts), height, size, 3), np.uint8)
             files, first = [], 0
             for number, count in enumerate(counts):
                 rows = images[first : first + count]
@@ -77,7 +81,7 @@ def write_dataset(
                 files.append(write_shard(folder, name, rows, ids, np.empty((count, 0))))
                 first += count
             splits[split], pixels[split] = tuple(files), images
-    manifest = Manifest(size, size, (), splits, {"kind": "random"}, 0, ())
+    manifest = Manifest(height, size, (), splits, {"kind": "random"}, 0, ())
     folder.write_json(shards.MANIFEST, manifest.to_json())
     return manifest, pixels
 
