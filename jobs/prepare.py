@@ -179,12 +179,14 @@ def report(place: Folder, manifest: Manifest) -> None:
         print(f"ignored, as they are no images: {printable(ignored[0])}{more}")
     for sentence in remedies(ignored):
         print(f"among them {sentence}")
-    fitting = [name for name, preset in PRESETS.items() if preset.image.size == manifest.size]
+    fitting = [name for name, run in PRESETS.items() if run.size == manifest.size]
     for name in fitting:
         print(f"train on it: {command_line('jobs/train.py', name, '--data', place.uri)}")
     if not fitting:
-        sizes = ", ".join(f"{name} {preset.image.size}" for name, preset in PRESETS.items())
-        print(f"no preset trains on {manifest.size} images; they need: {sizes}")
+        able = [name for name, run in PRESETS.items() if run.fits(manifest.height, manifest.width)]
+        for name in able:
+            again = [name, "--data", place.uri, "--size", manifest.size]
+            print(f"train on it: {command_line('jobs/train.py', *again)}")
 
 
 def show(options: ShowOptions) -> None:

@@ -5,6 +5,7 @@ python jobs/sample.py runs/vae-celeba --reconstruct photo.jpg --fit
 python jobs/sample.py runs/vae-celeba --attribute Smiling --strength -2:2:5
 """
 
+import math
 import re
 import sys
 import time
@@ -17,9 +18,9 @@ from torch import Tensor
 
 import raygen
 from raygen.cli import command_line, parse_options, run_job
-from raygen.config import DRAWN, PRESETS, ImageFormat, size_name
+from raygen.config import DRAWN, ImageFormat, size_name
 from raygen.data.images import MAX_FILE_BYTES, BadImage, fit_image, open_image, upright_size
-from raygen.data.prefetch import as_images
+from raygen.data.pixels import as_images
 from raygen.data.reader import HeldOut
 from raygen.data.shards import Manifest
 from raygen.data.sources import VALIDATION, drawn_folder
@@ -97,7 +98,7 @@ def parse_strength(text: str) -> Tensor:
 
 def samples(trained: TrainedModel, count: int, seed: int) -> Iterator[Batch]:
     for codes in trained.code_batches(count, seed):
-        yield trained.decode(codes), codes
+        yield trained.from_noise(codes), codes
 
 
 def reconstructions(trained: TrainedModel, options: SampleOptions) -> Drawing:
@@ -154,7 +155,7 @@ def open_input(path: str, trained: TrainedModel, fit: bool) -> Image.Image:
 def read_image(path: str, trained: TrainedModel, fit: bool) -> Tensor:
     """An image file as the model's input: (1, 3, H, W) in [-1, 1]. Raises: as `open_input`."""
     image = open_input(path, trained, fit)
-    wanted = PRESETS[trained.config.preset].image if fit else ImageFormat(*trained.image_size)
+    wanted = trained.config.image if fit else ImageFormat(*trained.image_size)
     try:
         return as_images(fit_image(image, wanted)[None])
     except BadImage as error:
@@ -180,7 +181,7 @@ def variations(trained: TrainedModel, options: SampleOptions, strengths: Tensor)
 
     def batches() -> Iterator[Batch]:
         for row in range(images.count):
-            image = as_images(images.images(row, row + 1))
+            image = as_images(images.read(row, row + 1).images)
             yield trained.vary(image, vector, strengths), torch.empty(0)
 
     count = images.count * len(strengths)
@@ -205,7 +206,7 @@ def find_data(options: SampleOptions, trained: TrainedModel) -> Folder:
         )
     if data != DRAWN:
         return Folder.at(data)
-    image = PRESETS[trained.config.preset].image.of_faces
+    image = trained.config.image.of_faces
     return drawn_folder(Folder.at(options.run).parent, image, trained.config.drawn_count)
 
 
@@ -238,7 +239,9 @@ def check_room(
                 f"PNGs can be ({MAX_PNG_SIDE:,} a side); use --format npz or png, or less"
             )
     pixels = drawing.count * height * width * 3
-    codes = drawing.codes * trained.latent_size * 4 if options.format == "npz" else 0
+    codes = 0
+    if options.format == "npz":
+        codes = drawing.codes * math.prod(trained.latent_shape) * 4
     needed, free = pixels // SQUEEZED + codes, free_bytes(target.parent)
     if needed > free:
         raise UserError(
@@ -267,7 +270,7 @@ def write(target: Folder, kind: str, drawing: Drawing, trained: TrainedModel) ->
         if kind == "png":
             write_files(target, drawing.name, batches, max(5, len(str(drawing.count - 1))))
         elif kind == "npz":
-            codes_shape = (drawing.codes, trained.latent_size) if drawing.codes else (0,)
+            codes_shape = (drawing.codes, *trained.latent_shape) if drawing.codes else (0,)
             write_arrays(target, batches, (drawing.count, height, width, 3), codes_shape)
         else:
             write_grid(target, batches, drawing.count, drawing.columns, (height, width))

@@ -24,6 +24,7 @@ from raygen.cli import (
 from raygen.data.dataset import check_files, draw_dataset, open_dataset
 from raygen.data.shards import MANIFEST
 from raygen.data.sources import TRAIN
+from raygen.evaluation.metrics import progress_text
 from raygen.lease import Lease, only_owner
 from raygen.progress import ProgressLine, describe, duration
 from raygen.retry import OUTAGES
@@ -124,31 +125,13 @@ def main(argv: Sequence[str]) -> None:
             print(
                 f"done: {outcome.position.images_seen:,} images seen, "
                 f"{outcome.images_per_second:,.0f} images/s, "
-                f"{duration(time.time() - began_at)} in all{losses(outcome.metrics)}"
+                f"{duration(time.time() - began_at)} in all{progress_text(outcome.metrics)}"
             )
         print(f"pictures:    {run.samples.uri}")
         if chooses:
             again = [*argv, "--steps", str(5 * total_steps)]
             print(f"go on:       {command_line('jobs/train.py', *again)}")
         print(f"TensorBoard: {watch_command(run.folder.parent)}")
-
-
-SHOWN = {
-    "loss/total": "loss",
-    "loss/mse": "MSE",
-    "loss/kl": "KL",
-    "loss/discriminator": "D loss",
-    "loss/generator": "G loss",
-    "accuracy/discriminator": "D accuracy",
-    "quality/swd": "SWD",
-}
-"""Which metrics the terminal shows, and how it calls them."""
-
-
-def losses(metrics: dict[str, float]) -> str:
-    """` - D loss 0.43 - G loss 2.50`, as far as they are known."""
-    known = [f" - {name} {metrics[tag]:.3g}" for tag, name in SHOWN.items() if tag in metrics]
-    return "".join(known)
 
 
 SILENT_SECONDS = 30
@@ -203,7 +186,7 @@ class Watcher:
             doing = f"no word from the workers for {duration(silent)}{self._awaited(silent)} - "
         else:
             doing = f"{progress.doing} - " if progress.doing else ""
-        self._line.show(stopping + doing + text + losses(progress.metrics))
+        self._line.show(stopping + doing + text + progress_text(progress.metrics))
 
     def _awaited(self, silent: float) -> str:
         """What has yet to come, by an autoscaler or after a node was lost, or to become free."""

@@ -165,7 +165,7 @@ def parse_choice(
 
 @dataclass(frozen=True)
 class TrainCommand:
-    run: RunConfig = field(default_factory=lambda: PRESETS["dcgan-celeba"].run)
+    run: RunConfig = field(default_factory=lambda: PRESETS["dcgan-celeba"])
     """The run."""
     job: JobOptions = field(default_factory=JobOptions)
     """The job."""

@@ -23,6 +23,7 @@ from raygen.model_options import (
 )
 from raygen.options import (
     MOST,
+    option,
     require,
     require_at_least,
     require_choice,
@@ -108,6 +109,14 @@ class RunConfig:
 
     preset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PRESET")] = "dcgan-celeba"
     """The model and its defaults: vae-celeba, dcgan-celeba, dcgan-anime or vaegan-anime."""
+    family: tyro.conf.Suppress[str] = "dcgan:DCGAN"
+    """The class of the model, as `<module in raygen.models>:<class>`."""
+    size: str = "32x32"
+    """Size of the images in pixels: 32 for square ones, else height x width, as 218x178. DCGAN and
+    VAE-GAN have networks for 32, 64 and 128; the VAE for any size."""
+    crop: int = 0
+    """Side in pixels of the centred square that is cut out of photographs first, which are to be
+    reconstructed; 0: none."""
     data: str = DRAWN
     """Dataset: a folder or URI that jobs/prepare.py wrote, or `drawn` for the built-in faces."""
     drawn_count: int = 3_200
@@ -159,14 +168,25 @@ class RunConfig:
     max_failures: int = 3
     """How often in a row, without a newer checkpoint, to go on from the last one after a worker
     died."""
+    own_epochs: tyro.conf.Suppress[float] = 1.0
+    """The length of a run for which neither steps nor epochs are chosen."""
+    own_steps: tyro.conf.Suppress[int] = 0
+    """The same in steps, where it is not 0."""
+    own_two_phase_steps: tyro.conf.Suppress[int] = 0
+    """The same under the two-phase schedule, where it is not 0."""
     model: ModelConfig = field(default_factory=DCGANConfig)
     """Options of this preset's model family."""
 
     def __post_init__(self) -> None:
+        image = ImageFormat.parse(self.size, self.crop)
+        # Users write the same size in several ways.
+        object.__setattr__(self, "size", image.size)
+        object.__setattr__(self, "crop", image.crop)
+        self.model.check_size(image.height, image.width, self.size)
         require_seed(self)
         require_at_least(self, 0, "validate_images", "projector_images")
         require_at_least(self, 0, "num_workers", "max_failures", most=MOST_WORKERS)
-        require_at_least(self, 0, "steps", most=MOST_STEPS)
+        require_at_least(self, 0, "steps", "own_steps", "own_two_phase_steps", most=MOST_STEPS)
         require_at_least(self, 1, "log_images", "sample_images", "validation_count")
         require_at_least(self, 1, "checkpoint_images", "keep")
         require_at_least(self, 1, "batch_size", most=MOST_BATCH)
@@ -175,8 +195,9 @@ class RunConfig:
         require_choice(self, "on_nan", OnNan)
         require_choice(self, "reader", Reader)
         require_drawn_count(self.drawn_count)
-        epochs = self.epochs
-        require(epochs >= 0 and math.isfinite(epochs), "--epochs", epochs, "be 0 or more")
+        for name in ("epochs", "own_epochs"):
+            epochs = getattr(self, name)
+            require(epochs >= 0 and math.isfinite(epochs), option(name), epochs, "be 0 or more")
         require(0 < self.width <= 16, "--width", self.width, "be in (0, 16]")
         require(
             self.batch_size % self.model.images_divisor == 0,
@@ -199,6 +220,11 @@ class RunConfig:
             )
 
     @property
+    def image(self) -> ImageFormat:
+        """The images that the networks are built for, as they are cut from photographs."""
+        return ImageFormat.parse(self.size, self.crop)
+
+    @property
     def step_images(self) -> int:
         """Images of the dataset that a training step takes, over all workers together."""
         return self.batch_size // self.model.images_divisor
@@ -216,11 +242,10 @@ class RunConfig:
             raise UserError(f"--data {self.data}: holds no training images; name another dataset")
         if self.steps:
             return self.steps
-        preset = PRESETS[self.preset]
-        own_steps = (self.is_two_phase and preset.two_phase_steps) or preset.steps
+        own_steps = (self.is_two_phase and self.own_two_phase_steps) or self.own_steps
         if own_steps and not self.epochs and self.data != DRAWN:
             return own_steps
-        epochs = self.epochs or (DRAWN_EPOCHS if self.data == DRAWN else preset.epochs)
+        epochs = self.epochs or (DRAWN_EPOCHS if self.data == DRAWN else self.own_epochs)
         steps = int(epochs * train_images / self.step_images)
         require(steps <= MOST_STEPS, "--epochs", f"{epochs:g}", f"be {MOST_STEPS:,} steps at most")
         if steps < 1:
@@ -230,13 +255,21 @@ class RunConfig:
             )
         return steps
 
+    def fits(self, height: int, width: int) -> bool:
+        """Whether the family can build networks for images of this size."""
+        try:
+            self.model.check_size(height, width, size_name(height, width))
+        except UserError:
+            return False
+        return True
+
     def check_images(self, height: int, width: int) -> None:
-        """Raises: UserError if the preset's networks are not made for images of this size."""
-        needed = PRESETS[self.preset].image.size
-        if size_name(height, width) != needed:
+        """Raises: UserError if the run's networks are not made for images of this size."""
+        found = size_name(height, width)
+        if found != self.size:
             raise UserError(
-                f"--data {self.data}: holds {size_name(height, width)} images, but {self.preset} "
-                f"is made for {needed}; prepare them with --size {needed}"
+                f"--data {self.data}: holds {found} images, but {self.preset} trains on "
+                f"{self.size}; prepare them with --size {self.size}, or train with --size {found}"
             )
 
     def to_json(self) -> dict[str, Any]:
@@ -271,16 +304,25 @@ class RunConfig:
         Raises: UserError.
         """
         preset = values.get("preset", RunConfig.preset)
-        if not isinstance(preset, str) or preset not in PRESETS:
+        if isinstance(preset, str) and preset in PRESETS:
+            default = PRESETS[preset]
+            family = values.get("family", default.family)
+            if family != default.family:
+                default = _of_family(family, where)
+        elif "family" in values:
+            # The preset has another name by now, or is somebody else's.
+            default = _of_family(values["family"], where)
+        else:
             known = ", ".join(PRESETS)
             raise UserError(f"preset {shown(preset)}: unknown; choose one of {known}")
-        config = PRESETS[preset].run.updated(values, where)
+        config = default.updated(values, where)
         return replace(config, data=without_keys(config.data))
 
 
 RESUMABLE_CHANGES = frozenset(
     (
         "data",
+        "crop",
         "steps",
         "epochs",
         "num_workers",
@@ -296,83 +338,71 @@ RESUMABLE_CHANGES = frozenset(
         "checkpoint_images",
         "keep",
         "max_failures",
+        "own_epochs",
+        "own_steps",
+        "own_two_phase_steps",
     )
 )
 """Options that may differ when a run is resumed, because they do not change what was learnt so
 far. (That `data` is the same dataset, wherever it lies now, is checked by its fingerprint.)"""
 
 
-@dataclass(frozen=True)
-class Preset:
-    """A named system.
-
-    Attributes:
-        family: the class of its model, as `<module in raygen.models>:<class>`.
-        image: the images it is made for.
-        run: its options.
-        epochs, steps: its own length; in steps, where that is not 0.
-        two_phase_steps: its own length under the two-phase schedule, if another.
-    """
-
-    family: str
-    image: ImageFormat
-    run: RunConfig
-    epochs: float = 1.0
-    steps: int = 0
-    two_phase_steps: int = 0
-
-
-PRESETS: dict[str, Preset] = {
-    "vae-celeba": Preset(
-        "vae:VAE",
-        ImageFormat(height=218, width=178),
-        RunConfig(
-            "vae-celeba",
-            batch_size=32,
-            log_images=640,
-            sample_images=16_000,
-            checkpoint_images=32_000,
-            validate_images=128_000,
-            validation_count=16_000,
-            model=VAEConfig(),
-        ),
-        steps=7 * 4_000,
+PRESETS: dict[str, RunConfig] = {
+    "vae-celeba": RunConfig(
+        "vae-celeba",
+        family="vae:VAE",
+        size="218x178",
+        batch_size=32,
+        log_images=640,
+        sample_images=16_000,
+        checkpoint_images=32_000,
+        validate_images=128_000,
+        validation_count=16_000,
+        own_steps=7 * 4_000,
+        model=VAEConfig(),
     ),
-    "dcgan-celeba": Preset(
-        "dcgan:DCGAN",
-        ImageFormat(height=32, width=32, crop=SQUARE_CROP),
-        RunConfig(
-            "dcgan-celeba",
-            sample_count=64,
-            model=DCGANConfig(latent_size=100, lr_d=1e-3, label_smoothing=0.1),
-        ),
-        epochs=3,
+    "dcgan-celeba": RunConfig(
+        "dcgan-celeba",
+        family="dcgan:DCGAN",
+        size="32x32",
+        crop=SQUARE_CROP,
+        sample_count=64,
+        own_epochs=3.0,
+        model=DCGANConfig(latent_size=100, lr_d=1e-3, label_smoothing=0.1),
     ),
-    "dcgan-anime": Preset(
-        "dcgan:DCGAN",
-        ImageFormat(height=64, width=64),
-        RunConfig(
-            "dcgan-anime",
-            log_images=20 * 64,
-            sample_images=200 * 64,
-            checkpoint_images=51 * 64,
-            model=DCGANConfig(half_batches=True),
-        ),
-        epochs=20,
-        two_phase_steps=4_000,
+    "dcgan-anime": RunConfig(
+        "dcgan-anime",
+        family="dcgan:DCGAN",
+        size="64x64",
+        log_images=20 * 64,
+        sample_images=200 * 64,
+        checkpoint_images=51 * 64,
+        own_epochs=20.0,
+        own_two_phase_steps=4_000,
+        model=DCGANConfig(half_batches=True),
     ),
-    "vaegan-anime": Preset(
-        "vaegan:VAEGAN",
-        ImageFormat(height=64, width=64),
-        RunConfig(
-            "vaegan-anime",
-            batch_size=256,
-            log_images=20 * 256,
-            sample_images=50 * 256,
-            checkpoint_images=51 * 256,
-            model=VAEGANConfig(),
-        ),
-        steps=4_000,
+    "vaegan-anime": RunConfig(
+        "vaegan-anime",
+        family="vaegan:VAEGAN",
+        size="64x64",
+        batch_size=256,
+        log_images=20 * 256,
+        sample_images=50 * 256,
+        checkpoint_images=51 * 256,
+        own_steps=4_000,
+        model=VAEGANConfig(),
     ),
 }
-"""The four reference systems. Adding one is described in CONTRIBUTING.md."""
+"""The four reference systems, by name: nothing but values of options. Adding one is described in
+CONTRIBUTING.md."""
+
+
+def _of_family(family: Any, where: str) -> RunConfig:
+    """Options of any run of a model family. Raises: UserError if it is not installed."""
+    for run in PRESETS.values():
+        if run.family == family:
+            return run
+    known = sorted({run.family for run in PRESETS.values()})
+    raise UserError(
+        f"{where}: family {shown(family)} is not installed; known are {', '.join(known)}"
+    )

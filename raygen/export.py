@@ -14,8 +14,9 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from raygen.errors import UserError
+from raygen.models.base import Interface
 from raygen.storage import Folder
-from raygen.trained import USED, TrainedModel
+from raygen.trained import TrainedModel
 
 DESCRIPTION = "model.json"
 BATCH = torch.export.Dim("batch", min=1)
@@ -35,15 +36,16 @@ def export(trained: TrainedModel, target: str, folder: Folder) -> list[str]:
         _require_onnx()
     files = {}
     for name, network in _networks(trained).items():
-        inputs = _example(trained, name)
+        interface = trained.model.interfaces[name]
+        inputs = tuple(torch.zeros(2, *shape) for shape in interface.inputs.values())
         if target == "safetensors":
             tensors = {k: v.cpu().contiguous() for k, v in network.state_dict().items()}
             about = {"network": name, "model": json.dumps(_describe(trained))}
             files[f"{name}.safetensors"] = save_tensors(tensors, metadata=about)
         elif target == "onnx":
-            files[f"{name}.onnx"] = _as_onnx(network, name, inputs)
+            files[f"{name}.onnx"] = _as_onnx(network, interface, inputs)
         else:
-            program = torch.export.export(network, (inputs,), dynamic_shapes=({0: BATCH},))
+            program = torch.export.export(network, inputs, dynamic_shapes=_batches(inputs))
             file = io.BytesIO()
             torch.export.save(program, file)
             files[f"{name}.pt2"] = file.getvalue()
@@ -54,39 +56,32 @@ def export(trained: TrainedModel, target: str, folder: Folder) -> list[str]:
 
 
 def _networks(trained: TrainedModel) -> dict[str, nn.Module]:
-    """The generator or decoder, and the encoder where there is one, on the CPU."""
-    names = [n for n in USED if n in trained.model.trained]
+    """The networks that the model is used with, on the CPU."""
+    names = trained.model.interfaces
     # Copies in the ordinary memory layout, which is the only one that some formats know.
-    copies = {name: copy.deepcopy(trained.model.drawn(name)).cpu().eval() for name in names}
+    copies = {name: copy.deepcopy(trained.model.ema(name)).cpu().eval() for name in names}
     return {n: c.to(memory_format=torch.contiguous_format) for n, c in copies.items()}
 
 
-def _example(trained: TrainedModel, network: str) -> Tensor:
-    if network == "encoder":
-        return torch.zeros(2, 3, *trained.image_size)
-    return torch.zeros(2, trained.latent_size)
+def _batches(inputs: tuple[Tensor, ...]) -> tuple[dict[int, Any], ...]:
+    """That the first dimension of each input may be of any length."""
+    return tuple({0: BATCH} for _ in inputs)
 
 
 def _describe(trained: TrainedModel) -> dict[str, Any]:
     height, width = trained.image_size
     return {
         "preset": trained.config.preset,
+        "family": trained.config.family,
         "width": trained.config.width,
         "step": trained.step,
-        "codes": {"shape": ["batch", trained.latent_size], "distribution": "N(0, I)"},
+        "codes": {"shape": ["batch", *trained.latent_shape], "distribution": "N(0, I)"},
         "images": {"shape": ["batch", 3, height, width], "range": [-1, 1], "channels": "RGB"},
         "networks": {
-            name: {
-                "inputs": ["images"] if name == "encoder" else ["codes"],
-                "outputs": _outputs(name),
-            }
-            for name in _networks(trained)
+            name: {"inputs": list(interface.inputs), "outputs": list(interface.outputs)}
+            for name, interface in trained.model.interfaces.items()
         },
     }
-
-
-def _outputs(network: str) -> list[str]:
-    return ["mean", "log_var"] if network == "encoder" else ["images"]
 
 
 def _require_onnx() -> None:
@@ -99,7 +94,7 @@ def _require_onnx() -> None:
         ) from error
 
 
-def _as_onnx(network: nn.Module, name: str, inputs: Tensor) -> bytes:
+def _as_onnx(network: nn.Module, interface: Interface, inputs: tuple[Tensor, ...]) -> bytes:
     with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
         # About what the exporter does inside.
         warnings.simplefilter("ignore")
@@ -107,14 +102,14 @@ def _as_onnx(network: nn.Module, name: str, inputs: Tensor) -> bytes:
         path = os.path.join(place, "network.onnx")
         torch.onnx.export(
             network,
-            (inputs,),
+            inputs,
             path,
             dynamo=True,
             verbose=False,
             external_data=False,
-            input_names=["images" if name == "encoder" else "codes"],
-            output_names=_outputs(name),
-            dynamic_shapes=({0: BATCH},),
+            input_names=list(interface.inputs),
+            output_names=list(interface.outputs),
+            dynamic_shapes=_batches(inputs),
         )
         with open(path, "rb") as file:
             return file.read()

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 import tyro
 
 from raygen.config import MOST_WORKERS, ImageFormat, require_drawn_count
+from raygen.evaluation.metrics import metric_help
+from raygen.evaluation.objective import MAX_KL
 from raygen.options import require, require_at_least, require_choice, require_seed, seconds_of
 
 
@@ -346,7 +348,7 @@ class SweepBenchOptions(BenchOptions):
 
 Search = Literal["random", "optuna", "grid"]
 Scheduler = Literal["asha", "pbt", "none"]
-Direction = Literal["min", "max"]
+Mode = Literal["auto", "min", "max"]
 
 
 @dataclass(frozen=True)
@@ -369,12 +371,10 @@ class SweepOptions:
     """How many trials run at once; auto: as many as there are GPUs, or CPUs, for their workers."""
     time_budget: str = ""
     """End the sweep after so long, as 90s, 30m or 2h; --resume goes on with it. Default: never."""
-    metric: str = ""
-    """Name of any metric that training logs. Default: quality/swd, the sliced Wasserstein distance
-    between samples and validation images; for VAEs validation/mse."""
-    mode: Direction = "min"
-    """Whether a low or a high value of the metric is good."""
-    max_kl: float = 500.0
+    metric: Annotated[str, tyro.conf.arg(help=metric_help())] = ""
+    mode: Mode = "auto"
+    """Whether a low or a high value of the metric is good; auto: as it is usual for it."""
+    max_kl: float = MAX_KL
     """With --metric validation/mse: nats per image; a higher KL divergence counts as an error. 0:
     no bound."""
     space: str = ""
@@ -391,7 +391,7 @@ class SweepOptions:
         require_at_least(self, 1, "workers_per_trial")
         require_choice(self, "search", Search)
         require_choice(self, "scheduler", Scheduler)
-        require_choice(self, "mode", Direction)
+        require_choice(self, "mode", Mode)
         number = re.fullmatch(r"[1-9]\d{0,3}", self.trials, re.ASCII)
         wish = "be auto or from 1 to 9,999"
         require(self.trials == "auto" or bool(number), "--trials", self.trials, wish)

@@ -16,6 +16,8 @@ AdversarialLoss = Literal["non-saturating", "hinge", "least-squares", "wasserste
 VAEGANObjective = Literal["larsen", "article"]
 Optimizer = Literal["rmsprop", "adam"]
 
+LEAST_SIDE = 8
+"""Pixels of the smallest images whose quality can be measured."""
 LARGEST_LATENT = 2**16
 """Numbers of a latent code: more than the values of the smallest images."""
 
@@ -65,6 +67,20 @@ class ModelConfig:
         return 1
 
     @property
+    def sides(self) -> tuple[int, ...]:
+        """The sides of the images, in pixels, that the networks can be built for; none: any."""
+        return ()
+
+    def check_size(self, height: int, width: int, size: str) -> None:
+        """Raises: UserError if the networks cannot be built for images of this size."""
+        if self.sides:
+            known = ", ".join(map(str, self.sides))
+            fits = height == width and height in self.sides
+            require(fits, "--size", size, f"be one of {known}, for this preset's networks")
+        least = min(height, width)
+        require(least >= LEAST_SIDE, "--size", size, f"have at least {LEAST_SIDE} pixels a side")
+
+    @property
     def explicit(self) -> Self:
         """The same options, with the numbers that a 0 stands for."""
         return self
@@ -75,8 +91,13 @@ class ModelConfig:
         return {}
 
     @property
-    def tuned_metric(self) -> str:
-        """The metric that a sweep minimises if it is not told otherwise."""
+    def logged(self) -> tuple[str, ...]:
+        """The tags of what the family logs in training steps, and on validation images."""
+        return ()
+
+    @property
+    def best_by(self) -> str:
+        """The tag of the metric that tells the best checkpoint, and the best trial of a sweep."""
         return "quality/swd"
 
 
@@ -118,6 +139,10 @@ class AdversarialConfig(ModelConfig):
         require(0 <= smoothing < 1, "--label-smoothing", smoothing, "be in [0, 1)")
 
     @property
+    def sides(self) -> tuple[int, ...]:
+        return (32, 64, 128)
+
+    @property
     def search_space(self) -> Space:
         return {
             "lr_g": decades_around(self.lr_g),
@@ -128,6 +153,16 @@ class AdversarialConfig(ModelConfig):
             "label_smoothing": Range(0.0, 0.2),
         }
 
+    @property
+    def logged(self) -> tuple[str, ...]:
+        names = ["discriminator", "discriminator_real", "discriminator_fake"]
+        critic = self.adversarial_loss == "wasserstein-gp"
+        return (
+            *(f"{group}/{name}" for group in ("loss", "validation") for name in names),
+            "loss/gradient_penalty" if critic else "accuracy/discriminator",
+            "validation/generator",
+        )
+
 
 @dataclass(frozen=True)
 class DCGANConfig(AdversarialConfig):
@@ -136,6 +171,10 @@ class DCGANConfig(AdversarialConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive(self, "lr_g")
+
+    @property
+    def logged(self) -> tuple[str, ...]:
+        return (*super().logged, "loss/generator")
 
     @property
     def images_divisor(self) -> int:
@@ -178,7 +217,13 @@ class VAEConfig(ModelConfig):
         }
 
     @property
-    def tuned_metric(self) -> str:
+    def logged(self) -> tuple[str, ...]:
+        return tuple(
+            f"{group}/{name}" for group in ("loss", "validation") for name in ("total", "mse", "kl")
+        )
+
+    @property
+    def best_by(self) -> str:
         return "validation/mse"
 
 
@@ -218,6 +263,20 @@ class VAEGANConfig(AdversarialConfig):
     def explicit(self) -> Self:
         decoder, vae = self.learning_rates
         return replace(self, lr_g=decoder, lr_vae=vae)
+
+    @property
+    def logged(self) -> tuple[str, ...]:
+        names = ["discriminator_reconstruction", "generator_reconstruction", "generator_fake", "kl"]
+        if self.objective == "larsen":
+            names += ["encoder", "decoder", "feature_distance"]
+        else:
+            names += ["vae", "mse", "generator"]
+        measured = ["discriminator_reconstruction", "mse", "kl"]
+        return (
+            *super().logged,
+            *(f"loss/{name}" for name in names),
+            *(f"validation/{name}" for name in measured),
+        )
 
     @property
     def search_space(self) -> Space:

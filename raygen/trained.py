@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from raygen.config import PRESETS, RunConfig
-from raygen.data.prefetch import as_images
+from raygen.data.pixels import as_images
 from raygen.data.reader import ShardReader
 from raygen.data.shards import Manifest
 from raygen.data.sources import TRAIN
 from raygen.errors import UserError
-from raygen.models import build_model
+from raygen.models import build_model, family_of
 from raygen.models.base import Model
-from raygen.models.layers import USER_SAMPLES, latent_code_batches, latent_codes
+from raygen.models.layers import USER_SAMPLES, latent_batches, latents
 from raygen.storage import Folder
 from raygen.training import checkpoint
 from raygen.training.finite import NotFinite, check_weights
@@ -24,15 +24,13 @@ AT_ONCE = 64
 """Images that go through a network together; a sixteenth of it where they are large."""
 LARGE_PIXELS = 128 * 128
 """Of an image; what a network makes of it in between takes many times its memory."""
-USED = ("encoder", "decoder", "generator")
-"""The networks that a trained model is used with; the others only served its training."""
 _ADVICE = "use an earlier checkpoint (--checkpoint), or train again with lower learning rates"
 
 
 class TrainedModel:
     """The networks of one checkpoint, with which nothing is trained any more.
 
-    Images are (N, 3, H, W) float32 in [-1, 1], codes (N, latent_size) float32; results lie on the
+    Images are (N, 3, H, W) float32 in [-1, 1], codes (N, *latent_shape) float32; results lie on the
     CPU. Networks are used as pictures are drawn in training: with the moving average of their
     weights, where there is one, and batch norm's running statistics.
 
@@ -50,13 +48,14 @@ class TrainedModel:
         return self.model.config
 
     @property
-    def latent_size(self) -> int:
-        return self.model.latent_size
+    def latent_shape(self) -> tuple[int, ...]:
+        """Of the code of an image, or the noise that it is made from."""
+        return self.model.latent_shape
 
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width of the images."""
-        image = PRESETS[self.config.preset].image
+        image = self.config.image
         return image.height, image.width
 
     @property
@@ -66,25 +65,35 @@ class TrainedModel:
         return AT_ONCE if height * width <= LARGE_PIXELS else AT_ONCE // 16
 
     def codes(self, count: int, seed: int = 0) -> Tensor:
-        """The codes that `sample` decodes: N(0, I), a function of the seed alone."""
-        return latent_codes(count, self.latent_size, (USER_SAMPLES, seed))
+        """What `sample` makes images from: N(0, I), a function of the seed alone."""
+        return latents(count, self.latent_shape, (USER_SAMPLES, seed))
 
     def code_batches(self, count: int, seed: int = 0) -> Iterator[Tensor]:
         """The codes of `codes`, as many at a time as go through a network together.
 
-        Yields: (N, latent_size).
+        Yields: (N, *latent_shape).
         """
         at_once = -(-self.at_once // 16) * 16
-        return latent_code_batches(count, self.latent_size, (USER_SAMPLES, seed), at_once)
+        return latent_batches(count, self.latent_shape, (USER_SAMPLES, seed), at_once)
 
     def sample(self, count: int, seed: int = 0) -> Tensor:
         """New images; a larger count with the same seed begins with the same images."""
-        return self.decode(self.codes(count, seed))
+        return self.from_noise(self.codes(count, seed))
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """New images, of noise (N, *latent_shape).
+
+        Raises: UserError if they are not finite, but the noise is.
+        """
+        return self._images(self.model.sample, noise)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Images of codes, as `encode` finds them. Raises: as `from_noise`."""
+        return self._images(self.model.decode, codes)
 
     @torch.no_grad()
-    def decode(self, codes: Tensor) -> Tensor:
-        """Images of codes. Raises: UserError if they are not finite, but the codes are."""
-        parts = [self.model.decode(part).float().cpu() for part in codes.split(self.at_once)]
+    def _images(self, make: Callable[[Tensor], Tensor], codes: Tensor) -> Tensor:
+        parts = [make(part).float().cpu() for part in codes.split(self.at_once)]
         images = torch.cat(parts) if parts else torch.empty(0, 3, *self.image_size)
         self._check_finite(codes, images, "images")
         return images
@@ -104,7 +113,7 @@ class TrainedModel:
                 f"(N, 3, {height}, {width})"
             )
         parts = [self.model.encode(part)[0].float().cpu() for part in images.split(self.at_once)]
-        codes = torch.cat(parts) if parts else torch.empty(0, self.latent_size)
+        codes = torch.cat(parts) if parts else torch.empty(0, *self.latent_shape)
         self._check_finite(images, codes, "codes")
         return codes
 
@@ -121,8 +130,8 @@ class TrainedModel:
 
     def require_encoder(self, wish: str) -> None:
         """Raises: UserError if the model has no encoder. Args: wish: what needs one."""
-        if not self.model.has_encoder:
-            able = [name for name, p in PRESETS.items() if not p.family.startswith("dcgan:")]
+        if not self.model.can_encode:
+            able = [n for n, run in PRESETS.items() if family_of(run.family).can_encode]
             raise UserError(
                 f"{wish}: needs an encoder, which {self.config.preset} lacks; use a run of "
                 f"{' or '.join(able)}"
@@ -135,7 +144,7 @@ class TrainedModel:
         most: int = 2_000,
         progress: Callable[[int, int], None] | None = None,
     ) -> Tensor:
-        """How codes with an attribute differ from codes without: (latent_size,).
+        """How codes with an attribute differ from codes without: (*latent_shape).
 
         The mean of the codes of training images that have it minus that of those that lack it.
 
@@ -159,7 +168,7 @@ class TrainedModel:
         means = []
         for rows in groups:
             # In double precision, so that the sum of many is as exact as of few.
-            codes = torch.zeros(self.latent_size, dtype=torch.float64)
+            codes = torch.zeros(self.latent_shape, dtype=torch.float64)
             for first in range(0, len(rows), AT_ONCE):
                 pixels = reader.images(rows[first : first + AT_ONCE])
                 codes += self.encode(as_images(pixels)).double().sum(dim=0)
@@ -172,11 +181,11 @@ class TrainedModel:
     def vary(self, images: Tensor, vector: Tensor, strengths: Tensor) -> Tensor:
         """Reconstructions with multiples of a vector added to their codes.
 
-        Args: images: (N, 3, H, W); vector: (latent_size,); strengths: (S,).
+        Args: images: (N, 3, H, W); vector: (*latent_shape); strengths: (S,).
         Returns: (N * S, 3, H, W), all strengths of the first image first.
         """
         codes = self.encode(images)
-        moved = codes[:, None] + strengths[None, :, None] * vector
+        moved = codes[:, None] + strengths.view(1, -1, *[1] * vector.ndim) * vector
         return self.decode(moved.flatten(0, 1))
 
 
@@ -198,7 +207,7 @@ def load(run: str, which: str | int = "last", device: str = "cpu") -> TrainedMod
         model = build_model(config)
     checkpoint.load_networks(saved, model)
     try:
-        check_weights({n: model.drawn(n) for n in USED if n in model.trained}, step)
+        check_weights({name: model.ema(name) for name in model.interfaces}, step)
     except NotFinite as error:
         raise UserError(f"{saved.uri}: {error}; {_ADVICE}") from error
     model.to(torch.device(device))

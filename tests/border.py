@@ -35,6 +35,7 @@ from raygen.data.reader import ShardReader
 from raygen.data.shards import MANIFEST, Manifest, write_shard
 from raygen.data.sources import TRAIN
 from raygen.errors import UserError
+from raygen.evaluation.objective import Objective
 from raygen.job_options import FolderOptions, SampleOptions, SweepOptions
 from raygen.options import read_json_object, updated
 from raygen.search_space import random_trials, read_space
@@ -43,7 +44,6 @@ from raygen.trained import load
 from raygen.training import checkpoint
 from raygen.training.run import RunFolder
 from raygen.tuning.findings import as_csv, over_seeds, sentence
-from raygen.tuning.objective import Objective
 from raygen.tuning.planning import Plan, read_history
 from raygen.tuning.records import Report, SweepFolder, Trial, best_trial
 from raygen.tuning.table import trial_rows
@@ -54,7 +54,7 @@ HANGS = 180
 """Seconds after which a file is taken for one that is never read to its end."""
 PRESET, WIDTH = "dcgan-celeba", 0.0625
 SPACE = {"lr_g": [1e-4, 1e-3], "beta1": "uniform(0,0.5)", "batch_size": "randint(8,32)"}
-RUN = PRESETS[PRESET].run.updated({"width": WIDTH}, "test")
+RUN = PRESETS[PRESET].updated({"width": WIDTH}, "test")
 OTHER_CLAIM = f".lease-{'0' * 32}.json"
 
 

@@ -24,7 +24,8 @@ from torch.nn.parallel import DistributedDataParallel
 from raygen.cli import run_job
 from raygen.config import PRESETS, RunConfig
 from raygen.data import shards
-from raygen.data.prefetch import scale_images
+from raygen.data.batch import Batch
+from raygen.data.pixels import scale_images
 from raygen.data.shards import Manifest, write_shard
 from raygen.data.sources import TRAIN, VALIDATION, Source
 from raygen.models import build_model
@@ -96,7 +97,7 @@ def damage(file: Path) -> None:
 def tiny_config(**options: Any) -> RunConfig:
     """A DCGAN run of an eighth of the width, small enough for a test."""
     values = {"width": 0.125, "batch_size": 8, "steps": 4, "precision": "fp32"} | options
-    return PRESETS["dcgan-celeba"].run.updated(values, "test")
+    return PRESETS["dcgan-celeba"].updated(values, "test")
 
 
 def random_images(count: int, size: int = 32, seed: int = 0) -> torch.Tensor:
@@ -160,7 +161,7 @@ def fails(capsys: pytest.CaptureFixture[str], name: str, *arguments: str | Path)
 def small_config(preset: str, **options: Any) -> RunConfig:
     """A run of any preset, a sixteenth as wide and without moving averages."""
     values = {"width": 0.0625, "batch_size": 8, "precision": "fp32", "ema_images": 0} | options
-    return PRESETS[preset].run.updated(values, "test")
+    return PRESETS[preset].updated(values, "test")
 
 
 def build_any(config: RunConfig) -> Model:
@@ -291,7 +292,7 @@ def train_share(
     """Train a model on this worker's share of random images, and save what came of it."""
     model = build_any(config)
     fixed_statistics(model, variance)
-    image, count = PRESETS[config.preset].image, config.step_images
+    image, count = config.image, config.step_images
     share = slice(rank * count // world_size, (rank + 1) * count // world_size)
     results: dict[str, Tensor] = {}
     with in_double_precision(model):
@@ -301,7 +302,9 @@ def train_share(
             assert all(isinstance(network, DistributedDataParallel) for network in wrapped)
         for k in range(steps):
             real = scaled_images(count, image.height, image.width, seed=k)[share].double()
-            metrics = model.update(real, Step(k, steps, count, k * count, rank, world_size))
+            metrics = model.update(
+                batch_of(real), Step(k, steps, count, k * count, rank, world_size)
+            )
             results |= {f"step{k}/{name}": value.double() for name, value in metrics.items()}
     for name, network in model.networks.items():
         results |= {f"{name}/{key}": value for key, value in network.state_dict().items()}
@@ -343,7 +346,7 @@ def save_run(path: Path, preset: str, steps: int = 2, **options: Any) -> Model:
     image = PRESETS[preset].image
     for k in range(steps):
         real = scaled_images(config.step_images, image.height, image.width, seed=k)
-        model.update(real, step_of(k, config.step_images))
+        model.update(batch_of(real), step_of(k, config.step_images))
     run = RunFolder(Folder.at(path))
     run.folder.write_json(CONFIG, config.to_json())
     about = {"config": config.to_json()}
@@ -395,3 +398,10 @@ def listeners(processes: list[int]) -> dict[tuple[str, int], str]:
 
 def is_loopback(ip: str) -> bool:
     return ip == "::1" or ip.removeprefix("::ffff:").startswith("127.")
+
+
+def batch_of(images: Tensor, attributes: Tensor | None = None) -> Batch:
+    """A batch of images (N, 3, H, W), which nothing, or these attributes, are known of."""
+    count = len(images)
+    known = torch.zeros(count, 0, dtype=torch.int8) if attributes is None else attributes
+    return Batch(images, known, torch.arange(count))

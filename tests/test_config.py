@@ -10,7 +10,7 @@ from raygen.config import DRAWN, PRESETS, ImageFormat, RunConfig
 from raygen.errors import UserError
 from raygen.training.placement import check_batch, most_workers
 
-RUN = PRESETS["dcgan-celeba"].run
+RUN = PRESETS["dcgan-celeba"]
 
 
 ADAM = {"beta1": 0.5, "adversarial_loss": "non-saturating", "spectral_norm": False}
@@ -70,14 +70,14 @@ ADAM = {"beta1": 0.5, "adversarial_loss": "non-saturating", "spectral_norm": Fal
     ],
 )
 def test_presets_are_the_reference_systems(preset: str, expected: dict[str, Any]) -> None:
-    values = PRESETS[preset].run.to_json()
+    values = PRESETS[preset].to_json()
     assert {name: values[name] for name in expected} == expected
     assert values["preset"] == preset
 
 
 def test_presets_have_the_reference_systems_images_and_lengths() -> None:
     def length(preset: str, images: int, **options: Any) -> int:
-        run = PRESETS[preset].run.updated({"data": "somewhere"} | options, "test")
+        run = PRESETS[preset].updated({"data": "somewhere"} | options, "test")
         return run.total_steps(images)
 
     images = {name: preset.image for name, preset in PRESETS.items()}
@@ -99,14 +99,14 @@ def test_presets_have_the_reference_systems_images_and_lengths() -> None:
 
 def test_half_batches_need_an_even_batch() -> None:
     with pytest.raises(UserError, match="--batch-size 127: must be even"):
-        PRESETS["dcgan-anime"].run.updated({"batch_size": 127}, "test")
-    odd = PRESETS["dcgan-anime"].run.updated({"batch_size": 127, "half_batches": False}, "test")
+        PRESETS["dcgan-anime"].updated({"batch_size": 127}, "test")
+    odd = PRESETS["dcgan-anime"].updated({"batch_size": 127, "half_batches": False}, "test")
     assert odd.step_images == 127
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_config_survives_json(preset: str) -> None:
-    run = PRESETS[preset].run.updated({"width": 0.5, "latent_size": 7}, "test")
+    run = PRESETS[preset].updated({"width": 0.5, "latent_size": 7}, "test")
     assert RunConfig.from_json(json.loads(json.dumps(run.to_json())), "test") == run
 
 
@@ -171,7 +171,7 @@ def test_values_out_of_range_are_refused(name: str, value: Any) -> None:
     ],
 )
 def test_values_of_models_out_of_range_are_refused(preset: str, name: str, value: Any) -> None:
-    run = PRESETS[preset].run
+    run = PRESETS[preset]
     with pytest.raises(UserError, match=f"--{name.replace('_', '-')} .*: must be"):
         replace(run, model=replace(run.model, **{name: value}))
 
@@ -182,7 +182,7 @@ def test_more_epochs_than_any_run_has_are_refused() -> None:
 
 
 def test_batch_norm_of_codes_needs_two_images_for_each_worker() -> None:
-    vae = PRESETS["vae-celeba"].run
+    vae = PRESETS["vae-celeba"]
     with pytest.raises(UserError, match="--batch-size 1: leaves 1 image for each of 1 worker, but"):
         replace(vae, batch_size=1)
     with pytest.raises(UserError, match="--batch-size 8: leaves 1 image for each of 8 workers"):
@@ -208,5 +208,5 @@ def test_image_sizes_as_users_write_them() -> None:
 
 def test_images_of_another_size_are_refused() -> None:
     RUN.check_images(32, 32)
-    with pytest.raises(UserError, match="holds 64x64 images, but dcgan-celeba is made for 32x32"):
+    with pytest.raises(UserError, match="holds 64x64 images, but dcgan-celeba trains on 32x32"):
         RUN.check_images(64, 64)

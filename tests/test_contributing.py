@@ -12,8 +12,9 @@ from helpers import build_any, random_images, run_processes, write_dataset
 import raygen
 from raygen import config
 from raygen.config import PRESETS
-from raygen.data.prefetch import as_images
-from raygen.data.stream import Batch, ImageStream
+from raygen.data.pixels import as_images
+from raygen.data.rows import Rows
+from raygen.data.stream import ImageStream
 from raygen.storage import Folder
 from raygen.training.control import Control
 from raygen.training.run import RunFolder
@@ -42,14 +43,15 @@ def learn(rank: int, folder: str, world_size: int) -> None:
         share = self.batch_size // world_size
         for step in range(first, stop):
             images = random_images(self.batch_size, seed=step % 2).numpy()
-            yield Batch(images[rank * share : (rank + 1) * share], np.arange(share))
+            own = images[rank * share : (rank + 1) * share]
+            yield Rows(own, np.empty((share, 0), np.int8), np.arange(share))
 
     ImageStream.batches = batches  # type: ignore[assignment, method-assign]
     place = Path(folder)
     manifest, _ = write_dataset(place / f"data{rank}", (16,), (4,), size=32)
     run = RunFolder.at(folder, "run")
     options = {"steps": 80, "batch_size": 8, "log_images": 8, "validate_images": 80}
-    settings = PRESETS["linear-celeba"].run.updated(options, "test")
+    settings = PRESETS["linear-celeba"].updated(options, "test")
     run.folder.write_json("config.json", settings.to_json())
     session = Session(settings, run, Folder.at(place / f"data{rank}"), manifest, world_size, False)
     outcome = run_session(session, Workers(rank, world_size), Control())
@@ -68,7 +70,7 @@ def example(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_the_example_trains_on_two_workers_and_is_sampled(tmp_path: Path, example: None) -> None:
     run_processes(2, learn, str(tmp_path), 2)
-    first, last = build_any(PRESETS["linear-celeba"].run), raygen.load(str(tmp_path / "run"))
+    first, last = build_any(PRESETS["linear-celeba"]), raygen.load(str(tmp_path / "run"))
     assert last.step == 80
     real = as_images(random_images(8, seed=0).numpy())
     learnt, untrained = last.reconstruct(real), first.decode(first.encode(real)[0])

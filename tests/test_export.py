@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from helpers import build_any, scaled_images, small_config, step_of
+from helpers import batch_of, build_any, scaled_images, small_config, step_of
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -28,7 +28,9 @@ def trained_model(preset: str) -> TrainedModel:
     config = small_config(preset, ema_images=1000, latent_size=8, batch_size=4)
     model = build_any(config)
     image = PRESETS[preset].image
-    model.update(scaled_images(config.step_images, image.height, image.width), step_of(0, 4))
+    model.update(
+        batch_of(scaled_images(config.step_images, image.height, image.width)), step_of(0, 4)
+    )
     return TrainedModel(model, 1)
 
 

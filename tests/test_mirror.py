@@ -13,7 +13,7 @@ from raygen import mirror as mirror_module
 from raygen.mirror import Mirror
 from raygen.storage import Folder
 from raygen.training.logging import RunLog
-from raygen.training.projector import write_projector
+from raygen.training.projector import Codes, write_projector
 from raygen.training.run import RunFolder
 from raygen.tuning import hparams
 
@@ -61,7 +61,7 @@ def test_other_files_are_replaced_and_deleted_ones_forgotten(s3: Folder, tmp_pat
     images = np.zeros((2, 4, 4, 3), np.uint8)
     for value in (1.0, 2.0):
         codes = np.full((2, 3), value)
-        write_projector(run, codes, images, ["a", "b"], (), np.zeros((2, 0)))
+        write_projector(run, Codes(codes, images, ["a", "b"], (), np.zeros((2, 0))))
         assert mirror.update() >= 1
         shown = np.loadtxt(tmp_path / "vae/projector/codes.tsv")
         assert np.array_equal(shown, codes)

@@ -166,7 +166,7 @@ def test_shares_and_values_of_ranges_are_each_others_inverse() -> None:
 
 
 def test_presets_search_two_decades_around_their_defaults() -> None:
-    dcgan = PRESETS["dcgan-celeba"].run.model
+    dcgan = PRESETS["dcgan-celeba"].model
     assert isinstance(dcgan, DCGANConfig)
     assert dcgan.search_space["lr_g"] == Range(1e-5, 1e-3, log=True)
     assert dcgan.search_space["lr_d"] == Range(1e-4, 1e-2, log=True)
@@ -174,24 +174,24 @@ def test_presets_search_two_decades_around_their_defaults() -> None:
     assert isinstance(ratios, Choice)
     assert set(ratios.values) == {"1:1", "2:1", "5:1", "1:2", "4:1", "two-phase"}
     assert dcgan.search_space["beta1"] == Choice((0.0, 0.5))
-    vae = PRESETS["vae-celeba"].run.model
+    vae = PRESETS["vae-celeba"].model
     assert isinstance(vae, VAEConfig)
     assert set(vae.search_space) == {"lr", "kl_weight", "optimizer"}
-    assert vae.tuned_metric == "validation/mse"
+    assert vae.best_by == "validation/mse"
     # A learning rate of 0 stands for the objective's own, which has to be known.
-    vaegan = PRESETS["vaegan-anime"].run.model.explicit
+    vaegan = PRESETS["vaegan-anime"].model.explicit
     assert isinstance(vaegan, VAEGANConfig)
     assert (vaegan.lr_g, vaegan.lr_vae) == (1e-3, 1e-3)
     assert vaegan.search_space["lr_g"] == Range(1e-4, 1e-2, log=True)
     assert "gamma" in vaegan.search_space
-    assert vaegan.tuned_metric == "quality/swd"
+    assert vaegan.best_by == "quality/swd"
 
 
 def test_every_preset_accepts_all_that_its_space_offers() -> None:
     for preset in PRESETS.values():
-        for name, domain in preset.run.model.explicit.search_space.items():
+        for name, domain in preset.model.explicit.search_space.items():
             for value in (*domain.extremes, *domain.points()):
-                config = preset.run.updated({name: value}, "test")
+                config = preset.updated({name: value}, "test")
                 assert config.to_json()[name] == value
 
 

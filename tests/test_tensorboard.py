@@ -15,7 +15,7 @@ from werkzeug.test import Client
 
 from raygen.storage import Folder
 from raygen.tensorboard import FreshProjector
-from raygen.training.projector import NAME, write_projector
+from raygen.training.projector import NAME, Codes, write_projector
 
 SECRET = "1.5\t2.5\n"
 """What a table of codes may hold, and what nobody is to see."""
@@ -70,7 +70,7 @@ class Board:
 def write_run(folder: Path, value: float = 7.0) -> None:
     images = np.zeros((2, 4, 4, 3), np.uint8)
     codes = np.full((2, 3), value)
-    write_projector(Folder.at(folder), codes, images, ["a", "b"], (), np.zeros((2, 0)))
+    write_projector(Folder.at(folder), Codes(codes, images, ["a", "b"], (), np.zeros((2, 0))))
 
 
 def write_config(folder: Path, **named: str) -> None:

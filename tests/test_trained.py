@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import build_any, damage, fails, save_run, scaled_images, step_of
+from helpers import batch_of, build_any, damage, fails, save_run, scaled_images, step_of
 from torch import Tensor
 
 import raygen
-from raygen.config import PRESETS, ImageFormat, Preset, RunConfig
+from raygen.config import ImageFormat, RunConfig
 from raygen.data.drawn_faces import Face, attributes_of, paint, sample_face
 from raygen.data.images import fit_image
-from raygen.data.prefetch import as_images
+from raygen.data.pixels import as_images
 from raygen.data.shards import MANIFEST, Manifest, write_shard
 from raygen.data.sources import TRAIN, VALIDATION
 from raygen.errors import CheckpointError, UserError
@@ -47,7 +47,7 @@ def vaegan(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Model]:
 def test_a_loaded_model_draws_what_the_trained_one_draws(vaegan: tuple[Path, Model]) -> None:
     path, model = vaegan
     trained = raygen.load(str(path))
-    assert (trained.step, trained.latent_size, trained.image_size) == (2, 8, (64, 64))
+    assert (trained.step, trained.latent_shape, trained.image_size) == (2, (8,), (64, 64))
     codes = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
     assert torch.equal(trained.decode(codes), model.decode(codes))
     real = scaled_images(5, 64, 64)
@@ -108,7 +108,7 @@ def test_checkpoints_of_other_runs_and_damaged_ones_are_refused(tmp_path: Path) 
     save_run(tmp_path / "run", "dcgan-celeba")
     place = tmp_path / "run/checkpoints/step-00000002"
     for name, options in (
-        ("preset dcgan-anime", {"preset": "dcgan-anime"}),
+        ("size 64x64", {"preset": "dcgan-anime"}),
         ("width 0.125", {"preset": "dcgan-celeba", "width": 0.125}),
     ):
         save_run(tmp_path / name, **options)
@@ -165,7 +165,7 @@ def test_what_is_not_finite_is_not_passed_on(vaegan: tuple[Path, Model]) -> None
     trained = raygen.load(str(vaegan[0]))
     with torch.no_grad():
         for name in ("encoder", "decoder"):
-            for parameter in trained.model.drawn(name).parameters():
+            for parameter in trained.model.ema(name).parameters():
                 parameter.mul_(1e30)
     real = scaled_images(2, 64, 64)
     uses: list[tuple[Callable[[], Tensor], str]] = [
@@ -222,14 +222,14 @@ def test_attribute_vectors_move_what_the_attributes_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A small VAE learns drawn faces, of which any can be drawn again with one attribute changed.
-    run = RunConfig("small", width=0.25, model=VAEConfig(latent_size=32, ema_images=2000))
-    monkeypatch.setitem(PRESETS, "small", Preset("vae:VAE", SMALL_FACES, run))
+    options = VAEConfig(latent_size=32, ema_images=2000)
+    run = RunConfig("small", family="vae:VAE", size=SMALL_FACES.size, width=0.25, model=options)
     pixels = write_faces(tmp_path, [sample_face(0, k) for k in range(300)], tuple(WITHOUT))
     model = build_any(run)
     random = np.random.default_rng(0)
     for k in range(100):
         real = as_images(pixels[random.integers(0, len(pixels), 32)])
-        model.update(real, step_of(k, 32))
+        model.update(batch_of(real), step_of(k, 32))
     trained = TrainedModel(model, 100)
     data = Folder.at(tmp_path)
     told: list[tuple[int, int]] = []

@@ -185,4 +185,4 @@ def test_keys_that_an_older_run_was_given_are_not_repeated(
     assert not pieces(captured.out + captured.err)
     written = [file.read_bytes() for file in (tmp_path / "export").iterdir()]
     assert not any(pieces(data.decode("latin-1")) for data in written)
-    assert PRESETS["vae-celeba"].run.data == "drawn"
+    assert PRESETS["vae-celeba"].data == "drawn"

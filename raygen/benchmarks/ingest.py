@@ -279,7 +279,7 @@ def measure_training(
 ) -> tuple[float, float]:
     """A run of its own. Returns: its median step in seconds, and its data_wait_fraction."""
     say(f"measuring {options.steps:,} steps of {TRAINING}")
-    batch = PRESETS[TRAINING].run.batch_size
+    batch = PRESETS[TRAINING].batch_size
     arguments = ["--data", data.uri, "--storage", str(place), "--run-name", "run", "--restart"]
     arguments += ["--steps", str(options.steps), "--log-images", str(batch)]
     run_job_script(jobs / "train.py", TRAINING, *arguments)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from raygen.benchmarks.figures import Figure, run_job_script, say
 from raygen.errors import RunError
+from raygen.evaluation.objective import Objective
 from raygen.job_options import SweepBenchOptions
 from raygen.storage import Folder
-from raygen.tuning.objective import Objective
 from raygen.tuning.records import SweepFolder, Trial, best_trial
 
 PRESET = "dcgan-celeba"

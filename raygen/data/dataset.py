@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from raygen import marker
-from raygen.config import DRAWN, PRESETS, RunConfig
+from raygen.config import DRAWN, RunConfig
 from raygen.data.inspect import verify
 from raygen.data.parts import Target
 from raygen.data.prepare import delete_dataset, write_datasets
@@ -22,7 +22,7 @@ def open_dataset(config: RunConfig, storage: str) -> tuple[Folder, Manifest | No
     Raises: UserError if it is no dataset, or not of images that the preset is made for.
     """
     if config.data == DRAWN:
-        image = PRESETS[config.preset].image.of_faces
+        image = config.image.of_faces
         return drawn_folder(Folder.at(storage), image, config.drawn_count), None
     data = Folder.at(config.data)
     manifest = Manifest.load(data)
@@ -35,7 +35,7 @@ def draw_dataset(config: RunConfig, data: Folder, line: ProgressLine) -> Manifes
 
     Faces that are there are checked, and drawn again if they are damaged: nobody made them by hand.
     """
-    target = Target(data, PRESETS[config.preset].image.of_faces)
+    target = Target(data, config.image.of_faces)
     if marker.read(data) and not _damage(data, line):
         return Manifest.load(data)
     # Another job may be drawing them: it is waited for.

@@ -8,13 +8,14 @@ import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pyarrow as pa
 import ray
 
 from raygen.data.plan import Piece, StreamPlan
-from raygen.data.reader import ShardReader
+from raygen.data.reader import ATTRIBUTES, ShardReader
+from raygen.data.rows import Rows
 from raygen.data.shards import as_array, as_column
-from raygen.data.stream import Batch
 from raygen.errors import ShardError
 
 PIECES_AT_ONCE = 4
@@ -34,7 +35,7 @@ def read_ahead(
     stop_step: int,
     rank: int,
     world_size: int,
-) -> Iterator[Batch]:
+) -> Iterator[Rows]:
     """Read a worker's part of the plan by one Ray Data execution for a few pieces each.
 
     A single execution for all pieces would be simpler. But inside a training worker, once its
@@ -55,11 +56,14 @@ def read_ahead(
             chunk, first, stop = group[row.column("id")[0].as_py()]
             rows = plan.worker_rows(chunk, rank, world_size)[first:stop].reshape(-1)
             try:
-                images = shards.images(rows)
+                found = shards.read(rows)
             except ShardError as error:
                 # Raised here, it would arrive buried in Ray's own messages.
                 return pa.table({"error": [str(error)]})
-            return pa.table({"image": as_column(images.reshape(len(rows), -1)), "row": rows})
+            columns = {"image": as_column(found.images.reshape(len(rows), -1)), "row": rows}
+            if shards.manifest.attributes:
+                columns[ATTRIBUTES] = as_column(found.attributes.view(np.uint8))
+            return pa.table(columns)
 
         tables = ray.data.range(len(group), override_num_blocks=len(group)).map_batches(
             read,
@@ -90,11 +94,14 @@ def read_ahead(
                     raise ShardError(table.column("error")[0].as_py())
                 images = as_array(table.column("image"))
                 rows = table.column("row").to_numpy()
+                attributes = np.empty((len(rows), 0), np.int8)
+                if shards.manifest.attributes:
+                    attributes = as_array(table.column(ATTRIBUTES)).view(np.int8)
                 for start in range(0, len(rows), share):
                     part = slice(start, start + share)
-                    # A copy, so that the store's memory can be used again.
+                    # Copies, so that the store's memory can be used again.
                     pixels = images[part].reshape(shards.manifest.shape(share)).copy()
-                    yield Batch(pixels, rows[part])
+                    yield Rows(pixels, attributes[part].copy(), rows[part].copy())
 
 
 def plan_pieces(plan: StreamPlan, store_bytes: float) -> tuple[int, int]:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raygen.data.rows import Rows
 from raygen.data.shards import Manifest, ShardFile, as_array
 from raygen.errors import ShardError, UserError
 from raygen.storage import Folder
@@ -17,7 +18,7 @@ from raygen.storage import Folder
 HELD_OUT_BATCH = 64
 """Images that are measured at once; small enough for the largest presets on small GPUs."""
 
-IMAGE, ATTRIBUTES = ["image"], "attributes"
+ATTRIBUTES = "attributes"
 MOST_COLUMNS = 3
 ENCODINGS = {"PLAIN", "RLE", "BIT_PACKED"}
 """Encodings that `write_shard` produces; any other could expand when it is read."""
@@ -25,11 +26,22 @@ _checked: set[tuple[str, str, int]] = set()
 """Row groups whose checksums this process has checked: file, its SHA-256, number in the file."""
 
 
-class Stored(Protocol):
-    """A dataset's images somewhere nearer than its files (see stored.py)."""
+@dataclass(frozen=True)
+class RowGroup:
+    """The rows that lie together in a file, in order. Not to be written to.
 
-    def group(self, split: str, number: int) -> np.ndarray:
-        """(rows, image_bytes) uint8: the images of a row group of a split."""
+    Attributes: images: (rows, image_bytes) uint8; attributes: (rows, A) int8.
+    """
+
+    images: np.ndarray
+    attributes: np.ndarray
+
+
+class Stored(Protocol):
+    """A dataset's rows somewhere nearer than its files (see stored.py)."""
+
+    def group(self, split: str, number: int) -> RowGroup:
+        """A row group of a split."""
 
 
 @dataclass(frozen=True)
@@ -64,27 +76,39 @@ class ShardReader:
         parts = np.split(by_group, begins[1:]) if len(rows) else []
         return dict(zip(present.tolist(), parts, strict=True))
 
-    def group(self, group: int) -> np.ndarray:
-        """(rows, image_bytes) uint8: the images of a row group, not to be written to.
+    def group(self, group: int) -> RowGroup:
+        """The images and attributes of a row group.
 
         Raises: ShardError if its file is missing, damaged, or other than the manifest says.
         """
         if self.stored:
             return self.stored.group(self.split, group)
         file, number = self._groups[group]
-        return as_array(self._read(file, number, IMAGE)["image"])
+        has_attributes = bool(self.manifest.attributes)
+        found = self._read(file, number, ["image", ATTRIBUTES] if has_attributes else ["image"])
+        images = as_array(found["image"])
+        if not has_attributes:
+            return RowGroup(images, np.empty((len(images), 0), np.int8))
+        return RowGroup(images, as_array(found[ATTRIBUTES]).view(np.int8))
 
     def row_in_group(self, rows: np.ndarray, group: int) -> np.ndarray:
         """Numbers of rows in the row group that holds them."""
         inside: np.ndarray = rows - self._starts[group]
         return inside
 
+    def read(self, rows: np.ndarray) -> Rows:
+        """Images and attributes of these row numbers, (N,) int64, in order. Raises: ShardError."""
+        images = np.empty((len(rows), self.manifest.image_bytes), np.uint8)
+        attributes = np.empty((len(rows), len(self.manifest.attributes)), np.int8)
+        for group, positions in self.places(rows).items():
+            found, inside = self.group(group), self.row_in_group(rows[positions], group)
+            images[positions] = found.images[inside]
+            attributes[positions] = found.attributes[inside]
+        return Rows(images.reshape(self.manifest.shape(len(rows))), attributes, rows)
+
     def images(self, rows: np.ndarray) -> np.ndarray:
         """(N, H, W, 3) uint8: the images of these row numbers, in order. Raises: ShardError."""
-        images = np.empty((len(rows), self.manifest.image_bytes), np.uint8)
-        for group, positions in self.places(rows).items():
-            images[positions] = self.group(group)[self.row_in_group(rows[positions], group)]
-        return images.reshape(self.manifest.shape(len(rows)))
+        return self.read(rows).images
 
     def ids(self) -> list[str]:
         """The id of every row of the split, in row order."""
@@ -134,7 +158,7 @@ class ShardReader:
         """Columns of a row group, by name."""
         key = (self.folder.path_of(file.name), file.sha256, number)
         # Once for each process: checking takes longer than reading.
-        check = columns != IMAGE or key not in _checked
+        check = "image" not in columns or key not in _checked
 
         def read() -> pa.Table:
             parquet = self._open(file, check)
@@ -146,7 +170,7 @@ class ShardReader:
             table = self.folder.patiently(read)
         rows = file.row_groups[number]
         found = {name: self._column(file, table, name, rows) for name in columns}
-        if columns == IMAGE:
+        if "image" in columns:
             _checked.add(key)
         return found
 
@@ -247,16 +271,16 @@ class HeldOut:
         reader = ShardReader(folder, manifest, split, stored)
         return HeldOut(reader, min(count, manifest.rows(split)))
 
-    def batches(self, rank: int = 0, world_size: int = 1) -> Iterator[tuple[int, np.ndarray]]:
-        """A worker's batches: the number of each among those of all workers, and its images.
+    def batches(self, rank: int = 0, world_size: int = 1) -> Iterator[tuple[int, Rows]]:
+        """A worker's batches: the number of each among those of all workers, and its rows.
 
-        Yields: (number, (N, H, W, 3) uint8), N up to `HELD_OUT_BATCH`.
+        Yields: (number, rows), of these up to `HELD_OUT_BATCH`.
         Raises: ShardError.
         """
         for number in range(rank, -(-self.count // HELD_OUT_BATCH), world_size):
             first = number * HELD_OUT_BATCH
-            yield number, self.images(first, first + HELD_OUT_BATCH)
+            yield number, self.read(first, first + HELD_OUT_BATCH)
 
-    def images(self, first: int, stop: int) -> np.ndarray:
-        """(N, H, W, 3) uint8: images [first, stop), fewer if there are fewer."""
-        return self.reader.images(np.arange(first, min(stop, self.count)))
+    def read(self, first: int, stop: int) -> Rows:
+        """Rows [first, stop), fewer if there are fewer. Raises: ShardError."""
+        return self.reader.read(np.arange(first, min(stop, self.count)))

@@ -1,13 +1,12 @@
-"""A dataset's images in Ray's object store, where all processes of a node share one copy."""
+"""A dataset's rows in Ray's object store, where all processes of a node share one copy."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import ray
 
 from raygen import cluster
-from raygen.data.reader import ShardReader
+from raygen.data.reader import RowGroup, ShardReader
 from raygen.data.shards import Manifest
 from raygen.storage import Folder
 
@@ -17,17 +16,17 @@ STORE_SHARE = 0.6
 
 @dataclass(frozen=True)
 class StoredImages:
-    """The images of each row group of each split, as references to the object store.
+    """Each row group of each split, as references to the object store.
 
     A node that lacks a row group fetches it when it is first used there, and keeps it for all.
     """
 
-    groups: dict[str, list["ray.ObjectRef[np.ndarray]"]]
+    groups: dict[str, list["ray.ObjectRef[RowGroup]"]]
 
-    def group(self, split: str, number: int) -> np.ndarray:
-        """(rows, image_bytes) uint8, in memory that all processes of the node share: read only."""
-        pixels: np.ndarray = ray.get(self.groups[split][number])
-        return pixels
+    def group(self, split: str, number: int) -> RowGroup:
+        """A row group, in memory that all processes of the node share: read only."""
+        found: RowGroup = ray.get(self.groups[split][number])
+        return found
 
 
 def store_images(
@@ -42,7 +41,7 @@ def store_images(
     stores = [node.get("object_store_memory", 0) for node in cluster.nodes()]
     if total * manifest.image_bytes > STORE_SHARE * min(stores):
         return None
-    groups: dict[str, list[ray.ObjectRef[np.ndarray]]] = {}
+    groups: dict[str, list[ray.ObjectRef[RowGroup]]] = {}
     done = 0
     for split, files in manifest.splits.items():
         reader = ShardReader(folder, manifest, split)

@@ -25,7 +25,8 @@ import numpy as np
 
 from raygen.config import RAY_DATA, Reader
 from raygen.data.plan import Piece, StreamPlan
-from raygen.data.reader import ShardReader, Stored
+from raygen.data.reader import RowGroup, ShardReader, Stored
+from raygen.data.rows import Rows
 from raygen.data.shards import Manifest
 from raygen.errors import ShardError
 from raygen.storage import Folder
@@ -33,19 +34,6 @@ from raygen.storage import Folder
 LOCAL_THREADS, REMOTE_THREADS = 2, 16
 """That read row groups. An object store takes long to answer, but answers many at once."""
 _NO_ROWS = np.empty(0, np.int64)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One worker's share of one step.
-
-    Attributes:
-        images: (N, H, W, 3) uint8; no other batch shares its memory.
-        rows: (N,) int64, each image's row number in the split, in the manifest's order.
-    """
-
-    images: np.ndarray
-    rows: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -73,8 +61,10 @@ class ImageStream:
 
     def batches(
         self, first_step: int, stop_step: int, rank: int = 0, world_size: int = 1
-    ) -> Iterator[Batch]:
-        """One worker's batches for the steps [first_step, stop_step), read ahead.
+    ) -> Iterator[Rows]:
+        """One worker's share of the steps [first_step, stop_step), read ahead, step by step.
+
+        No two steps share memory.
 
         Args: rank, world_size: which worker of how many; `world_size` must divide `batch_size`.
         Raises: ShardError if a file is missing or damaged, or an image was lost or repeated.
@@ -113,7 +103,7 @@ def read_ahead(
     stop_step: int,
     rank: int,
     world_size: int,
-) -> Iterator[Batch]:
+) -> Iterator[Rows]:
     """Read a worker's part of the plan in threads of this process, a piece ahead of its use.
 
     Raises: ShardError.
@@ -125,29 +115,32 @@ def read_ahead(
     share = plan.batch_size // world_size
     threads = LOCAL_THREADS if shards.folder.is_local else REMOTE_THREADS
     # Row groups that the last piece used in part: the next one may use the rest.
-    partial: dict[int, np.ndarray] = {}
+    partial: dict[int, RowGroup] = {}
 
     def start(piece: Piece) -> _Reading:
         chunk, first, stop = piece
         rows = plan.worker_rows(chunk, rank, world_size)[first:stop]
         images = deque(np.empty((share, plan.image_bytes), np.uint8) for _ in rows)
         flat, at_hand = rows.reshape(-1), partial
+        attributes = np.empty((len(flat), len(shards.manifest.attributes)), np.int8)
+        of_steps = attributes.reshape(*rows.shape, attributes.shape[1])
         # What is delivered, as `batches` will compare it with what should be.
         arrived = np.full(len(flat), -1)
 
-        def fill(group: int, positions: np.ndarray) -> np.ndarray | None:
-            pixels = at_hand[group] if group in at_hand else shards.group(group)
-            sources = shards.row_in_group(flat[positions], group).tolist()
+        def fill(group: int, positions: np.ndarray) -> RowGroup | None:
+            found = at_hand[group] if group in at_hand else shards.group(group)
+            sources = shards.row_in_group(flat[positions], group)
             # Image by image to its place: arrays of indices would copy twice.
-            for position, source in zip(positions.tolist(), sources, strict=True):
+            for position, source in zip(positions.tolist(), sources.tolist(), strict=True):
                 step, place = divmod(position, share)
-                images[step][place] = pixels[source]
+                images[step][place] = found.images[source]
+            attributes[positions] = found.attributes[sources]
             arrived[positions] = flat[positions]
-            return pixels if len(positions) < len(pixels) else None
+            return found if len(positions) < len(found.images) else None
 
         places = shards.places(flat).items()
         loads = {group: pool.submit(fill, group, positions) for group, positions in places}
-        return _Reading(arrived.reshape(rows.shape), images, loads)
+        return _Reading(arrived.reshape(rows.shape), images, of_steps, loads)
 
     pool = ThreadPoolExecutor(threads, "read")
     try:
@@ -155,21 +148,29 @@ def read_ahead(
         for following in itertools.chain(pieces, [None]):
             reading = ahead
             loaded = {group: load.result() for group, load in reading.loads.items()}
-            partial = {group: pixels for group, pixels in loaded.items() if pixels is not None}
+            partial = {group: found for group, found in loaded.items() if found is not None}
             if following:
                 ahead = start(following)
-            for rows in reading.rows:
+            for rows, attributes in zip(reading.rows, reading.attributes, strict=True):
                 # Taken out, so that the memory of a step is free once the step is over.
                 images = reading.images.popleft()
-                yield Batch(images.reshape(shards.manifest.shape(share)), rows)
+                yield Rows(images.reshape(shards.manifest.shape(share)), attributes, rows)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """A piece on its way: (steps, share) row numbers, each step's images, and who loads them."""
+    """A piece on its way.
+
+    Attributes:
+        rows: (steps, share) row numbers.
+        images: of each step, (share, image_bytes).
+        attributes: (steps, share, attributes).
+        loads: who loads them, by row group.
+    """
 
     rows: np.ndarray
     images: deque[np.ndarray]
-    loads: dict[int, Future[np.ndarray | None]]
+    attributes: np.ndarray
+    loads: dict[int, Future[RowGroup | None]]

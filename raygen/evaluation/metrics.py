@@ -1,160 +1,160 @@
-"""How far generated images are from real ones, as numbers that need no pretrained network."""
+"""The registry of metrics: all that is said of one, and how it is computed, in one place.
 
-import math
+From it come what is logged and TensorBoard's explanations, the progress line, objectives of sweeps
+and of the best checkpoint, and the help of `--metric`. A family says in its options which losses it
+logs (`ModelConfig.logged`); what is computed of any model's samples is computed by an entry here.
+"""
 
-import numpy as np
-import torch
-from numpy.lib.stride_tricks import sliding_window_view
-from torch import Tensor
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
-PATCH = 7  # pixels a side
-COARSEST = 16  # pixels on the smaller side of the last level of a pyramid
-PATCHES_PER_IMAGE = 128
-MOST_PATCHES = 2**16  # per level and set: 2**16 of 7 x 7 x 3 float32 are 38 MB
-DIRECTIONS = 4 * 128
-PROJECTIONS_AT_ONCE = 2**22  # 17 MB
-SORTED_AT_MOST = 2**12
-BINS = 2**16
-PIXELS_AT_ONCE = 2**20
-LEAST_SPREAD = 1e-3  # an eighth of a grey level; dividing by less would only blow up rounding
+from raygen.model_options import DCGANConfig, ModelConfig, VAEConfig, VAEGANConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Direction = Literal["min", "max"]
+Compute = Callable[["Tensor", "Tensor", int, int], float]
+"""Called with images of the dataset and as many samples, (N, 3, H, W) in [-1, 1] on the CPU, and
+which part of the work to do, of how many: the results of all parts add up to the metric."""
 
 
-def sliced_wasserstein(real: Tensor, fake: Tensor, seed: int = 0) -> float:
-    """Multi-scale sliced Wasserstein distance between two sets of images, x 1e3; 0 is best.
+@dataclass(frozen=True)
+class Metric:
+    """What is known of a metric.
 
-    The distance between the sets' 7 x 7 patches, at each level of a Laplacian pyramid, averaged
-    over the levels. Patches are drawn for each set by itself, so the value does not depend on
-    which fake stands opposite which real; for the same reason identical sets score slightly above
-    0. That floor shrinks with N: compare values of one N only, best beside that of two real sets.
-
-    Differs from the authors' code, which normalises each set by its own mean and spread and so
-    cannot see a global change of brightness or contrast: here both are normalised by the real
-    set's. The values are therefore not those of the paper's tables.
-
-    Args:
-        real, fake: (N, 3, H, W) in [-1, 1], any float dtype and device; computed in float32 on
-            the CPU. H and W may differ and be odd; with H or W below 32 there is one level.
-        seed: of the patches and directions. The same images and seed give the same value; no
-            global random state is read or changed.
-
-    Returns: >= 0, or NaN for images of NaN.
-    Raises: ValueError for shapes that differ, N = 0, or H or W below 7.
-    Source: Karras et al. 2018 (arXiv 1710.10196), section 5, and the authors' code.
+    Attributes:
+        tag: its name in TensorBoard and in files.
+        description: a sentence that TensorBoard shows beside its curve.
+        label: how a sentence calls it.
+        short: how the progress line calls it; empty: it does not show it.
+        direction: whether a low or a high value is good.
+        compute: of samples; None: the model's family logs it.
     """
-    if real.shape != fake.shape:
-        raise ValueError(
-            f"real and fake images must have one shape, not {tuple(real.shape)} and "
-            f"{tuple(fake.shape)}: give as many fakes as reals, of the same size"
-        )
-    if real.ndim != 4 or real.shape[1] != 3 or len(real) == 0 or min(real.shape[2:]) < PATCH:
-        raise ValueError(
-            f"images must be (N, 3, H, W) with N >= 1 and H, W >= {PATCH}, not {tuple(real.shape)}"
-        )
-    random = np.random.default_rng(seed)
-    levels = zip(_patches(real, random), _patches(fake, random), strict=True)
-    distances = []
-    for real_patches, fake_patches in levels:
-        spread = real_patches.std(axis=(0, 2, 3), keepdims=True, dtype=np.float64)
-        scale = np.maximum(spread, LEAST_SPREAD).astype(np.float32)
-        # Only divided: subtracting the real mean from both would cancel in their difference.
-        real_patches /= scale
-        fake_patches /= scale
-        count = len(real_patches)
-        distances.append(
-            projected_distance(
-                real_patches.reshape(count, -1), fake_patches.reshape(count, -1), random
-            )
-        )
-    return float(np.mean(distances)) * 1e3
+
+    tag: str
+    description: str
+    label: str = ""
+    short: str = ""
+    direction: Direction = "min"
+    compute: Compute | None = None
+
+    @property
+    def name(self) -> str:
+        return self.label or self.tag
 
 
-def projected_distance(real: np.ndarray, fake: np.ndarray, random: np.random.Generator) -> float:
-    """Mean 1-D Wasserstein-1 distance between the projections on 512 random unit directions.
+def _swd(real: "Tensor", fake: "Tensor", part: int, parts: int) -> float:
+    # Imports torch, which takes seconds; what only names metrics needs none.
+    from raygen.evaluation.swd import sliced_wasserstein
 
-    Args: real, fake: (M, D) float32.   Returns: >= 0, in the inputs' unit.
-    """
-    directions = random.standard_normal((DIRECTIONS, real.shape[1]), np.float32)
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    at_once = max(1, PROJECTIONS_AT_ONCE // len(real))
-    total = 0.0
-    for start in range(0, DIRECTIONS, at_once):
-        some = directions[start : start + at_once]
-        # Not torch, whose products may be in bfloat16 by a caller's autocast.
-        lines = zip(some @ real.T, some @ fake.T, strict=True)
-        total += sum(line_distance(real_line, fake_line) for real_line, fake_line in lines)
-    return total / DIRECTIONS
+    return sliced_wasserstein(real, fake, part=part, parts=parts)
 
 
-def line_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """The Wasserstein-1 distance of two sets of numbers on a line: (M,) float32 each.
+_ALL = (
+    # The progress line shows its metrics in this order.
+    Metric(
+        "loss/total",
+        "What is minimised: reconstruction error and weighted KL divergence.",
+        short="loss",
+    ),
+    Metric(
+        "loss/mse",
+        "Mean squared error of reconstructions, over pixels in [-1, 1].",
+        label="MSE",
+        short="MSE",
+    ),
+    Metric(
+        "loss/kl",
+        "KL divergence of the latents from the prior, in nats per image.",
+        label="KL",
+        short="KL",
+    ),
+    Metric("loss/discriminator", "What the discriminator minimises, per image.", short="D loss"),
+    Metric(
+        "loss/generator",
+        "What the generator minimises, per image. It is low only against the discriminator of that "
+        "moment, so it says little of quality.",
+        short="G loss",
+    ),
+    Metric(
+        "accuracy/discriminator",
+        "Share of real and generated images that the discriminator takes for what they are; at 0.5 "
+        "it cannot tell them apart.",
+        short="D accuracy",
+        direction="max",
+    ),
+    Metric(
+        "quality/swd",
+        "Sliced Wasserstein distance between samples and validation images, times 1000; lower is "
+        "better. Compare values of one number of validation images only.",
+        label="SWD",
+        short="SWD",
+        compute=_swd,
+    ),
+    Metric(
+        "loss/decoder", "What the decoder minimises: adversarial and weighted reconstruction loss."
+    ),
+    Metric("loss/discriminator_fake", "The discriminator's loss on generated images."),
+    Metric("loss/discriminator_real", "The discriminator's loss on images of the dataset."),
+    Metric("loss/discriminator_reconstruction", "The discriminator's loss on reconstructions."),
+    Metric("loss/encoder", "What the encoder minimises: KL divergence and reconstruction loss."),
+    Metric(
+        "loss/feature_distance",
+        "Squared distance of images and their reconstructions in the discriminator's features, per "
+        "image.",
+    ),
+    Metric("loss/generator_fake", "The generator's adversarial loss on images made from noise."),
+    Metric("loss/generator_reconstruction", "The generator's adversarial loss on reconstructions."),
+    Metric(
+        "loss/gradient_penalty", "How far the norm of the critic's gradient is from 1, squared."
+    ),
+    Metric("loss/vae", "What the VAE step minimises: reconstruction error and KL divergence."),
+    Metric("throughput/data_wait_fraction", "Share of the time that training waits for images."),
+    Metric(
+        "throughput/images_per_second",
+        "Images that all workers together train on in a second.",
+        direction="max",
+    ),
+)
+METRICS: dict[str, Metric] = {metric.tag: metric for metric in _ALL}
+"""By tag. `metric_of` derives those under validation/ from those under loss/."""
+COMPUTED: dict[str, Compute] = {m.tag: m.compute for m in _ALL if m.compute}
+"""What is computed of any model's samples, by tag."""
+MEASURED = "quality/", "validation/"
+"""How the tags begin of what is measured on validation images."""
 
-    Of few numbers, exactly: the mean distance of the sorted ones. Of many, the area between their
-    cumulative histograms of 2**16 bins, which takes a tenth of the time of sorting; over many
-    lines the difference is less than a millionth.
-    """
-    if len(first) <= SORTED_AT_MOST:
-        return float(np.abs(np.sort(first) - np.sort(second)).mean(dtype=np.float64))
-    # NumPy's minimum: Python's forgets NaN.
-    low = np.minimum(first.min(), second.min())
-    width = (float(np.maximum(first.max(), second.max())) - float(low)) / (BINS - 1)
-    if width == 0 or not math.isfinite(width):
-        # All numbers are the same, or there is no distance.
-        return width
-    counts = [
-        np.bincount(((line - low) / width).astype(np.int64), minlength=BINS)
-        for line in (first, second)
-    ]
-    area = np.abs(np.cumsum(counts[0] - counts[1])).sum() * width
-    return float(area / len(first))
+
+def metric_of(tag: str) -> Metric:
+    """What is known of a metric; of one of a family of somebody's own, its tag alone."""
+    group, _, name = tag.partition("/")
+    if group == "validation" and (loss := METRICS.get(f"loss/{name}")):
+        text = f"On validation images: {loss.description[0].lower()}{loss.description[1:]}"
+        label = f"validation {loss.label}" if loss.label else ""
+        return Metric(tag, text, label, direction=loss.direction)
+    return METRICS.get(tag, Metric(tag, ""))
 
 
-def laplacian_pyramid(images: np.ndarray) -> list[np.ndarray]:
-    """What each halving of the size takes away, finest first, and last the small images left.
-
-    Args: images: (N, C, H, W) float32.
-    Returns: (N, C, ceil(H / 2**k), ceil(W / 2**k)) float32 for k = 0, 1, ... as long as the
-        smaller side stays at 16 pixels or more. Adding each to the enlarged next one gives the
-        images back.
-    Source: Burt & Adelson 1983, with the 5 x 5 binomial kernel and mirrored borders.
-    """
-    levels = []
-    while min(images.shape[2:]) >= 2 * COARSEST:
-        smaller = _blur(images)[:, :, ::2, ::2]
-        # Spread into the larger size itself, which fits odd sizes too. Three of four pixels are
-        # then zeros, hence the 4.
-        enlarged = np.zeros_like(images)
-        enlarged[:, :, ::2, ::2] = smaller * 4
-        levels.append(images - _blur(enlarged))
-        images = smaller
-    return [*levels, images]
+def logged(options: ModelConfig) -> list[str]:
+    """The tags of all that a run of a model of these options logs, sorted."""
+    throughput = {tag for tag in METRICS if tag.startswith("throughput/")}
+    return sorted({*options.logged, *COMPUTED, *throughput})
 
 
-def _blur(images: np.ndarray) -> np.ndarray:
-    """By [1, 4, 6, 4, 1] / 16 along both sides. Slices: a tenth of the time of torch's conv2d."""
-    for axis in (2, 3):
-        margins = [(2, 2) if other == axis else (0, 0) for other in range(4)]
-        taps = sliding_window_view(np.pad(images, margins, "reflect"), 5, axis)
-        images = taps[..., 2] * 0.375
-        images += (taps[..., 1] + taps[..., 3]) * 0.25
-        images += (taps[..., 0] + taps[..., 4]) * 0.0625
-    return images
+def metric_help() -> str:
+    """What `--metric` takes, for its help."""
+    families = (VAEConfig(), DCGANConfig(), VAEGANConfig())
+    own = {options.best_by: metric_of(options.best_by).name for options in families}
+    defaults = " or ".join(f"{tag} ({name})" for tag, name in own.items())
+    return (
+        "What decides: the name of any metric that the preset's training logs. Default: "
+        f"{defaults}, as suits the preset. There are {', '.join(sorted(METRICS))}; losses that are "
+        "measured on validation images begin with validation/ in place of loss/."
+    )
 
 
-def _patches(images: Tensor, random: np.random.Generator) -> list[np.ndarray]:
-    """Equally many patches of each image at random places: (M, 3, 7, 7) for each level."""
-    count, _, height, width = images.shape
-    per_image = min(PATCHES_PER_IMAGE, max(1, MOST_PATCHES // count))
-    at_once = max(1, PIXELS_AT_ONCE // (height * width))
-    patches: list[np.ndarray] = []
-    for start in range(0, count, at_once):
-        part = images[start : start + at_once].detach().to("cpu", torch.float32).numpy()
-        rows = slice(start * per_image, (start + len(part)) * per_image)
-        number = np.arange(len(part)).repeat(per_image)
-        for index, level in enumerate(laplacian_pyramid(part)):
-            if start == 0:
-                patches.append(np.empty((count * per_image, 3, PATCH, PATCH), np.float32))
-            windows = sliding_window_view(level, (PATCH, PATCH), (2, 3))
-            top = random.integers(windows.shape[2], size=len(number))
-            left = random.integers(windows.shape[3], size=len(number))
-            patches[index][rows] = windows[number, :, top, left]
-    return patches
+def progress_text(values: Mapping[str, float]) -> str:
+    """` - D loss 0.43 - G loss 2.50`, as far as they are known."""
+    shown = [(m.short, values[m.tag]) for m in METRICS.values() if m.short and m.tag in values]
+    return "".join(f" - {name} {value:.3g}" for name, value in shown)

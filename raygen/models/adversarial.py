@@ -14,7 +14,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from raygen.model_options import AdversarialConfig
 from raygen.models.base import Metrics, Model, Step
-from raygen.models.layers import PENALTY, latent_codes
+from raygen.models.layers import PENALTY, latents
 
 Normalisation = Callable[[int], nn.Module]
 """Makes the layer that normalises so many channels."""
@@ -134,7 +134,7 @@ def step_discriminator(
         # Half of what the paper writes, like the terms.
         losses["discriminator"] = losses["discriminator"] + options.gradient_penalty / 2 * penalty
         losses["gradient_penalty"] = penalty
-    model.minimise("discriminator", losses["discriminator"])
+    model.minimise("discriminator", losses["discriminator"], step)
     metrics = {f"loss/{name}": loss.detach() for name, loss in losses.items()}
     return metrics | accuracy(options, real_logits.values(), fake_logits.values())
 
@@ -152,7 +152,7 @@ def _penalty(model: Model, real: Tensor, fake: Tensor, step: Step) -> Tensor:
     seed = (PENALTY, model.config.seed, step.number)
     count = len(real) * step.world_size
     # Uniform numbers, by way of the normal ones that all workers share.
-    normal = latent_codes(count, 1, seed, step.rank, step.world_size)
+    normal = latents(count, (1,), seed, step.rank, step.world_size)
     shares = torch.special.ndtr(normal.squeeze(1)).to(real.device)
     return gradient_penalty(model.networks["discriminator"], real, fake, shares)
 

@@ -9,12 +9,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parallel import DistributedDataParallel
 
 from raygen.config import RunConfig
-from raygen.models.layers import MovingAverage, evaluating, latent_codes
+from raygen.data.batch import Batch
+from raygen.models import pictures
+from raygen.models.layers import MovingAverage, evaluating, latents
 from raygen.models.pictures import Picture
 
+CHANNELS = 3
 Metrics = dict[str, Tensor]
 """Scalar tensors by name, on the model's device; each a mean over this worker's images."""
 
@@ -38,6 +42,19 @@ class Step:
     world_size: int = 1
 
 
+@dataclass(frozen=True)
+class Interface:
+    """How a network is called where a trained model is used.
+
+    Attributes:
+        inputs: name and shape of each, without the batch dimension; called in this order.
+        outputs: name of each; a network of several returns a tuple.
+    """
+
+    inputs: Mapping[str, tuple[int, ...]]
+    outputs: tuple[str, ...]
+
+
 class Model(ABC):
     """A family of generative models.
 
@@ -57,12 +74,18 @@ class Model(ABC):
             wrapped in DistributedDataParallel.
         bf16: compute in bfloat16 where that is safe (autocast); weights stay float32.
         losses: metrics of `update` that are differentiated, and the networks that each trains.
-        best_by: the validation metric that tells the best checkpoint, which has it lowest.
+        interfaces: the networks that a trained model is used with, and exported; any others only
+            serve its training.
+        can_encode: whether images have latents: whether there are `encode` and `decode`.
+        uses_dropout: whether torch draws random numbers by itself in `update`.
+        max_grad_norm: to which the gradients of an optimizer's step are clipped; 0: not at all.
     """
 
     optimizers: dict[str, torch.optim.Optimizer]
     losses: Mapping[str, str]
-    best_by: str = "quality/swd"
+    interfaces: Mapping[str, Interface]
+    can_encode: bool = False
+    max_grad_norm: float = 0.0
     bf16: bool = False
 
     @abstractmethod
@@ -71,6 +94,8 @@ class Model(ABC):
     ) -> None:
         """Args: networks: those that are trained; averaged: which to keep a moving average of."""
         self.config = config
+        layers = [layer for network in networks.values() for layer in network.modules()]
+        self.uses_dropout = any(isinstance(layer, _DropoutNd) for layer in layers)
         self.trained = tuple(networks)
         self.networks = dict(networks)
         self.parallel = dict(networks)
@@ -81,53 +106,63 @@ class Model(ABC):
             self.networks[f"{name}_ema"] = average
 
     @abstractmethod
-    def update(self, real: Tensor, step: Step) -> Metrics:
+    def update(self, batch: Batch, step: Step) -> Metrics:
         """Take one training step.
 
-        Args: real: (N, C, H, W) in [-1, 1], this worker's share of the step's images.
+        Args: batch: this worker's share of the step's images.
         """
 
     @abstractmethod
-    def validate(self, real: Tensor, batch: int) -> Metrics:
+    def validate(self, batch: Batch, number: int) -> Metrics:
         """Losses on images that are not trained on.
 
-        Args:
-            real: (N, C, H, W) in [-1, 1].
-            batch: number of this batch, which decides the noise.
+        Args: number: of this batch, which decides the noise.
         """
-
-    def decode(self, codes: Tensor) -> Tensor:
-        """Codes (N, latent_size) -> images (N, C, H, W) in [-1, 1], drawn to be looked at.
-
-        By the network `decoder`; families that call it otherwise say so.
-        """
-        images: Tensor = self.evaluate("decoder", codes)
-        return images
-
-    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (N, C, H, W) in [-1, 1] -> mean and log_var of their codes, (N, latent_size).
-
-        By the network `encoder`, which not every family has (`has_encoder`).
-        """
-        mean, log_var = self.evaluate("encoder", images)
-        return mean, log_var
 
     @abstractmethod
+    def sample(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        """New images (N, C, H, W) in [-1, 1], drawn to be looked at.
+
+        Args:
+            noise: (N, *latent_shape) from N(0, I).
+            labels: (N, A) attributes of the images that are wished for, as in `Batch`; families
+                that learn nothing of attributes ignore them.
+        """
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (N, C, H, W) in [-1, 1] -> mean and log_var of their latents, (N, *latent_shape).
+
+        For families that can (`can_encode`).
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no latents of images")
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (N, *latent_shape), such as `encode` finds, -> images (N, C, H, W) in [-1, 1]."""
+        return self.sample(latents)
+
     def pictures(self, count: int, real: Tensor) -> dict[str, Picture]:
-        """Pictures of the model's state, by name; the same codes and images always.
+        """Pictures of the model's state, by name; of the same noise and images always.
 
         Args:
             count: how many samples.
             real: (N, C, H, W) in [-1, 1], the first validation images; N may be 0.
         """
+        return pictures.usual(self, count, real)
+
+    def learning_rate_factor(self, step: Step) -> float:
+        """What learning rates are multiplied with in a step: the family's schedule."""
+        return 1.0
 
     @property
-    def has_encoder(self) -> bool:
-        return "encoder" in self.networks
+    def latent_shape(self) -> tuple[int, ...]:
+        """Of the noise that an image is made from."""
+        return (self.config.model.latent_size,)
 
     @property
-    def latent_size(self) -> int:
-        return self.config.model.latent_size
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images."""
+        image = self.config.image
+        return CHANNELS, image.height, image.width
 
     @property
     def device(self) -> torch.device:
@@ -164,39 +199,57 @@ class Model(ABC):
                 nn.SyncBatchNorm.convert_sync_batchnorm(network)
             self.parallel[name] = DistributedDataParallel(network, **_KEEP_BUFFERS)
 
-    def drawn(self, name: str) -> nn.Module:
+    def ema(self, name: str) -> nn.Module:
         """A network as pictures are drawn with it: its moving average, where there is one."""
         return self.networks.get(f"{name}_ema", self.networks[name])
 
     def evaluate(self, name: str, inputs: Tensor) -> Any:
         """What a network, as pictures are drawn with it, makes of inputs; without gradients."""
-        network = self.drawn(name)
+        network = self.ema(name)
         with evaluating([network]):
             return network(inputs.to(self.device))
 
     def noise(self, step: Step, count: int, purpose: int) -> Tensor:
-        """This worker's share of a step's `count` standard normal codes.
+        """This worker's share of a step's `count` standard normal latents.
 
         Args: purpose: one of the numbers in layers.py, which keeps the uses within a step apart.
-        Returns: (count / world_size, latent_size) float32 on the model's device.
+        Returns: (count / world_size, *latent_shape) float32 on the model's device.
         """
         seed = (purpose, self.config.seed, step.number)
-        codes = latent_codes(count, self.latent_size, seed, step.rank, step.world_size)
-        return codes.to(self.device, non_blocking=True)
+        noise = latents(count, self.latent_shape, seed, step.rank, step.world_size)
+        return noise.to(self.device, non_blocking=True)
 
     def fixed_noise(self, count: int, purpose: int, number: int = 0) -> Tensor:
-        """`count` standard normal codes that are the same throughout a run: (count, latent_size).
+        """Standard normal latents that are the same throughout a run: (count, *latent_shape).
 
         Args: number: tells several draws for the same purpose apart.
         """
-        codes = latent_codes(count, self.latent_size, (purpose, self.config.seed, number))
-        return codes.to(self.device)
+        noise = latents(count, self.latent_shape, (purpose, self.config.seed, number))
+        return noise.to(self.device)
 
-    def minimise(self, optimizer: str, loss: Tensor) -> None:
+    def minimise(self, optimizer: str, loss: Tensor, step: Step) -> None:
         """One step of an optimizer down a loss."""
         self.optimizers[optimizer].zero_grad(set_to_none=True)
         loss.backward()
+        self.take_step(optimizer, step)
+
+    def take_step(self, optimizer: str, step: Step) -> None:
+        """One step of an optimizer along the gradients that its parameters have.
+
+        They are clipped to the family's `max_grad_norm`, and the learning rate follows the
+        family's schedule; what is saved, and what may be changed, is the rate without it.
+        """
+        groups = self.optimizers[optimizer].param_groups
+        if self.max_grad_norm:
+            parameters = [p for group in groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+        rates = [group["lr"] for group in groups]
+        factor = self.learning_rate_factor(step)
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate * factor
         self.optimizers[optimizer].step()
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate
 
     def update_averages(self, step: Step) -> None:
         """Move the moving averages towards the networks; the last part of an update."""

@@ -1,7 +1,7 @@
-"""DCGAN: networks, update step and pictures.
+"""DCGAN: networks and update step.
 
-Two pairs of networks, each for images of its size: 32 x 32 after the paper, and 64 x 64 with
-upsampling in the generator and dropout in the discriminator.
+Two pairs of networks: for 32 x 32 after the paper, and for 64 x 64 with upsampling in the generator
+and dropout in the discriminator; with one stage more, the second pair makes 128 x 128.
 
 Source: Radford et al. 2015, "Unsupervised Representation Learning with Deep Convolutional
 Generative Adversarial Networks", arXiv 1511.06434.
@@ -12,11 +12,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from raygen.config import PRESETS, RunConfig
+from raygen.config import RunConfig
+from raygen.data.batch import Batch
 from raygen.model_options import DCGANConfig
-from raygen.models import adversarial, pictures
+from raygen.models import adversarial
 from raygen.models.adversarial import SLOPE, Normalisation
-from raygen.models.base import Metrics, Model, Step
+from raygen.models.base import Interface, Metrics, Model, Step
 from raygen.models.layers import (
     PRIOR_NOISE,
     TRAINING_NOISE,
@@ -28,7 +29,6 @@ from raygen.models.layers import (
     initialise_uniform,
     scaled,
 )
-from raygen.models.pictures import Picture
 from raygen.schedule import Schedule
 
 WEIGHT_STD = 0.02
@@ -38,7 +38,7 @@ BatchNorm64 = partial(nn.BatchNorm2d, momentum=0.2)
 
 
 class Generator32(nn.Module):
-    """Latent codes (N, latent_size) -> images (N, 3, 32, 32) in [-1, 1]."""
+    """Latents (N, latent_size) -> images (N, 3, 32, 32) in [-1, 1]."""
 
     def __init__(self, latent_size: int = 100, width: float = 1.0) -> None:
         super().__init__()
@@ -57,8 +57,8 @@ class Generator32(nn.Module):
             nn.Tanh(),
         )
 
-    def forward(self, codes: Tensor) -> Tensor:
-        features = self.project(codes).unflatten(1, (-1, 4, 4))
+    def forward(self, latents: Tensor) -> Tensor:
+        features = self.project(latents).unflatten(1, (-1, 4, 4))
         images: Tensor = self.upsample(features.contiguous(memory_format=torch.channels_last))
         return images
 
@@ -88,45 +88,48 @@ class Discriminator32(nn.Module):
 
 
 class Generator64(nn.Module):
-    """Latent codes (N, latent_size) -> images (N, 3, 64, 64) in [-1, 1]."""
+    """Latents (N, latent_size) -> images (N, 3, side, side) in [-1, 1]; side: 64 or 128."""
 
-    def __init__(self, latent_size: int = 128, width: float = 1.0) -> None:
+    def __init__(self, latent_size: int = 128, width: float = 1.0, side: int = 64) -> None:
         super().__init__()
         c256, c128, c32 = (scaled(channels, width) for channels in (256, 128, 32))
         self.project = nn.Sequential(nn.Linear(latent_size, c128 * 16 * 16), nn.ReLU())
+        layers: list[nn.Module] = []
+        channels = c128
+        for count in (c256, c128, c128)[: 2 if side == 64 else 3]:  # 32 x 32, 64 x 64, 128 x 128
+            layers += [UpsampleConv2d(channels, count), BatchNorm64(count), nn.ReLU()]
+            channels = count
         self.upsample = nn.Sequential(
-            UpsampleConv2d(c128, c256),  # 32 x 32
-            BatchNorm64(c256),
-            nn.ReLU(),
-            UpsampleConv2d(c256, c128),  # 64 x 64
-            BatchNorm64(c128),
-            nn.ReLU(),
-            nn.Conv2d(c128, c32, 3, padding=1),
+            *layers,
+            nn.Conv2d(channels, c32, 3, padding=1),
             BatchNorm64(c32),
             nn.ReLU(),
             nn.Conv2d(c32, 3, 3, padding=1),
             nn.Tanh(),
         )
 
-    def forward(self, codes: Tensor) -> Tensor:
-        features = self.project(codes).unflatten(1, (-1, 16, 16))
+    def forward(self, latents: Tensor) -> Tensor:
+        features = self.project(latents).unflatten(1, (-1, 16, 16))
         images: Tensor = self.upsample(features.contiguous(memory_format=torch.channels_last))
         return images
 
 
 class Discriminator64(nn.Module):
-    """Images (N, 3, 64, 64) in [-1, 1] -> logits (N,), positive for real."""
+    """Images (N, 3, side, side) in [-1, 1] -> logits (N,), positive for real; side: 64 or 128."""
 
-    def __init__(self, width: float = 1.0, norm: Normalisation = BatchNorm64) -> None:
+    def __init__(
+        self, width: float = 1.0, norm: Normalisation = BatchNorm64, side: int = 64
+    ) -> None:
         super().__init__()
         c32, *filters = (scaled(channels, width) for channels in (32, 64, 128, 256, 64))
         layers: list[nn.Module] = [
-            nn.Conv2d(3, c32, 3, stride=2, padding=1),  # 32 x 32
+            nn.Conv2d(3, c32, 3, stride=2, padding=1),  # Of 64: 32 x 32
             nn.LeakyReLU(SLOPE),
             nn.Dropout(DROPOUT),
         ]
         channels = c32
-        for count, stride in zip(filters, (2, 2, 1, 1), strict=True):  # 16 x 16, then 8 x 8
+        strides = (2, 2, 1, 1) if side == 64 else (2, 2, 2, 1)
+        for count, stride in zip(filters, strides, strict=True):  # 16 x 16, then 8 x 8
             layers += [
                 nn.Conv2d(channels, count, 3, stride=stride, padding=1),
                 norm(count),
@@ -152,12 +155,17 @@ class DCGAN(Model):
         options = config.model
         assert isinstance(options, DCGANConfig)
         self.options, self.schedule = options, Schedule.parse(options.schedule)
-        small = PRESETS[config.preset].image.height == 32
+        side = config.image.height
+        small = side == 32
         norm = adversarial.normalisation(options, nn.BatchNorm2d if small else BatchNorm64)
-        make_generator = Generator32 if small else Generator64
-        make_discriminator = Discriminator32 if small else Discriminator64
-        generator: nn.Module = make_generator(options.latent_size, config.width)
-        discriminator: nn.Module = make_discriminator(config.width, norm)
+        generator: nn.Module
+        discriminator: nn.Module
+        if small:
+            generator = Generator32(options.latent_size, config.width)
+            discriminator = Discriminator32(config.width, norm)
+        else:
+            generator = Generator64(options.latent_size, config.width, side)
+            discriminator = Discriminator64(config.width, norm, side)
         weights = torch.Generator().manual_seed(config.seed)
         for network in (generator, discriminator):
             if small:
@@ -166,7 +174,7 @@ class DCGAN(Model):
                 initialise_uniform(network, weights)
         if options.spectral_norm:
             adversarial.normalise_spectrum(discriminator, weights)
-        networks = {"generator": generator, "discriminator": discriminator}
+        networks: dict[str, nn.Module] = {"generator": generator, "discriminator": discriminator}
         super().__init__(config, networks, averaged=("generator",))
         betas = (options.beta1, 0.999)
         self.optimizers = {
@@ -174,8 +182,9 @@ class DCGAN(Model):
             "discriminator": torch.optim.Adam(discriminator.parameters(), options.lr_d, betas),
         }
         self.losses = {"loss/discriminator": "discriminator", "loss/generator": "generator"}
+        self.interfaces = {"generator": Interface({"codes": self.latent_shape}, ("images",))}
 
-    def update(self, real: Tensor, step: Step) -> Metrics:
+    def update(self, batch: Batch, step: Step) -> Metrics:
         turn = self.schedule.turn(step.number, step.total)
         # Where both use the same noise, both use the same images: the generator is not changed
         # in between.
@@ -186,42 +195,39 @@ class DCGAN(Model):
             with torch.set_grad_enabled(shared):
                 fake = self._generate(self.noise(step, step.images, TRAINING_NOISE))
             metrics |= adversarial.step_discriminator(
-                self, self.options, {"real": real}, {"fake": fake.detach()}, step
+                self, self.options, {"real": batch.images}, {"fake": fake.detach()}, step
             )
         if turn.generator:
             if not (turn.discriminator and shared):
                 purpose = TRAINING_NOISE if shared else PRIOR_NOISE
                 fake = self._generate(self.noise(step, self.config.batch_size, purpose))
-            metrics |= self._step_generator(fake)
+            metrics |= self._step_generator(fake, step)
         self.update_averages(step)
         return metrics
 
-    def _generate(self, codes: Tensor) -> Tensor:
+    def _generate(self, noise: Tensor) -> Tensor:
         with self.autocast():
-            images: Tensor = self.parallel["generator"](codes)
+            images: Tensor = self.parallel["generator"](noise)
         return images
 
-    def _step_generator(self, fake: Tensor) -> Metrics:
+    def _step_generator(self, fake: Tensor, step: Step) -> Metrics:
         # The plain network: DDP would wait for gradients that the frozen weights do not get.
         discriminator = self.networks["discriminator"]
         with frozen(discriminator):
             with self.autocast():
                 logits = discriminator(fake)
             loss = adversarial.generator_term(self.options, logits)
-            self.minimise("generator", loss)
+            self.minimise("generator", loss, step)
         return {"loss/generator": loss.detach()}
 
-    def validate(self, real: Tensor, batch: int) -> Metrics:
+    def validate(self, batch: Batch, number: int) -> Metrics:
         generator, discriminator = self.networks["generator"], self.networks["discriminator"]
         with evaluating([generator, discriminator]), self.autocast():
-            fake = generator(self.fixed_noise(len(real), VALIDATION, batch))
+            fake = generator(self.fixed_noise(len(batch), VALIDATION, number))
             return adversarial.validation_losses(
-                self.options, {"real": discriminator(real)}, {"fake": discriminator(fake)}
+                self.options, {"real": discriminator(batch.images)}, {"fake": discriminator(fake)}
             )
 
-    def decode(self, codes: Tensor) -> Tensor:
-        images: Tensor = self.evaluate("generator", codes)
+    def sample(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        images: Tensor = self.evaluate("generator", noise)
         return images
-
-    def pictures(self, count: int, real: Tensor) -> dict[str, Picture]:
-        return pictures.usual(self, count, real)

@@ -72,36 +72,45 @@ class UpsampleConv2d(nn.Conv2d):
         return F.conv_transpose2d(features, kernel, self.bias, stride=2, padding=1)
 
 
-def latent_codes(
-    count: int, size: int, seed: tuple[int, ...], rank: int = 0, world_size: int = 1
+def latents(
+    count: int,
+    shape: tuple[int, ...],
+    seed: tuple[int, ...],
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Tensor:
-    """One worker's share of `count` codes from N(0, I), a function of the seed alone.
+    """One worker's share of `count` latents from N(0, I), a function of the seed alone.
 
-    All workers draw the whole batch's codes and keep their part, so that the codes of a step do
-    not depend on the number of workers. More codes of one seed begin with the same codes.
+    All workers draw the whole batch's latents and keep their part, so that those of a step do not
+    depend on the number of workers. More latents of one seed begin with the same ones.
 
-    Args: seed: numbers that together decide the codes, such as (run seed, step).
-    Returns: (count / world_size, size) float32 on the CPU.
+    Args:
+        shape: of one.
+        seed: numbers that together decide them, such as (run seed, step).
+    Returns: (count / world_size, *shape) float32 on the CPU.
     """
-    generator = _generator(seed)
     share = count // world_size
-    # torch draws normal numbers 16 at a time. In whole blocks, more codes begin with the same ones.
-    codes = torch.randn(-(-count // 16) * 16, size, generator=generator)
-    return codes[rank * share : (rank + 1) * share]
+    drawn = torch.randn(_in_blocks(count), *shape, generator=_generator(seed))
+    return drawn[rank * share : (rank + 1) * share]
 
 
-def latent_code_batches(
-    count: int, size: int, seed: tuple[int, ...], at_once: int
+def latent_batches(
+    count: int, shape: tuple[int, ...], seed: tuple[int, ...], at_once: int
 ) -> Iterator[Tensor]:
-    """The codes of `latent_codes`, a few at a time.
+    """The latents of `latents`, a few at a time.
 
     Args: at_once: a multiple of 16, the numbers that torch draws together.
-    Yields: (at_once or, last, fewer, size) float32.
+    Yields: (at_once or, last, fewer, *shape) float32.
     """
     generator = _generator(seed)
     for first in range(0, count, at_once):
         wanted = min(at_once, count - first)
-        yield torch.randn(-(-wanted // 16) * 16, size, generator=generator)[:wanted]
+        yield torch.randn(_in_blocks(wanted), *shape, generator=generator)[:wanted]
+
+
+def _in_blocks(count: int) -> int:
+    # torch draws normal numbers 16 at a time. In whole blocks, more latents begin with the same.
+    return -(-count // 16) * 16
 
 
 def _generator(seed: tuple[int, ...]) -> torch.Generator:
@@ -109,8 +118,8 @@ def _generator(seed: tuple[int, ...]) -> torch.Generator:
     return torch.Generator().manual_seed(state)
 
 
-def sampled(mean: Tensor, log_var: Tensor, noise: Tensor) -> Tensor:
-    """Codes drawn from N(mean, exp(log_var)), differentiably: mean + exp(log_var / 2) * noise.
+def reparameterize(mean: Tensor, log_var: Tensor, noise: Tensor) -> Tensor:
+    """Latents drawn from N(mean, exp(log_var)), differentiably: mean + exp(log_var / 2) * noise.
 
     Args: all (N, latent); noise from N(0, I).
     Source: Kingma & Welling 2014, section 2.4.

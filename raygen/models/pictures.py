@@ -32,15 +32,15 @@ class Picture:
 
 
 def slerp(first: Tensor, last: Tensor, shares: Tensor) -> Tensor:
-    """Codes on the arc from one to another, which keeps their typical length.
+    """Latents on the arc from one to another, which keeps their typical length.
 
-    Args: first, last: (latent,); shares: (N,) in [0, 1] of the way from the first to the last.
-    Returns: (N, latent).
+    Args: first, last: (*shape); shares: (N,) in [0, 1] of the way from the first to the last.
+    Returns: (N, *shape).
     Source: White 2016, arXiv 1609.04468.
     """
-    cosine = F.cosine_similarity(first, last, dim=0).clamp(-1, 1)
+    cosine = F.cosine_similarity(first.flatten(), last.flatten(), dim=0).clamp(-1, 1)
     angle = torch.acos(cosine)
-    shares = shares.unsqueeze(1)
+    shares = shares.view(-1, *[1] * first.ndim)
     if math.sin(angle) < 1e-3:
         # On one line with 0 there is no arc to follow; in float32 the angle is no more exact.
         return (1 - shares) * first + shares * last
@@ -50,35 +50,36 @@ def slerp(first: Tensor, last: Tensor, shares: Tensor) -> Tensor:
 
 
 def samples(model: "Model", count: int) -> Picture:
-    """Images decoded from codes of the prior."""
-    return Picture(model.decode(model.fixed_noise(count, SAMPLES)))
+    """Images made from noise."""
+    return Picture(model.sample(model.fixed_noise(count, SAMPLES)))
 
 
 def interpolations(model: "Model") -> Picture:
-    """Rows of images, each along the arc between two codes of the prior."""
+    """Rows of images, each along the arc between two latents of the prior."""
     ends = model.fixed_noise(2 * INTERPOLATIONS, INTERPOLATION)
     shares = torch.linspace(0, 1, INTERPOLATION_STEPS, device=ends.device)
-    rows = [slerp(first, last, shares) for first, last in ends.view(INTERPOLATIONS, 2, -1)]
-    return Picture(model.decode(torch.cat(rows)), INTERPOLATION_STEPS)
+    rows = [slerp(first, last, shares) for first, last in ends.unflatten(0, (-1, 2))]
+    return Picture(model.sample(torch.cat(rows)), INTERPOLATION_STEPS)
 
 
-def reconstructions(model: "Model", images: Tensor) -> Picture:
-    """Each image beside its reconstruction from the mean of its code."""
+def reconstructions(model: "Model", images: Tensor) -> dict[str, Picture]:
+    """Each image beside its reconstruction from the mean of its latents, and maps of these."""
     images = images[:RECONSTRUCTIONS].to(model.device)
-    mean, _ = model.encode(images)
-    pairs = torch.stack([images, model.decode(mean)], dim=1)
-    return Picture(pairs.flatten(0, 1), 2 * PAIRS_PER_ROW)
+    mean, log_var = model.encode(images)
+    decoded = model.decode(mean)
+    pairs = torch.stack([images, decoded], dim=1)
+    shown = {"reconstructions": Picture(pairs.flatten(0, 1), 2 * PAIRS_PER_ROW)}
+    few = slice(CODES_SHOWN)
+    return shown | {"codes": code_maps(images[few], mean[few], log_var[few], decoded[few])}
 
 
-def code_maps(model: "Model", images: Tensor) -> Picture:
-    """Images beside the mean and log_var of their codes, as maps, and their reconstructions.
+def code_maps(images: Tensor, mean: Tensor, log_var: Tensor, decoded: Tensor) -> Picture:
+    """Images beside the mean and log_var of their latents, as maps, and their reconstructions.
 
     A map shows a code's numbers row by row: 512 as 32 x 16, 256 as 16 x 16. Grey is 0, white the
     largest absolute value among the shown codes, and black its negative; for log_var, white is the
     largest value and black the smallest.
     """
-    images = images[:CODES_SHOWN].to(model.device)
-    mean, log_var = model.encode(images)
     bound = mean.abs().max().clamp(min=1e-6)
     low, high = log_var.min(), log_var.max()
     spread = (high - low).clamp(min=1e-6)
@@ -87,7 +88,7 @@ def code_maps(model: "Model", images: Tensor) -> Picture:
         images,
         _as_map(mean / bound, height, width),
         _as_map((log_var - low) / spread * 2 - 1, height, width),
-        model.decode(mean),
+        decoded,
     ]
     return Picture(torch.stack(cells, dim=1).flatten(0, 1), len(cells))
 
@@ -98,9 +99,8 @@ def usual(model: "Model", count: int, real: Tensor) -> dict[str, Picture]:
     Args: as `Model.pictures`.
     """
     shown = {"samples": samples(model, count), "interpolation": interpolations(model)}
-    if model.has_encoder and len(real):
-        shown["reconstructions"] = reconstructions(model, real)
-        shown["codes"] = code_maps(model, real)
+    if model.can_encode and len(real):
+        shown |= reconstructions(model, real)
     return shown
 
 
@@ -110,14 +110,15 @@ def map_shape(size: int) -> tuple[int, int]:
     return size // width, width
 
 
-def _as_map(codes: Tensor, height: int, width: int) -> Tensor:
-    """Codes (N, latent) in [-1, 1] -> (N, 3, height, width), enlarged on white."""
-    rows, columns = map_shape(codes.shape[1])
+def _as_map(latents: Tensor, height: int, width: int) -> Tensor:
+    """Latents (N, ...) in [-1, 1] -> (N, 3, height, width), enlarged on white."""
+    latents = latents.flatten(1)
+    rows, columns = map_shape(latents.shape[1])
     scale = min(height / rows, width / columns)
     # Whole multiples, so that each number is a square of one size; or reduced, if they must be.
     scale = math.floor(scale) if scale >= 1 else scale
     size = max(1, int(rows * scale)), max(1, int(columns * scale))
-    maps = F.interpolate(codes.view(-1, 1, rows, columns).float(), size, mode="nearest-exact")
+    maps = F.interpolate(latents.view(-1, 1, rows, columns).float(), size, mode="nearest-exact")
     top, left = (height - size[0]) // 2, (width - size[1]) // 2
     margins = (left, width - size[1] - left, top, height - size[0] - top)
     return F.pad(maps, margins, value=1.0).expand(-1, 3, -1, -1)

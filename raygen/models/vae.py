@@ -7,20 +7,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raygen.config import PRESETS, RunConfig
+from raygen.config import RunConfig
+from raygen.data.batch import Batch
 from raygen.model_options import VAEConfig
-from raygen.models import pictures
-from raygen.models.base import Metrics, Model, Step
+from raygen.models.base import Interface, Metrics, Model, Step
 from raygen.models.layers import (
     TRAINING_NOISE,
     VALIDATION,
     evaluating,
     initialise_uniform,
     kl_divergence,
-    sampled,
+    reparameterize,
     scaled,
 )
-from raygen.models.pictures import Picture
 
 FILTERS = (32, 64, 128, 256)
 
@@ -61,7 +60,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent codes (N, latent_size) -> images (N, 3, height, width) in [-1, 1]."""
+    """Latents (N, latent_size) -> images (N, 3, height, width) in [-1, 1]."""
 
     def __init__(
         self, height: int = 218, width: int = 178, latent_size: int = 512, scale: float = 1.0
@@ -81,8 +80,8 @@ class Decoder(nn.Module):
             channels = count
         self.image = nn.Sequential(nn.Conv2d(channels, 3, 3, padding=1), nn.Tanh())
 
-    def forward(self, codes: Tensor) -> Tensor:
-        features = self.project(codes).unflatten(1, self.start)
+    def forward(self, latents: Tensor) -> Tensor:
+        features = self.project(latents).unflatten(1, self.start)
         features = features.contiguous(memory_format=torch.channels_last)
         for block, (height, width) in zip(self.blocks, self.sizes[1:], strict=True):
             features = F.interpolate(features, scale_factor=2.0, mode="nearest")
@@ -95,13 +94,13 @@ class Decoder(nn.Module):
 class VAE(Model):
     """One step of one optimizer for encoder and decoder: mean squared error + weighted KL."""
 
-    best_by = "validation/total"
+    can_encode = True
 
     def __init__(self, config: RunConfig) -> None:
         options = config.model
         assert isinstance(options, VAEConfig)
         self.options = options
-        image = PRESETS[config.preset].image
+        image = config.image
         weights = torch.Generator().manual_seed(config.seed)
         shape = (image.height, image.width, options.latent_size, config.width)
         encoder, decoder = Encoder(*shape), Decoder(*shape)
@@ -116,11 +115,17 @@ class VAE(Model):
             else torch.optim.Adam(parameters, options.lr)
         }
         self.losses = {"loss/total": "encoder and decoder"}
+        self.interfaces = {
+            "encoder": Interface({"images": self.image_shape}, ("mean", "log_var")),
+            "decoder": Interface({"codes": self.latent_shape}, ("images",)),
+        }
 
-    def update(self, real: Tensor, step: Step) -> Metrics:
+    def update(self, batch: Batch, step: Step) -> Metrics:
         noise = self.noise(step, step.images, TRAINING_NOISE)
-        losses = self._losses(self.parallel["encoder"], self.parallel["decoder"], real, noise)
-        self.minimise("vae", losses["total"])
+        losses = self._losses(
+            self.parallel["encoder"], self.parallel["decoder"], batch.images, noise
+        )
+        self.minimise("vae", losses["total"], step)
         self.update_averages(step)
         return {f"loss/{name}": loss.detach() for name, loss in losses.items()}
 
@@ -129,17 +134,22 @@ class VAE(Model):
     ) -> Metrics:
         with self.autocast():
             mean, log_var = encoder(images)
-            decoded = decoder(sampled(mean, log_var, noise))
+            decoded = decoder(reparameterize(mean, log_var, noise))
         mse = F.mse_loss(decoded, images)
         kl = kl_divergence(mean, log_var).mean()
         return {"total": mse + self.options.kl_weight * kl, "mse": mse, "kl": kl}
 
-    def validate(self, real: Tensor, batch: int) -> Metrics:
-        encoder, decoder = self.drawn("encoder"), self.drawn("decoder")
-        noise = self.fixed_noise(len(real), VALIDATION, batch)
+    def validate(self, batch: Batch, number: int) -> Metrics:
+        encoder, decoder = self.ema("encoder"), self.ema("decoder")
+        noise = self.fixed_noise(len(batch), VALIDATION, number)
         with evaluating([encoder, decoder]):
-            losses = self._losses(encoder, decoder, real, noise)
+            losses = self._losses(encoder, decoder, batch.images, noise)
         return {f"validation/{name}": loss for name, loss in losses.items()}
 
-    def pictures(self, count: int, real: Tensor) -> dict[str, Picture]:
-        return pictures.usual(self, count, real)
+    def sample(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        images: Tensor = self.evaluate("decoder", noise)
+        return images
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_var = self.evaluate("encoder", images)
+        return mean, log_var

@@ -1,4 +1,4 @@
-"""VAE-GAN: networks, losses, update step and pictures, under two objectives.
+"""VAE-GAN: networks, losses and update step, under two objectives.
 
 `larsen` is the paper's: reconstructions are measured by the discriminator's features, and the
 adversarial loss does not reach the encoder. `article` measures them by pixels, in a VAE step of
@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raygen.config import RunConfig
+from raygen.data.batch import Batch
 from raygen.model_options import VAEGANConfig
-from raygen.models import adversarial, pictures
+from raygen.models import adversarial
 from raygen.models.adversarial import SLOPE, Normalisation, generator_term
-from raygen.models.base import Metrics, Model, Step
+from raygen.models.base import Interface, Metrics, Model, Step
 from raygen.models.layers import (
     PRIOR_NOISE,
     TRAINING_NOISE,
@@ -25,23 +26,32 @@ from raygen.models.layers import (
     frozen,
     initialise_uniform,
     kl_divergence,
-    sampled,
+    reparameterize,
     scaled,
 )
-from raygen.models.pictures import Picture
 from raygen.schedule import Schedule
 
 
-class Encoder(nn.Module):
-    """Images (N, 3, 64, 64) in [-1, 1] -> mean, and log_var in (-1, 1), each (N, latent_size)."""
+def stages(side: int) -> int:
+    """How often images of 32, 64 or 128 pixels a side are halved until they have 4."""
+    return {32: 3, 64: 4, 128: 5}[side]
 
-    def __init__(self, latent_size: int = 256, width: float = 1.0) -> None:
+
+def encoder_filters(side: int) -> list[int]:
+    """Channels of each stage; of 64 pixels: 16, 32, 64 and 128. A decoder has them in reverse."""
+    return [16 * 2**stage for stage in range(stages(side))]
+
+
+class Encoder(nn.Module):
+    """Images (N, 3, side, side) in [-1, 1] -> mean, log_var in (-1, 1), each (N, latent_size)."""
+
+    def __init__(self, latent_size: int = 256, width: float = 1.0, side: int = 64) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         channels = 3
-        for count in (scaled(filters, width) for filters in (16, 32, 64, 128)):
+        for count in (scaled(filters, width) for filters in encoder_filters(side)):
             layers += [
-                nn.Conv2d(channels, count, 5, stride=2, padding=2),  # 32, 16, 8, 4 pixels a side
+                nn.Conv2d(channels, count, 5, stride=2, padding=2),  # At last 4 pixels a side
                 nn.BatchNorm2d(count),
                 nn.LeakyReLU(SLOPE),
             ]
@@ -56,20 +66,21 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent codes (N, latent_size) -> images (N, 3, 64, 64) in [-1, 1]; the generator."""
+    """Latents (N, latent_size) -> images (N, 3, side, side) in [-1, 1]; the generator."""
 
-    def __init__(self, latent_size: int = 256, width: float = 1.0) -> None:
+    def __init__(self, latent_size: int = 256, width: float = 1.0, side: int = 64) -> None:
         super().__init__()
-        channels = scaled(256, width)
+        filters = encoder_filters(side)
+        channels = scaled(2 * filters[-1], width)
         self.project = nn.Linear(latent_size, channels * 2 * 2)
         layers: list[nn.Module] = [nn.BatchNorm2d(channels), nn.ReLU()]
-        for count in (scaled(filters, width) for filters in (128, 64, 32, 16)):
+        for count in (scaled(count, width) for count in reversed(filters)):
             layers += [_doubling(channels, count), nn.BatchNorm2d(count), nn.ReLU()]
             channels = count
         self.upsample = nn.Sequential(*layers, _doubling(channels, 3), nn.Tanh())
 
-    def forward(self, codes: Tensor) -> Tensor:
-        features = self.project(codes).unflatten(1, (-1, 2, 2))
+    def forward(self, latents: Tensor) -> Tensor:
+        features = self.project(latents).unflatten(1, (-1, 2, 2))
         images: Tensor = self.upsample(features.contiguous(memory_format=torch.channels_last))
         return images.float()
 
@@ -79,11 +90,14 @@ def _doubling(channels: int, filters: int) -> nn.ConvTranspose2d:
 
 
 class Discriminator(nn.Module):
-    """Images (N, 3, 64, 64) in [-1, 1] -> logits (N,), positive for real."""
+    """Images (N, 3, side, side) in [-1, 1] -> logits (N,), positive for real."""
 
-    def __init__(self, width: float = 1.0, norm: Normalisation = nn.BatchNorm2d) -> None:
+    def __init__(
+        self, width: float = 1.0, norm: Normalisation = nn.BatchNorm2d, side: int = 64
+    ) -> None:
         super().__init__()
-        channels, *filters = (scaled(filters, width) for filters in (32, 64, 128, 128))
+        counts = (32, 64, 128, 128, 128)[: stages(side)]
+        channels, *filters = (scaled(count, width) for count in counts)
         layers: list[nn.Module] = [
             nn.Conv2d(3, channels, 5, stride=2, padding=2),
             nn.LeakyReLU(SLOPE),
@@ -123,14 +137,17 @@ def feature_distance(reconstructed: Tensor, real: Tensor) -> Tensor:
 class VAEGAN(Model):
     """Discriminator against encoder and decoder."""
 
+    can_encode = True
+
     def __init__(self, config: RunConfig) -> None:
         options = config.model
         assert isinstance(options, VAEGANConfig)
         self.options, self.schedule = options, Schedule.parse(options.schedule)
-        encoder = Encoder(options.latent_size, config.width)
-        decoder = Decoder(options.latent_size, config.width)
+        side = config.image.height
+        encoder = Encoder(options.latent_size, config.width, side)
+        decoder = Decoder(options.latent_size, config.width, side)
         norm = adversarial.normalisation(options, nn.BatchNorm2d)
-        discriminator = Discriminator(config.width, norm)
+        discriminator = Discriminator(config.width, norm, side)
         weights = torch.Generator().manual_seed(config.seed)
         for network in (encoder, decoder, discriminator):
             initialise_uniform(network, weights)
@@ -152,6 +169,10 @@ class VAEGAN(Model):
             self.optimizers["vae"] = torch.optim.SGD(both, lr_vae)
             self.losses = {"loss/vae": "encoder and decoder", "loss/generator": "decoder"}
         self.losses = {"loss/discriminator": "discriminator", **self.losses}
+        self.interfaces = {
+            "encoder": Interface({"images": self.image_shape}, ("mean", "log_var")),
+            "decoder": Interface({"codes": self.latent_shape}, ("images",)),
+        }
 
     def compile(self) -> None:
         # Encoder and decoder take their gradients from one graph in two passes, for which it has to
@@ -159,11 +180,11 @@ class VAEGAN(Model):
         torch._functorch.config.donated_buffer = False
         super().compile()
 
-    def update(self, real: Tensor, step: Step) -> Metrics:
+    def update(self, batch: Batch, step: Step) -> Metrics:
         if self.options.objective == "larsen":
-            metrics = self._update_larsen(real, step)
+            metrics = self._update_larsen(batch.images, step)
         else:
-            metrics = self._update_article(real, step)
+            metrics = self._update_article(batch.images, step)
         self.update_averages(step)
         return metrics
 
@@ -174,9 +195,9 @@ class VAEGAN(Model):
         prior = self.noise(step, step.images, PRIOR_NOISE)
         with torch.set_grad_enabled(turn.generator), self.autocast():
             mean, log_var = self.parallel["encoder"](real)
-            codes = sampled(mean, log_var, noise)
+            latents = reparameterize(mean, log_var, noise)
             # A leaf: decoder and encoder take different gradients from here on.
-            entered = codes.detach().requires_grad_(turn.generator)
+            entered = latents.detach().requires_grad_(turn.generator)
             decoded = self.parallel["decoder"](entered)
             generated = self.parallel["decoder"](prior)
         metrics: Metrics = {}
@@ -188,21 +209,22 @@ class VAEGAN(Model):
             )
         if turn.generator:
             kl = kl_divergence(mean, log_var).mean()
-            metrics |= self._step_autoencoder(real, codes, entered, decoded, generated, kl)
+            metrics |= self._step_autoencoder(real, latents, entered, decoded, generated, kl, step)
         return metrics
 
     def _step_autoencoder(
         self,
         real: Tensor,
-        codes: Tensor,
+        latents: Tensor,
         entered: Tensor,
         decoded: Tensor,
         generated: Tensor,
         kl: Tensor,
+        step: Step,
     ) -> Metrics:
         """Encoder: KL + distance. Decoder: gamma * distance + adversarial losses.
 
-        Args: entered: the codes as the decoder took them, cut off from the encoder.
+        Args: entered: the latents as the decoder took them, cut off from the encoder.
         """
         discriminator = self.networks["discriminator"]
         with frozen(discriminator):
@@ -219,15 +241,15 @@ class VAEGAN(Model):
             [of_distance] = torch.autograd.grad(distance, decoded, retain_graph=True)
             of_fooled = torch.autograd.grad(fooled, [decoded, generated])
         # ... so that the adversarial ones never reach the encoder,
-        [of_codes] = torch.autograd.grad(decoded, entered, of_distance, retain_graph=True)
+        [of_latents] = torch.autograd.grad(decoded, entered, of_distance, retain_graph=True)
         self.optimizers["encoder"].zero_grad(set_to_none=True)
-        torch.autograd.backward([codes, kl], [of_codes, torch.ones_like(kl)])
-        self.optimizers["encoder"].step()
+        torch.autograd.backward([latents, kl], [of_latents, torch.ones_like(kl)])
+        self.take_step("encoder", step)
         # ... and both reach the decoder, weighted.
         self.optimizers["decoder"].zero_grad(set_to_none=True)
         of_decoded = self.options.gamma * of_distance + of_fooled[0]
         torch.autograd.backward([decoded, generated], [of_decoded, of_fooled[1]])
-        self.optimizers["decoder"].step()
+        self.take_step("decoder", step)
         return {
             "loss/encoder": (kl + distance).detach(),
             "loss/kl": kl.detach(),
@@ -260,18 +282,18 @@ class VAEGAN(Model):
                     logits = discriminator(decoded), discriminator(generated)
                 fooled = [generator_term(self.options, each) for each in logits]
                 loss = (fooled[0] + fooled[1]) / 2
-                self.minimise("decoder", loss)
+                self.minimise("decoder", loss, step)
             metrics |= {
                 "loss/generator": loss.detach(),
                 "loss/generator_reconstruction": fooled[0].detach(),
                 "loss/generator_fake": fooled[1].detach(),
             }
         with self.autocast():
-            decoded = self.parallel["decoder"](sampled(mean, log_var, noise))
+            decoded = self.parallel["decoder"](reparameterize(mean, log_var, noise))
         mse = F.mse_loss(decoded, real)
         kl = kl_divergence(mean, log_var).mean()
         loss = 2 * mse + kl
-        self.minimise("vae", loss)
+        self.minimise("vae", loss, step)
         return metrics | {
             "loss/vae": loss.detach(),
             "loss/mse": mse.detach(),
@@ -288,10 +310,11 @@ class VAEGAN(Model):
             fake = {kind: images[::2] for kind, images in fake.items()}
         return adversarial.step_discriminator(self, self.options, real, fake, step)
 
-    def validate(self, real: Tensor, batch: int) -> Metrics:
-        encoder, decoder = self.drawn("encoder"), self.drawn("decoder")
+    def validate(self, batch: Batch, number: int) -> Metrics:
+        real = batch.images
+        encoder, decoder = self.ema("encoder"), self.ema("decoder")
         discriminator = self.networks["discriminator"]
-        prior = self.fixed_noise(len(real), VALIDATION, batch)
+        prior = self.fixed_noise(len(batch), VALIDATION, number)
         with evaluating([encoder, decoder, discriminator]), self.autocast():
             mean, log_var = encoder(real)
             decoded, generated = decoder(mean), decoder(prior)
@@ -304,5 +327,10 @@ class VAEGAN(Model):
         metrics["validation/kl"] = kl_divergence(mean, log_var).mean()
         return metrics
 
-    def pictures(self, count: int, real: Tensor) -> dict[str, Picture]:
-        return pictures.usual(self, count, real)
+    def sample(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        images: Tensor = self.evaluate("decoder", noise)
+        return images
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_var = self.evaluate("encoder", images)
+        return mean, log_var

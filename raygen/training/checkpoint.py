@@ -64,9 +64,44 @@ class Score:
         return (self.metric, self.images) == (other.metric, other.images)
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint holds of a model, apart from it: the training may go on meanwhile.
+
+    Attributes:
+        tensors: by file and name, on the CPU.
+        optimizers: what else they remember, as JSON values.
+    """
+
+    tensors: dict[str, dict[str, torch.Tensor]]
+    optimizers: dict[str, Any]
+
+    @staticmethod
+    def of(model: Model) -> "Snapshot":
+        files = {
+            f"{name}.safetensors": _copied(network.state_dict())
+            for name, network in model.networks.items()
+        }
+        tensors, numbers = _pack_optimizers(model.optimizers)
+        return Snapshot(files | {OPTIMIZERS: tensors}, numbers)
+
+
 def save(
     folder: Folder,
     model: Model,
+    position: Position,
+    about: dict[str, Any],
+    keep: int,
+    score: Score | None = None,
+    metrics: Mapping[str, float] | None = None,
+) -> Folder:
+    """Write a checkpoint of a model as it is now; see `write`."""
+    return write(folder, Snapshot.of(model), position, about, keep, score, metrics)
+
+
+def write(
+    folder: Folder,
+    snapshot: Snapshot,
     position: Position,
     about: dict[str, Any],
     keep: int,
@@ -87,7 +122,7 @@ def save(
     # An unfinished one of the same step may be in the way.
     _delete(target)
     try:
-        _write(target, model, position, about, score, metrics)
+        _write(target, snapshot, position, about, score, metrics)
     except BaseException:
         # Half a checkpoint takes room that whoever goes on may need.
         with contextlib.suppress(OSError, StorageError):
@@ -110,19 +145,14 @@ def _delete(checkpoint: Folder) -> None:
 
 def _write(
     target: Folder,
-    model: Model,
+    snapshot: Snapshot,
     position: Position,
     about: dict[str, Any],
     score: Score | None,
     metrics: Mapping[str, float] | None,
 ) -> None:
-    files = {
-        f"{name}.safetensors": _contiguous(n.state_dict()) for name, n in model.networks.items()
-    }
-    tensors, numbers = _pack_optimizers(model.optimizers)
-    files[OPTIMIZERS] = tensors
     digests = {}
-    for name, content in files.items():
+    for name, content in snapshot.tensors.items():
         data = save_tensors(content)
         target.write_bytes(name, data)
         digests[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -130,7 +160,7 @@ def _write(
     state |= {"score": score.value if score else None, "metrics": dict(metrics or {})}
     if score:
         state |= {"score_metric": score.metric, "score_images": score.images}
-    state |= {"optimizers": numbers, "files": digests}
+    state |= {"optimizers": snapshot.optimizers, "files": digests}
     target.write_json(STATE, state)
 
 
@@ -327,8 +357,9 @@ def load_networks(checkpoint: Folder, model: Model) -> None:
 
 def _check_networks(checkpoint: Folder, model: Model, state: Checked) -> None:
     made_by = state.value["about"].get("config", {})
-    for name in ("preset", "width"):
+    for name in ("family", "size", "width"):
         mine = getattr(model.config, name)
+        # Earlier versions noted neither family nor size.
         if made_by.get(name, mine) != mine:
             raise CheckpointError(
                 f"{checkpoint.uri}: was made with {name} {bare(made_by[name])}, but this run has "
@@ -381,9 +412,12 @@ def _explained(checkpoint: Folder, name: str) -> Iterator[None]:
         raise unreadable(where, error, CheckpointError) from error
 
 
-def _contiguous(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _copied(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     # safetensors stores row-major tensors only; channels_last weights are not.
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return {
+        name: tensor.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
+        for name, tensor in tensors.items()
+    }
 
 
 def _pack_optimizers(
@@ -402,7 +436,7 @@ def _pack_optimizers(
                 else:
                     others.setdefault(str(number), {})[key] = value
         numbers[name] = {"param_groups": state["param_groups"], "state": others}
-    return _contiguous(tensors), numbers
+    return _copied(tensors), numbers
 
 
 def _unpack_optimizers(

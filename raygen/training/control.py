@@ -42,7 +42,12 @@ class Progress:
 
 
 class Control:
-    """Whoever watches the run. This one does not care."""
+    """Whoever watches the run. This one does not care.
+
+    Attributes: needs_checkpoints: `measured` must not be called before what is known is saved.
+    """
+
+    needs_checkpoints = False
 
     def started(self, step: int) -> None:
         """The workers go on from this step."""
@@ -52,7 +57,7 @@ class Control:
         return False
 
     def measured(self, progress: Progress) -> None:
-        """The networks have been measured on validation images, and what is known is saved.
+        """The networks have been measured on validation images, and what is known is being saved.
 
         Told once more where a run is resumed at such a point.
         """

@@ -42,7 +42,7 @@ class LossWatch:
 
         Raises: NotFinite, on all workers alike, if a loss of any of them was not finite.
         """
-        steps = workers.minimum(self._first_bad)
+        steps = workers.all_reduce_min(self._first_bad)
         if steps and min(steps) < _NEVER:
             first = min(range(len(steps)), key=lambda number: steps[number])
             what = list(self._losses)[first]

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 
 from raygen.config import DRAWN, RunConfig
+from raygen.data.batch import Batch
 from raygen.models import build_model
 from raygen.models.base import Step
 from raygen.training.run import CONFIG, RunFolder
 from raygen.training.session import use_bf16
 
 PRESET = "dcgan-celeba"
-SIZE, LENGTH = frozenset(("width", "drawn_count")), frozenset(("steps", "epochs"))
+SIZE, LENGTH = frozenset(("width", "drawn_count", "size")), frozenset(("steps", "epochs"))
 """Options that a first run chooses by itself; one that is given means what it says."""
 TRAINING_SECONDS = 85
 """Aim for so long a training on processors, in seconds. The start takes about a minute more."""
@@ -67,11 +68,15 @@ def seconds_per_step(config: RunConfig) -> float:
     model = build_model(config)
     model.to(torch.device("cpu"))
     model.bf16 = use_bf16(config.precision, torch.device("cpu"))
-    images = torch.zeros(config.step_images, 3, 32, 32).to(memory_format=torch.channels_last)
+    images = torch.zeros(config.step_images, *model.image_shape)
+    rows = torch.arange(config.step_images)
+    batch = Batch(
+        images.to(memory_format=torch.channels_last), torch.zeros(len(rows), 0).char(), rows
+    )
     count = 0
     began_at = time.monotonic()
     while time.monotonic() - began_at < TIMING_SECONDS or count < 2:
-        model.update(images, Step(count, 1_000, config.step_images, count * config.step_images))
+        model.update(batch, Step(count, 1_000, config.step_images, count * config.step_images))
         count += 1
         if count == 1:
             # The first step holds costs of a start.

@@ -9,8 +9,8 @@ import numpy as np
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 
+from raygen.evaluation.metrics import metric_of
 from raygen.evaluation.pictures import encode_png
-from raygen.training.descriptions import description
 from raygen.training.run import RunFolder
 
 
@@ -39,7 +39,7 @@ class RunLog:
             # TensorBoard takes it from a tag's first value.
             about = None
             if tag not in self._described:
-                about = SummaryMetadata(summary_description=description(tag))
+                about = SummaryMetadata(summary_description=metric_of(tag).description)
                 self._described.add(tag)
             summary = Summary(value=[Summary.Value(tag=tag, simple_value=value, metadata=about)])
             file.add_summary(summary, images_seen)

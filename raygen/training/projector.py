@@ -7,12 +7,13 @@ makes all thumbnails square.
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 
-from raygen.data.prefetch import as_images
+from raygen.data.pixels import as_images
 from raygen.data.reader import HeldOut
 from raygen.evaluation.pictures import encode_png
 from raygen.models.base import Model
@@ -30,53 +31,57 @@ MOST_IMAGES = (LARGEST_SHEET // THUMBNAIL) ** 2
 _WORDS = {1: "yes", -1: "no", 0: "unknown"}
 
 
-def show_codes(run: Folder, model: Model, images: HeldOut, count: int) -> None:
-    """Show the means of the codes of the first images in the projector, with their attributes.
+@dataclass(frozen=True)
+class Codes:
+    """Latents of images, and what is known of these.
 
-    Args: run: its folder; count: at most so many images, and at most `MOST_IMAGES`.
-    """
-    pixels = images.images(0, min(count, MOST_IMAGES))
-    if not len(pixels):
-        return
-    parts = [
-        model.encode(as_images(part, model.device))[0].float().cpu().numpy()
-        for part in np.split(pixels, range(ENCODED_AT_ONCE, len(pixels), ENCODED_AT_ONCE))
-    ]
-    ids, values = images.reader.labels(np.arange(len(pixels)))
-    attributes = images.reader.manifest.attributes
-    write_projector(run, np.concatenate(parts), pixels, ids, attributes, values)
-
-
-def write_projector(
-    run: Folder,
-    codes: np.ndarray,
-    images: np.ndarray,
-    ids: Sequence[str],
-    attributes: Sequence[str],
-    values: np.ndarray,
-) -> None:
-    """Show codes in the projector, in place of earlier ones.
-
-    Args:
-        codes: (N, latent_size); N up to `MOST_IMAGES`.
+    Attributes:
+        codes: (N, latent_size) float32; N up to `MOST_IMAGES`.
         images: (N, H, W, 3) uint8.
         ids: of the images.
         attributes: their names.
         values: (N, attributes) of 1 true, -1 false, 0 unknown.
     """
+
+    codes: np.ndarray
+    images: np.ndarray
+    ids: Sequence[str]
+    attributes: Sequence[str]
+    values: np.ndarray
+
+
+def codes_of(model: Model, held_out: HeldOut, count: int) -> Codes | None:
+    """The means of the latents of the first images; None if there are no images.
+
+    Args: count: at most so many images, and at most `MOST_IMAGES`.
+    """
+    rows = held_out.read(0, min(count, MOST_IMAGES))
+    if not len(rows.images):
+        return None
+    parts = [
+        model.encode(as_images(part, model.device))[0].flatten(1).float().cpu().numpy()
+        for part in np.split(rows.images, range(ENCODED_AT_ONCE, len(rows.images), ENCODED_AT_ONCE))
+    ]
+    ids, _ = held_out.reader.labels(rows.rows)
+    attributes = held_out.reader.manifest.attributes
+    return Codes(np.concatenate(parts), rows.images, ids, attributes, rows.attributes)
+
+
+def write_projector(run: Folder, shown: Codes) -> None:
+    """Show latents in the projector, in place of earlier ones. Args: run: its folder."""
     files = run.join(FILES)
     table = io.StringIO()
-    np.savetxt(table, codes, fmt="%.5g", delimiter="\t")
+    np.savetxt(table, shown.codes, fmt="%.5g", delimiter="\t")
     files.write_bytes("codes.tsv", table.getvalue().encode())
     rows = [
         [_field(name), *(_WORDS[int(v)] for v in row)]
-        for name, row in zip(ids, values, strict=True)
+        for name, row in zip(shown.ids, shown.values, strict=True)
     ]
     # Of a single column, the projector takes the first row for an image, too.
-    heading = [["image", *map(_field, attributes)]] if attributes else []
+    heading = [["image", *map(_field, shown.attributes)]] if shown.attributes else []
     lines = ["\t".join(row) for row in [*heading, *rows]]
     files.write_bytes("images.tsv", ("\n".join(lines) + "\n").encode())
-    sheet, (height, width) = thumbnails(images)
+    sheet, (height, width) = thumbnails(shown.images)
     files.write_bytes("thumbnails.png", encode_png(sheet))
 
     config = ProjectorConfig()

@@ -160,7 +160,8 @@ class RunFolder:
         except FileNotFoundError:
             raise UserError(f"{self.folder.join(CONFIG).uri}: is missing; {advice}") from None
         preset = values.optional("preset")
-        if preset:
+        if preset and not values.optional("family"):
+            # Earlier versions noted the preset alone.
             preset.choice(PRESETS)
         options: dict[str, Any] = values.value
         return options
@@ -168,6 +169,12 @@ class RunFolder:
     def _check_same(self, config: RunConfig) -> None:
         before = self.saved_config()
         may_change = RESUMABLE_CHANGES
+        # Earlier versions noted the preset in their place.
+        known = RunConfig.from_json(before, self.folder.join(CONFIG).uri).to_json()
+        before = {name: known[name] for name in ("family", "size")} | before
+        if before.get("preset") not in PRESETS:
+            # It has another name by now; what it stood for is compared.
+            may_change |= {"preset"}
         if config.is_two_phase:
             # Where the second phase begins follows from the length.
             may_change -= {"steps", "epochs"}

@@ -23,8 +23,8 @@ from raygen.training import checkpoint
 from raygen.training.control import Control, Outcome, Position, Progress
 from raygen.training.finite import NotFinite
 from raygen.training.logging import RunLog
-from raygen.training.loop import train
 from raygen.training.run import RunFolder
+from raygen.training.trainer import Trainer
 from raygen.training.validation import Validation
 from raygen.training.workers import Workers
 
@@ -100,7 +100,7 @@ def _newest_checkpoint(session: Session, workers: Workers) -> Folder | None:
         # Of workers that were killed while they saved.
         checkpoint.clean(folder)
         latest = checkpoint.latest_step(folder)
-    [step] = workers.agree([latest or 0])
+    [step] = workers.broadcast([latest or 0])
     return checkpoint.at_step(folder, step) if step else None
 
 
@@ -166,9 +166,8 @@ def _train_from(
                 control.measured(Progress(start.images_seen, total, 0.0, known, start.seconds))
             log = stack.enter_context(RunLog(run, start.images_seen))
             log.text("config", _as_table(config.to_json()))
-        return train(
+        trainer = Trainer(
             model,
-            feed,
             validation,
             config,
             run,
@@ -179,6 +178,7 @@ def _train_from(
             log,
             control,
         )
+        return trainer.train(feed)
 
 
 def _halve_learning_rates(model: Model, times: int) -> None:

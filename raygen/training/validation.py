@@ -4,17 +4,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from raygen.data.prefetch import CPU, as_images
+from raygen.data.batch import Batch
+from raygen.data.pixels import CPU
 from raygen.data.reader import HeldOut
-from raygen.evaluation.metrics import sliced_wasserstein
+from raygen.evaluation.metrics import COMPUTED
 from raygen.models.base import Model
 from raygen.models.layers import QUALITY
 from raygen.training.workers import Workers
 
 QUALITY_COUNT = 512
 """At most so many samples are compared with as many validation images."""
-DECODED_AT_ONCE = 64
+SAMPLED_AT_ONCE = 64
 
 Progress = Callable[[int, int], None]
 """Called with images done and images in total."""
@@ -30,42 +32,51 @@ class Validation:
     images: HeldOut
     every: int
 
-    def first(self, count: int, device: torch.device) -> torch.Tensor:
-        """The first images, (N, C, H, W) in [-1, 1] on the device."""
-        return as_images(self.images.images(0, count), device)
+    def first(self, count: int, device: torch.device) -> Tensor:
+        """The first images, (N, 3, H, W) in [-1, 1] on the device."""
+        return Batch.of(self.images.read(0, count), device).images
 
     def measure(
         self, model: Model, workers: Workers, progress: Progress | None = None
     ) -> dict[str, float]:
         """Means over all validation images of the model's losses, and the quality of its samples.
 
-        Called by all workers alike; each takes some of the batches. Quality is `quality/swd`, the
-        sliced Wasserstein distance between samples and validation images; lower is better.
+        Called by all workers alike, which share the work; the first one knows the whole result.
+        Quality is what the registry of metrics computes of samples and as many validation images.
         """
-        total = self.images.count
-        if not total:
+        if not self.images.count:
             return {}
-        sums: dict[str, torch.Tensor] = {}
+        return self._losses(model, workers, progress) | self._quality(model, workers)
+
+    def _losses(
+        self, model: Model, workers: Workers, progress: Progress | None
+    ) -> dict[str, float]:
+        total = self.images.count
+        sums: dict[str, Tensor] = {}
         done = 0
-        for number, pixels in self.images.batches(workers.rank, workers.world_size):
-            real = as_images(pixels, model.device)
-            for name, value in model.validate(real, number).items():
-                sums[name] = sums.get(name, torch.zeros(())) + value.float().cpu() * len(real)
+        for number, rows in self.images.batches(workers.rank, workers.world_size):
+            batch = Batch.of(rows, model.device)
+            for name, value in model.validate(batch, number).items():
+                sums[name] = sums.get(name, torch.zeros(())) + value.float().cpu() * len(batch)
             # The others are about as far.
-            done = min(done + len(real) * workers.world_size, total)
+            done = min(done + len(batch) * workers.world_size, total)
             if progress:
                 progress(done, total)
         # The first worker always has a batch; others may have none, and then know no names.
-        [count] = workers.agree([len(sums)])
+        [count] = workers.broadcast([len(sums)])
         values = list(sums.values()) or [torch.zeros(())] * count
-        means = [mean * workers.world_size / total for mean in workers.average(values)]
-        metrics = dict(zip(sums, means, strict=False))
-        if workers.is_first:
-            metrics["quality/swd"] = self._sample_quality(model)
-        return metrics
+        means = [mean * workers.world_size / total for mean in workers.all_reduce_mean(values)]
+        return dict(zip(sums, means, strict=False))
 
-    def _sample_quality(self, model: Model) -> float:
+    def _quality(self, model: Model, workers: Workers) -> dict[str, float]:
         count = min(self.images.count, QUALITY_COUNT)
-        codes = model.fixed_noise(count, QUALITY)
-        fake = torch.cat([model.decode(part).cpu() for part in codes.split(DECODED_AT_ONCE)])
-        return sliced_wasserstein(self.first(count, CPU), fake)
+        noise = model.fixed_noise(count, QUALITY)
+        share = torch.zeros(count, *model.image_shape)
+        for number, first in enumerate(range(0, count, SAMPLED_AT_ONCE)):
+            if number % workers.world_size == workers.rank:
+                some = slice(first, first + SAMPLED_AT_ONCE)
+                share[some] = model.sample(noise[some]).float().cpu()
+        fake, real = workers.all_reduce_sum(share), self.first(count, CPU)
+        own = [c(real, fake, workers.rank, workers.world_size) for c in COMPUTED.values()]
+        values = workers.all_reduce_sum(torch.tensor(own, dtype=torch.float64)).tolist()
+        return dict(zip(COMPUTED, values, strict=True))

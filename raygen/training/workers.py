@@ -20,13 +20,21 @@ class Workers:
     def is_first(self) -> bool:
         return self.rank == 0
 
-    def average(self, values: list[torch.Tensor]) -> list[float]:
+    def all_reduce_mean(self, values: list[torch.Tensor]) -> list[float]:
         """Mean over all workers of each scalar."""
         stacked = torch.stack([value.float().to(self.device) for value in values])
         self._average(stacked)
         return [float(value) for value in stacked.tolist()]
 
-    def agree(self, values: list[int]) -> list[int]:
+    def all_reduce_sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum over all workers of each number, on the CPU."""
+        if self.world_size == 1:
+            return values.cpu()
+        total = values.to(self.device, copy=True)
+        dist.all_reduce(total)
+        return total.cpu()
+
+    def broadcast(self, values: list[int]) -> list[int]:
         """The first worker's values, on all workers."""
         if self.world_size == 1:
             return values
@@ -34,7 +42,7 @@ class Workers:
         dist.broadcast(tensor, src=0)
         return [int(value) for value in tensor.tolist()]
 
-    def minimum(self, values: torch.Tensor) -> list[int]:
+    def all_reduce_min(self, values: torch.Tensor) -> list[int]:
         """Smallest over all workers of each whole number."""
         smallest = values.clone()
         if self.world_size > 1:

@@ -9,12 +9,12 @@ from raygen.config import RESUMABLE_CHANGES, RunConfig
 from raygen.data.shards import Manifest
 from raygen.data.sources import TRAIN, VALIDATION
 from raygen.errors import UserError
+from raygen.evaluation.objective import Objective, choose_objective
 from raygen.job_options import JobOptions, SweepOptions
 from raygen.model_options import CHANGEABLE
 from raygen.search_space import Space, Values, grid_trials, random_trials, read_space
 from raygen.training.placement import check_batch
 from raygen.tuning import hparams
-from raygen.tuning.objective import Objective, choose_objective
 from raygen.tuning.optuna_search import import_optuna
 from raygen.tuning.records import OWN, REPORTS, SWEEP, TRIAL, SweepFolder, Trial
 
@@ -22,7 +22,7 @@ TRIALS = 16
 OWN_DEFAULTS = {"keep": 1, "validation_count": 1_000, "projector_images": 0}
 """Options of which trials have defaults of their own: a trial keeps its newest checkpoint and the
 best one, and is measured nine times in what may be a short life."""
-NOT_SEARCHED = RESUMABLE_CHANGES | {"preset", "drawn_count"}
+NOT_SEARCHED = RESUMABLE_CHANGES | {"preset", "family", "size", "drawn_count"}
 """They decide how long trials are and how they are measured, which must be the same for all."""
 
 

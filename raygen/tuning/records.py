@@ -20,12 +20,12 @@ from raygen import marker
 from raygen.checked import Checked
 from raygen.config import RunConfig
 from raygen.errors import UserError
+from raygen.evaluation.objective import Objective
 from raygen.lease import Fence
 from raygen.marker import Marker
 from raygen.search_space import Value, Values
 from raygen.storage import Folder
 from raygen.training.run import RunFolder
-from raygen.tuning.objective import Objective
 
 SWEEP = "sweep.json"
 TRIAL = "trial.json"

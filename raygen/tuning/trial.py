@@ -19,6 +19,7 @@ from raygen.config import RunConfig
 from raygen.data.shards import Manifest
 from raygen.data.stored import StoredImages
 from raygen.errors import RunError, StorageError, UserError
+from raygen.evaluation.objective import Objective
 from raygen.retry import OUTAGES, is_lasting, not_written
 from raygen.search_space import Values
 from raygen.storage import Folder
@@ -31,7 +32,6 @@ from raygen.training.run import RunFolder
 from raygen.training.session import Session, run_session
 from raygen.training.workers import Workers
 from raygen.tuning.capacity import Capacity
-from raygen.tuning.objective import Objective
 from raygen.tuning.records import SweepFolder
 from raygen.tuning.schedulers import LAST, TIME
 
@@ -164,6 +164,9 @@ def _take_over(run: RunFolder, number: int, task: Task) -> None:
 
 class TrialControl(Control):
     """A trial's line to the sweep."""
+
+    # Ray Tune may go on from what it is told of: another trial, or this one in another process.
+    needs_checkpoints = True
 
     def __init__(self, number: int, task: Task, run: RunFolder) -> None:
         self._number = number

@@ -8,22 +8,24 @@ import numpy as np
 import pytest
 import torch
 
-from raygen.data.prefetch import Prefetcher, scale_images
-from raygen.data.stream import Batch
+from raygen.data.pixels import scale_images
+from raygen.data.prefetch import Prefetcher
+from raygen.data.rows import Rows
 
 
-def batches(count: int) -> Iterator[Batch]:
+def batches(count: int) -> Iterator[Rows]:
     for number in range(count):
-        yield Batch(np.full((2, 4, 4, 3), number, np.uint8), np.arange(2))
+        images = np.full((2, 4, 4, 3), number, np.uint8)
+        yield Rows(images, np.full((2, 1), -1, np.int8), np.arange(2))
 
 
 def test_batches_arrive_in_order_and_end() -> None:
     with Prefetcher(batches(20), depth=3) as feed:
-        assert [int(images[0, 0, 0, 0]) for images in feed] == list(range(20))
+        assert [int(batch.images[0, 0, 0, 0]) for batch in feed] == list(range(20))
 
 
 def test_an_error_of_the_source_is_raised_where_the_batch_would_have_been() -> None:
-    def failing() -> Iterator[Batch]:
+    def failing() -> Iterator[Rows]:
         yield from batches(2)
         raise ValueError("the third is broken")
 

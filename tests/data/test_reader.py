@@ -44,11 +44,13 @@ def test_held_out_images_come_in_the_same_batches_for_any_number_of_workers(
         assert images.count == total
         batches = dict(batch for rank in range(world) for batch in images.batches(rank, world))
         assert sorted(batches) == list(range(-(-total // 2)))
-        assert [len(batches[number]) for number in sorted(batches)][:-1] == [2] * (total // 2)
-        together = np.concatenate([batches[number] for number in sorted(batches)])
+        assert [len(batches[number].images) for number in sorted(batches)][:-1] == [2] * (
+            total // 2
+        )
+        together = np.concatenate([batches[number].images for number in sorted(batches)])
         assert np.array_equal(together, pixels[VALIDATION][:total])
-        assert np.array_equal(images.images(2, 5), pixels[VALIDATION][2:5])
-    assert len(images.images(8, 50)) == 1
+        assert np.array_equal(images.read(2, 5).images, pixels[VALIDATION][2:5])
+    assert len(images.read(8, 50).images) == 1
 
 
 def test_attributes_are_read_in_row_order(tmp_path: Path) -> None:
@@ -134,7 +136,7 @@ PIXELS = pa.array([b"x" * 12] * 3, pa.binary(12))
         ({"image": PIXELS, "id": pa.array(["a", None, "b"])}, "1 of them empty"),
         ({"image": PIXELS, "id": pa.array([b"\xff"] * 3).view(pa.string())}, "damaged .*UTF-?8"),
         ({"image": PIXELS}, "no column id|damaged"),
-        ({"image": PIXELS} | {f"{k}": PIXELS for k in range(9)}, "has 10 columns, not 3"),
+        ({"image": PIXELS} | {f"{k}": PIXELS for k in range(9)}, "has 1[01] columns, not 3"),
         (
             {
                 "image": PIXELS,
@@ -156,6 +158,9 @@ PIXELS = pa.array([b"x" * 12] * 3, pa.binary(12))
 def test_columns_that_are_not_as_raygen_writes_them_are_refused(
     tmp_path: Path, columns: dict[str, pa.Array], message: str
 ) -> None:
+    if "attributes" not in columns:
+        # A dataset's only attribute, which is as it should be.
+        columns = columns | {"attributes": pa.array([b"\1"] * 3, pa.binary(1))}
     shards = replace_shard(tmp_path / "a", pa.table(columns), ("Bald",))
     with pytest.raises(ShardError, match=f"train-0.parquet: .*({message})"):
         [shards.images(np.arange(3)), shards.ids(), shards.labels(np.arange(3))]

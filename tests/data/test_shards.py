@@ -118,4 +118,4 @@ def test_a_dataset_may_lack_a_split_but_no_run_is_without_images(tmp_path: Path)
     manifest = load_changed(tmp_path, splits={})
     assert manifest.rows("train") == manifest.rows("validation") == 0
     with pytest.raises(UserError, match="holds no training images"):
-        PRESETS["dcgan-celeba"].run.total_steps(manifest.rows("train"))
+        PRESETS["dcgan-celeba"].total_steps(manifest.rows("train"))

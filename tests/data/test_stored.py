@@ -25,7 +25,7 @@ def test_all_processes_read_the_same_memory(ray_session: str, tmp_path: Path) ->
     assert seen[-1] == (22, 22)
     with mock.patch.object(ShardReader, "_read", side_effect=AssertionError("read a file")):
         held_out = HeldOut.of(folder, manifest, VALIDATION, 5, stored)
-        assert np.array_equal(held_out.images(0, 5), pixels[VALIDATION][:5])
+        assert np.array_equal(held_out.read(0, 5).images, pixels[VALIDATION][:5])
         stream = ImageStream(folder, manifest, TRAIN, 4, 3, stored=stored)
         here = np.concatenate([batch.images for batch in stream.batches(0, 6)])
     from_files = ImageStream(folder, manifest, TRAIN, 4, 3).batches(0, 6)
@@ -37,9 +37,9 @@ def test_all_processes_read_the_same_memory(ray_session: str, tmp_path: Path) ->
         stream = ImageStream(folder, Manifest.load(folder), TRAIN, 4, 3, stored=stored)
         images = np.concatenate([batch.images for batch in stream.batches(0, 6)])
         groups = [stored.group(TRAIN, number) for number in range(len(stored.groups[TRAIN]))]
-        writeable = any(group.flags.writeable for group in groups)
-        owned = any(group.flags.owndata for group in groups)
-        return images, [len(group) for group in groups], writeable, owned
+        writeable = any(group.images.flags.writeable for group in groups)
+        owned = any(group.images.flags.owndata for group in groups)
+        return images, [len(group.images) for group in groups], writeable, owned
 
     results = ray.get([ray.remote(take).remote(str(tmp_path), stored) for _ in range(2)])
     for images, sizes, writeable, owned in results:

@@ -13,9 +13,10 @@ from helpers import damage, write_dataset
 from raygen.data import plan, ray_reader, stream
 from raygen.data.plan import StreamPlan
 from raygen.data.reader import ShardReader
+from raygen.data.rows import Rows
 from raygen.data.shards import Manifest
 from raygen.data.sources import TRAIN
-from raygen.data.stream import Batch, ImageStream
+from raygen.data.stream import ImageStream
 from raygen.errors import ShardError
 from raygen.storage import Folder
 
@@ -93,7 +94,7 @@ def test_a_row_that_is_lost_or_repeated_is_an_error(
 ) -> None:
     def faulty(
         shards: ShardReader, order: StreamPlan, first: int, stop: int, rank: int, world: int
-    ) -> Iterator[Batch]:
+    ) -> Iterator[Rows]:
         batches = list(read(shards, order, first, stop, rank, world))
         kept = np.arange(BATCH)
         if fault == "lost":
@@ -105,7 +106,7 @@ def test_a_row_that_is_lost_or_repeated_is_an_error(
         else:
             batches.pop()
         for batch in batches:
-            yield Batch(batch.images[kept], batch.rows[kept])
+            yield Rows(batch.images[kept], batch.attributes[kept], batch.rows[kept])
 
     read = stream.read_ahead
     monkeypatch.setattr(stream, "read_ahead", faulty)

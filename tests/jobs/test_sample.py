@@ -362,7 +362,7 @@ def test_a_stranger_s_sweep_is_not_gone_on_with_where_it_says(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     uri = "s3://faces/x?endpoint_override=evil.example&region=us-east-1"
-    config = replace(PRESETS["dcgan-celeba"].run, data=uri)
+    config = replace(PRESETS["dcgan-celeba"], data=uri)
     saved = {"sweep": asdict(SweepOptions()), "run": config.to_json(), "dataset": "0" * 64}
     saved["space"] = {"lr_g": "uniform(0,1)"}
     Folder.at(tmp_path / "dcgan-celeba-sweep").write_json(SWEEP, saved)

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from raygen.cli import TrainCommand, parse_run
+from raygen.evaluation.objective import Objective
 from raygen.storage import Folder
-from raygen.tuning.objective import Objective
 from raygen.tuning.records import SweepFolder, best_trial
 from raygen.tuning.sweep import DIED
 

@@ -30,7 +30,7 @@ from raygen.search_space import Choice, Range, Space, Values
 from raygen.storage import Folder
 from raygen.tensorboard import written
 from raygen.training.logging import RunLog
-from raygen.training.projector import NAME, write_projector
+from raygen.training.projector import NAME, Codes, write_projector
 from raygen.training.run import RunFolder
 from raygen.tuning import hparams
 
@@ -57,7 +57,8 @@ def write_run(run: RunFolder) -> None:
             log.picture("samples", random.integers(0, 256, (24, 40, 3), np.uint8), 100 * k)
     images = random.integers(0, 256, (20, 16, 16, 3), np.uint8)
     ids, truths = [f"face{k}" for k in range(20)], random.choice([-1, 1], (20, 2))
-    write_projector(run.folder, random.normal(size=(20, 8)), images, ids, ("Bald", "Young"), truths)
+    codes = random.normal(size=(20, 8))
+    write_projector(run.folder, Codes(codes, images, ids, ("Bald", "Young"), truths))
 
 
 def write_sweep(sweep: Folder) -> None:
@@ -144,7 +145,7 @@ def codes(address: str) -> list[list[float]]:
 def write_codes(run: RunFolder, value: float) -> None:
     images = np.zeros((2, 4, 4, 3), np.uint8)
     shown = np.full((2, 3), value)
-    write_projector(run.folder, shown, images, ["a", "b"], (), np.zeros((2, 0)))
+    write_projector(run.folder, Codes(shown, images, ["a", "b"], (), np.zeros((2, 0))))
 
 
 def write_loss(run: RunFolder, value: float, images_seen: int) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import (
     Seen,
+    batch_of,
     build,
     build_any,
     check_two_workers_equal_one,
@@ -33,7 +34,7 @@ from raygen.models.adversarial import (
     validation_losses,
 )
 from raygen.models.dcgan import DCGAN
-from raygen.models.layers import PENALTY, latent_codes
+from raygen.models.layers import PENALTY, latents
 from raygen.options import updated
 
 pytestmark = pytest.mark.numeric
@@ -334,11 +335,11 @@ def test_a_step_with_the_penalty_by_hand() -> None:
     double = copy.deepcopy(model.networks["discriminator"]).double()
     made, real = Seen(model.networks["generator"]), scaled_images(8, 32, 32).double()
     with in_double_precision(model):
-        metrics = model.update(real, step_of(3))
+        metrics = model.update(batch_of(real), step_of(3))
 
     fake = made.outputs[0]
     # How far between the images: uniform numbers, from the step's normal ones.
-    normal = latent_codes(8, 1, (PENALTY, 5, 3)).double()
+    normal = latents(8, (1,), (PENALTY, 5, 3)).double()
     shares = (1 + torch.erf(normal / math.sqrt(2))) / 2
     assert ((shares > 0) & (shares < 1)).all()
     weights = shares.view(-1, 1, 1, 1)
@@ -474,7 +475,7 @@ def test_each_loss_teaches_a_discriminator_flat_images_from_noise(
     }
     model = build_any(small_config(preset, **values))
     flat = torch.full((8, 3, side, side), 0.8)
-    history = [model.update(flat, step_of(number)) for number in range(20)]
+    history = [model.update(batch_of(flat), step_of(number)) for number in range(20)]
     for metrics in history:
         assert all(bool(torch.isfinite(value)) for value in metrics.values())
     if loss == "wasserstein-gp":

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from helpers import build_any, scaled_images, small_config, step_of
+from helpers import batch_of, build_any, scaled_images, small_config, step_of
 
 from raygen.config import PRESETS
 
@@ -28,7 +28,7 @@ def test_a_compiled_model_takes_the_same_steps(caplog: pytest.LogCaptureFixture)
             model.compile()
         for k in range(2):
             real = scaled_images(4, image.height, image.width, seed=k)
-            step = model.update(real, step_of(k, 4))
+            step = model.update(batch_of(real), step_of(k, 4))
         metrics.append(step)
     assert metrics[0].keys() == metrics[1].keys()
     for name, value in metrics[0].items():

@@ -9,6 +9,7 @@ import torch
 from helpers import (
     Moves,
     Seen,
+    batch_of,
     build,
     check_two_workers_equal_one,
     cross_entropy,
@@ -34,7 +35,7 @@ from raygen.models.dcgan import (
     Generator32,
     Generator64,
 )
-from raygen.models.layers import VALIDATION, UpsampleConv2d, latent_codes
+from raygen.models.layers import VALIDATION, UpsampleConv2d, latents
 from raygen.options import updated
 from raygen.schedule import Schedule
 
@@ -90,7 +91,7 @@ def test_the_larger_pairs_counts_and_shapes_are_the_reference_systems() -> None:
 )
 def test_a_presets_networks_are_for_its_images(preset: str, side: int, latent_size: int) -> None:
     assert PRESETS[preset].image.height == PRESETS[preset].image.width == side
-    assert PRESETS[preset].run.model.latent_size == latent_size
+    assert PRESETS[preset].model.latent_size == latent_size
     model = build(DCGAN, small_config(preset))
     assert model.decode(torch.randn(2, latent_size)).shape == (2, 3, side, side)
 
@@ -104,7 +105,7 @@ def test_width_scales_the_channels() -> None:
 
 
 def test_initial_weights_follow_the_seed_and_their_distribution() -> None:
-    config = replace(PRESETS["dcgan-celeba"].run, seed=3)
+    config = replace(PRESETS["dcgan-celeba"], seed=3)
     first, same, other = (
         build(DCGAN, c).networks["generator"].get_parameter("project.weight")
         for c in (config, config, replace(config, seed=4))
@@ -133,13 +134,13 @@ def test_a_step_reports_the_losses_of_its_networks() -> None:
     model, real = build(DCGAN, config), images(8).double()
     networks = {name: n.state_dict() for name, n in build(DCGAN, config).networks.items()}
     with in_double_precision(model):
-        metrics = model.update(real, step_of(0))
+        metrics = model.update(batch_of(real), step_of(0))
 
     # The same by hand, from the weights before the step.
     generator, discriminator = Generator32(100, 0.125).double(), Discriminator32(0.125).double()
     generator.load_state_dict(networks["generator"])
     discriminator.load_state_dict(networks["discriminator"])
-    fake = generator(latent_codes(8, 100, (1, 0, 0)).double())
+    fake = generator(latents(8, (100,), (1, 0, 0)).double())
     p_real, p_fake = discriminator(real).sigmoid(), discriminator(fake).sigmoid()
     loss_real = -(0.8 * p_real.log() + 0.2 * (1 - p_real).log()).mean()
     loss_fake = -(1 - p_fake).log().mean()
@@ -168,13 +169,13 @@ def test_each_step_moves_its_own_network_only() -> None:
         model = build(DCGAN, tiny_config())
         model.optimizers[frozen].param_groups[0]["lr"] = 0.0
         before = {n: [p.clone() for p in net.parameters()] for n, net in model.networks.items()}
-        model.update(images(8), step_of(0))
+        model.update(batch_of(images(8)), step_of(0))
         after = {n: list(net.parameters()) for n, net in model.networks.items()}
         assert all(torch.equal(a, b) for a, b in zip(before[frozen], after[frozen], strict=True))
         assert not any(torch.equal(a, b) for a, b in zip(before[moved], after[moved], strict=True))
         # The generator's step leaves nothing behind in the discriminator's gradients.
         model.optimizers["discriminator"].zero_grad()
-        model.update(images(8), step_of(1))
+        model.update(batch_of(images(8)), step_of(1))
         assert all(p.requires_grad for p in model.networks["discriminator"].parameters())
 
 
@@ -182,7 +183,7 @@ def test_the_discriminators_gradients_do_not_come_from_the_generators_step() -> 
     real = images(8)
     one, other = build(DCGAN, tiny_config()), build(DCGAN, tiny_config(lr_g=1.0))
     for model in (one, other):
-        model.update(real, step_of(0))
+        model.update(batch_of(real), step_of(0))
     for a, b in zip(*(m.networks["discriminator"].parameters() for m in (one, other)), strict=True):
         assert a.grad is not None
         assert b.grad is not None
@@ -192,7 +193,9 @@ def test_the_discriminators_gradients_do_not_come_from_the_generators_step() -> 
 def test_training_teaches_the_discriminator_to_tell_flat_images_from_noise() -> None:
     model = build(DCGAN, tiny_config(lr_g=1e-6))
     flat = torch.full((8, 3, 32, 32), 0.8)
-    losses = [float(model.update(flat, step_of(k))["loss/discriminator"]) for k in range(30)]
+    losses = [
+        float(model.update(batch_of(flat), step_of(k))["loss/discriminator"]) for k in range(30)
+    ]
     assert losses[-1] < 0.3 < losses[0]
 
 
@@ -206,7 +209,7 @@ def test_training_moves_the_generators_colours_towards_the_images() -> None:
 
     before = distance()
     for k in range(60):
-        model.update(flat, step_of(k))
+        model.update(batch_of(flat), step_of(k))
     assert distance() < before / 2
 
 
@@ -218,7 +221,7 @@ def test_pictures_are_of_the_same_codes_and_of_the_average() -> None:
     # Another number of images may be multiplied in another order.
     torch.testing.assert_close(drawn_samples(model, 9)[:4], first)
     for k in range(3):
-        model.update(images(8), step_of(k))
+        model.update(batch_of(images(8)), step_of(k))
     assert model.networks["generator"].training
     ema = model.networks["generator_ema"]
     expected = ema(_fixed_codes(4)).detach()
@@ -227,7 +230,7 @@ def test_pictures_are_of_the_same_codes_and_of_the_average() -> None:
 
 
 def _fixed_codes(count: int) -> Tensor:
-    return latent_codes(count, 100, (2, 0))
+    return latents(count, (100,), (2, 0))
 
 
 def test_bf16_computes_close_to_fp32() -> None:
@@ -235,7 +238,7 @@ def test_bf16_computes_close_to_fp32() -> None:
     for bf16 in (False, True):
         model = build(DCGAN, tiny_config())
         model.bf16 = bf16
-        results.append(model.update(images(8), step_of(0)))
+        results.append(model.update(batch_of(images(8)), step_of(0)))
         assert {p.dtype for p in model.networks["generator"].parameters()} == {torch.float32}
     for name in results[0]:
         torch.testing.assert_close(results[0][name], results[1][name], rtol=0.05, atol=0.05)
@@ -256,7 +259,8 @@ def test_the_larger_networks_start_glorot_uniform_after_the_seed() -> None:
 
 def test_smoothing_moves_the_target_of_real_images_alone() -> None:
     results = [
-        build(DCGAN, tiny_config(label_smoothing=s)).update(images(8), step_of(0)) for s in (0, 0.3)
+        build(DCGAN, tiny_config(label_smoothing=s)).update(batch_of(images(8)), step_of(0))
+        for s in (0, 0.3)
     ]
     plain, smooth = ({k: float(v) for k, v in r.items()} for r in results)
     assert plain["loss/discriminator_fake"] == smooth["loss/discriminator_fake"]
@@ -277,7 +281,7 @@ def test_half_batches_for_the_discriminator_and_a_whole_one_for_the_generator() 
     shown = Seen(model.networks["discriminator"])
     made = Seen(model.networks["generator"])
     real = scaled_images(4, 64, 64)
-    metrics = model.update(real, step_of(5, images=4))
+    metrics = model.update(batch_of(real), step_of(5, images=4))
 
     assert [len(codes) for codes in made.inputs] == [4, 8]
     codes = torch.cat(made.inputs)
@@ -301,11 +305,11 @@ def test_whole_batches_share_the_noise_between_the_two_steps() -> None:
     model = build(DCGAN, tiny_config())
     shown = Seen(model.networks["discriminator"])
     made = Seen(model.networks["generator"])
-    model.update(images(8), step_of(0))
+    model.update(batch_of(images(8)), step_of(0))
     assert [len(codes) for codes in made.inputs] == [8]
     assert torch.equal(shown.inputs[1], shown.inputs[2])
     # Other steps have other noise.
-    model.update(images(8), step_of(1))
+    model.update(batch_of(images(8)), step_of(1))
     assert not torch.isin(made.inputs[0], made.inputs[1]).any()
 
 
@@ -317,7 +321,7 @@ def test_only_the_networks_whose_turn_it_is_change(schedule: str, half_batches: 
     moves = Moves(model)
     for number in range(total):
         step = step_of(number, config.step_images, total)
-        metrics = model.update(images(config.step_images, seed=number), step)
+        metrics = model.update(batch_of(images(config.step_images, seed=number)), step)
         turn = Schedule.parse(schedule).turn(number, total)
         turns = {"discriminator": turn.discriminator, "generator": turn.generator}
         assert moves.take() == {name for name, steps in turns.items() if steps}
@@ -334,7 +338,7 @@ def test_a_step_leaves_the_gradients_of_the_network_that_rests(half_batches: boo
         parameters = list(model.networks[resting].parameters())
         for parameter in parameters:
             parameter.grad = torch.full_like(parameter, 7.0)
-        model.update(images(config.step_images), step_of(number, config.step_images, 8))
+        model.update(batch_of(images(config.step_images)), step_of(number, config.step_images, 8))
         assert all(p.grad is not None and bool((p.grad == 7).all()) for p in parameters)
 
 
@@ -342,11 +346,12 @@ def test_validation_measures_both_losses_without_touching_the_networks() -> None
     model = build(DCGAN, tiny_config(label_smoothing=0.2))
     moves = Moves(model)
     states = {n: {k: v.clone() for k, v in m.state_dict().items()} for n, m in nets(model)}
-    first: Metrics = model.validate(images(8), 3)
-    again = model.validate(images(8), 3)
+    first: Metrics = model.validate(batch_of(images(8)), 3)
+    again = model.validate(batch_of(images(8)), 3)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(
-        first["validation/generator"], model.validate(images(8), 4)["validation/generator"]
+        first["validation/generator"],
+        model.validate(batch_of(images(8)), 4)["validation/generator"],
     )
     assert not moves.take()
     for name, network in nets(model):

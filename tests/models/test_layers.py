@@ -15,8 +15,8 @@ from raygen.models.layers import (
     frozen,
     initialise_uniform,
     kl_divergence,
-    latent_codes,
-    sampled,
+    latents,
+    reparameterize,
     scaled,
 )
 
@@ -25,24 +25,24 @@ pytestmark = pytest.mark.numeric
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 def test_workers_share_the_codes_of_one(world_size: int) -> None:
-    whole = latent_codes(12, 5, (1, 2, 3))
-    parts = [latent_codes(12, 5, (1, 2, 3), rank, world_size) for rank in range(world_size)]
+    whole = latents(12, (5,), (1, 2, 3))
+    parts = [latents(12, (5,), (1, 2, 3), rank, world_size) for rank in range(world_size)]
     assert torch.equal(torch.cat(parts), whole)
 
 
 @pytest.mark.parametrize("size", [1, 5, 8, 100])
 def test_more_codes_begin_with_the_same_codes(size: int) -> None:
-    whole = latent_codes(70, size, (4,))
+    whole = latents(70, (size,), (4,))
     for count in (1, 2, 15, 17, 64):
-        assert torch.equal(latent_codes(count, size, (4,)), whole[:count])
+        assert torch.equal(latents(count, (size,), (4,)), whole[:count])
 
 
 def test_codes_are_normal_and_follow_their_seed() -> None:
-    codes = latent_codes(1000, 100, (0, 1))
+    codes = latents(1000, (100,), (0, 1))
     assert codes.mean().abs() < 0.01
     assert codes.std().item() == pytest.approx(1, abs=0.01)
-    assert not torch.equal(codes, latent_codes(1000, 100, (0, 2)))
-    assert not torch.equal(codes, latent_codes(1000, 100, (1, 0)))
+    assert not torch.equal(codes, latents(1000, (100,), (0, 2)))
+    assert not torch.equal(codes, latents(1000, (100,), (1, 0)))
 
 
 def test_the_average_follows_with_its_half_life() -> None:
@@ -189,7 +189,7 @@ def test_sampled_codes_have_their_mean_and_variance() -> None:
     random = torch.Generator().manual_seed(3)
     count = 100_000
     noise = torch.randn(count, 4, dtype=torch.float64, generator=random)
-    codes = sampled(mean.expand(count, 4), log_var.expand(count, 4), noise)
+    codes = reparameterize(mean.expand(count, 4), log_var.expand(count, 4), noise)
     variance = log_var[0].exp()
     assert ((codes.mean(dim=0) - mean[0]).abs() < 4 * (variance / count).sqrt()).all()
     ratio = codes.var(dim=0) / variance
@@ -199,7 +199,7 @@ def test_sampled_codes_have_their_mean_and_variance() -> None:
 def test_sampling_passes_gradients_to_mean_and_log_var() -> None:
     mean, log_var = (t.requires_grad_(True) for t in some_codes(3, 4))
     noise = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
-    sampled(mean, log_var, noise).sum().backward()
+    reparameterize(mean, log_var, noise).sum().backward()
     assert mean.grad is not None
     assert log_var.grad is not None
     assert torch.equal(mean.grad, torch.ones(3, 4, dtype=torch.float64))

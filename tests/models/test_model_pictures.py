@@ -7,13 +7,12 @@ import torch
 from helpers import build, scaled_images, small_config
 from torch import Tensor, nn
 
+from raygen.data.batch import Batch
 from raygen.models.base import Metrics, Model, Step
 from raygen.models.dcgan import DCGAN
 from raygen.models.pictures import (
     CODES_SHOWN,
     RECONSTRUCTIONS,
-    Picture,
-    code_maps,
     interpolations,
     map_shape,
     reconstructions,
@@ -85,6 +84,8 @@ class Known(Model):
     """A model whose codes are known: it encodes to given ones, and decodes to a flat image whose
     grey level is the code's first number."""
 
+    can_encode = True
+
     def __init__(self, mean: Tensor, log_var: Tensor, height: int, width: int) -> None:
         config = small_config("vaegan-anime", latent_size=mean.shape[1])
         super().__init__(config, {"encoder": nn.Linear(1, 1)}, averaged=())
@@ -93,16 +94,13 @@ class Known(Model):
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return self.mean[: len(images)], self.log_var[: len(images)]
 
-    def decode(self, codes: Tensor) -> Tensor:
-        return codes[:, :1, None, None].clamp(-1, 1).expand(-1, 3, *self.size)
+    def sample(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        return noise[:, :1, None, None].clamp(-1, 1).expand(-1, 3, *self.size)
 
-    def update(self, real: Tensor, step: Step) -> Metrics:
+    def update(self, batch: Batch, step: Step) -> Metrics:
         raise NotImplementedError
 
-    def validate(self, real: Tensor, batch: int) -> Metrics:
-        raise NotImplementedError
-
-    def pictures(self, count: int, real: Tensor) -> dict[str, Picture]:
+    def validate(self, batch: Batch, number: int) -> Metrics:
         raise NotImplementedError
 
 
@@ -134,7 +132,7 @@ def test_code_maps_show_each_number_as_a_square(
 ) -> None:
     mean, log_var = (torch.stack([code(latent_size, s + n) for n in (0, 1)]) for s in (0, 10))
     model, images = Known(mean, log_var, height, width), scaled_images(2, height, width)
-    picture = code_maps(model, images)
+    picture = reconstructions(model, images)["codes"]
     # An image, its mean, its log_var, its reconstruction; then the next one's.
     assert picture.columns == 4
     assert picture.images.shape == (8, 3, height, width)
@@ -160,7 +158,7 @@ def test_code_maps_show_each_number_as_a_square(
 def test_maps_that_are_larger_than_the_images_are_reduced() -> None:
     # 101 is a prime number, so that its map is 101 x 1.
     mean = torch.stack([code(101, 0)])
-    picture = code_maps(Known(mean, mean, 64, 64), scaled_images(1, 64, 64))
+    picture = reconstructions(Known(mean, mean, 64, 64), scaled_images(1, 64, 64))["codes"]
     assert picture.images.shape == (4, 3, 64, 64)
     column = picture.images[1, 0]
     drawn = (column != 1).any(dim=0).nonzero().flatten().tolist()
@@ -171,7 +169,7 @@ def test_maps_that_are_larger_than_the_images_are_reduced() -> None:
 
 def test_codes_that_are_all_alike_can_be_drawn() -> None:
     zeros = torch.zeros(2, 16)
-    picture = code_maps(Known(zeros, zeros + 0.3, 8, 8), scaled_images(2, 8, 8))
+    picture = reconstructions(Known(zeros, zeros + 0.3, 8, 8), scaled_images(2, 8, 8))["codes"]
     assert torch.isfinite(picture.images).all()
     assert picture.images.abs().max() <= 1
 
@@ -180,13 +178,13 @@ def test_only_the_first_images_are_shown() -> None:
     mean = torch.stack([code(16, seed) for seed in range(20)])
     model, images = Known(mean, mean, 8, 8), scaled_images(20, 8, 8)
     assert (CODES_SHOWN, RECONSTRUCTIONS) == (4, 16)
-    assert torch.equal(code_maps(model, images).images[0::4], images[:4])
-    pairs = reconstructions(model, images)
+    assert torch.equal(reconstructions(model, images)["codes"].images[0::4], images[:4])
+    pairs = reconstructions(model, images)["reconstructions"]
     assert pairs.columns == 8
     assert pairs.images.shape == (32, 3, 8, 8)
     assert torch.equal(pairs.images[0::2], images[:16])
     assert torch.equal(pairs.images[1::2], model.decode(mean[:16]))
-    few = reconstructions(model, images[:3])
+    few = reconstructions(model, images[:3])["reconstructions"]
     assert few.images.shape == (6, 3, 8, 8)
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from helpers import (
     Moves,
     Seen,
+    batch_of,
     build,
     check_two_workers_equal_one,
     fixed_statistics,
@@ -58,8 +59,8 @@ def test_parameter_counts_are_the_reference_systems(full_size: tuple[Encoder, De
     assert sizes(decoder) == (23_042_307, 960)
     preset = PRESETS["vae-celeba"]
     assert preset.image.size == "218x178"
-    assert preset.run.width == 1
-    assert preset.run.model.latent_size == 512
+    assert preset.width == 1
+    assert preset.model.latent_size == 512
 
 
 def test_shapes_are_the_reference_systems(full_size: tuple[Encoder, Decoder]) -> None:
@@ -168,7 +169,7 @@ def test_the_loss_and_its_gradients_by_hand(kl_weight: float) -> None:
     networks, real = doubles(model), few_images().double()
     entered, left = Seen(model.networks["decoder"]), Seen(model.networks["encoder"])
     with in_double_precision(model):
-        metrics = model.update(real, step_of(7, 4))
+        metrics = model.update(batch_of(real), step_of(7, 4))
 
     # The noise, from the codes that the decoder was given: one vector for each image.
     mean, log_var = left.outputs[0]
@@ -196,7 +197,7 @@ def test_noise_follows_seed_and_step() -> None:
     def codes(seed: int, number: int) -> Tensor:
         model = build(VAE, config(seed=seed))
         entered, left = Seen(model.networks["decoder"]), Seen(model.networks["encoder"])
-        model.update(images(), step_of(number, 4))
+        model.update(batch_of(images()), step_of(number, 4))
         mean, log_var = left.outputs[0]
         noise: Tensor = (entered.inputs[0] - mean) / torch.exp(log_var / 2)
         return noise.detach()
@@ -219,11 +220,11 @@ def flat_gradients(model: VAE) -> Tensor:
 
 
 def test_rmsprop_with_decay_nine_tenths_by_default() -> None:
-    assert PRESETS["vae-celeba"].run.model == VAEConfig(optimizer="rmsprop", lr=1e-3)
+    assert PRESETS["vae-celeba"].model == VAEConfig(optimizer="rmsprop", lr=1e-3)
     model = build(VAE, config(lr=2e-4))
     squares, weights = torch.zeros(()), flat_weights(model)
     for number in range(3):
-        model.update(images(seed=number), step_of(number, 4))
+        model.update(batch_of(images(seed=number)), step_of(number, 4))
         gradients = flat_gradients(model)
         assert gradients.shape == weights.shape
         squares = 0.9 * squares + 0.1 * gradients**2
@@ -238,7 +239,7 @@ def test_adam_on_request() -> None:
     first = second = torch.zeros(())
     weights = flat_weights(model)
     for number in range(3):
-        model.update(images(seed=number), step_of(number, 4))
+        model.update(batch_of(images(seed=number)), step_of(number, 4))
         gradients = flat_gradients(model)
         first = 0.9 * first + 0.1 * gradients
         second = 0.999 * second + 0.001 * gradients**2
@@ -250,7 +251,9 @@ def test_adam_on_request() -> None:
 
 def test_a_small_model_learns_four_images_by_heart() -> None:
     model, real = build(VAE, config(lr=3e-3)), few_images()
-    errors = [float(model.update(real, step_of(number, 4))["loss/mse"]) for number in range(70)]
+    errors = [
+        float(model.update(batch_of(real), step_of(number, 4))["loss/mse"]) for number in range(70)
+    ]
     last = math.fsum(errors[-10:]) / 10
     # Much better than any single image is for all four.
     of_mean_image = float((real - real.mean(dim=0)).square().mean())
@@ -261,9 +264,9 @@ def test_a_small_model_learns_four_images_by_heart() -> None:
 def test_validation_is_the_loss_on_the_averaged_networks() -> None:
     model = build(VAE, config(kl_weight=0.01, ema_images=1_000))
     for number in range(2):
-        model.update(images(seed=number), step_of(number, 4))
+        model.update(batch_of(images(seed=number)), step_of(number, 4))
     real, moves = images(3, seed=9), Moves(model)
-    measured = model.validate(real, 5)
+    measured = model.validate(batch_of(real), 5)
     assert not moves.take()
     assert model.networks["encoder"].training
     assert model.networks["decoder"].training
@@ -274,14 +277,16 @@ def test_validation_is_the_loss_on_the_averaged_networks() -> None:
     assert measured.keys() == {f"validation/{name}" for name in expected}
     for name, value in expected.items():
         assert measured[f"validation/{name}"].item() == pytest.approx(value.item(), rel=1e-4)
-    assert all(torch.equal(value, model.validate(real, 5)[n]) for n, value in measured.items())
+    assert all(
+        torch.equal(value, model.validate(batch_of(real), 5)[n]) for n, value in measured.items()
+    )
 
 
 def test_encoding_and_decoding_use_the_averaged_networks() -> None:
     model, real = build(VAE, config(ema_images=100_000)), images(3)
     for number in range(3):
-        model.update(images(seed=number), step_of(number, 4))
-    assert model.has_encoder
+        model.update(batch_of(images(seed=number)), step_of(number, 4))
+    assert model.can_encode
     mean, log_var = model.encode(real)
     assert mean.shape == log_var.shape == (3, LATENT)
     decoded = model.decode(mean)
@@ -299,7 +304,7 @@ def test_encoding_and_decoding_use_the_averaged_networks() -> None:
 def test_without_averages_the_networks_themselves_are_drawn() -> None:
     model, real = build(VAE, config(ema_images=0)), images(2)
     assert set(model.networks) == {"encoder", "decoder"}
-    model.update(images(), step_of(0, 4))
+    model.update(batch_of(images()), step_of(0, 4))
     mean, _ = model.encode(real)
     assert model.networks["encoder"].training
     with torch.no_grad():
@@ -325,7 +330,7 @@ def test_pictures_are_of_the_same_codes_and_images() -> None:
     decoded = model.decode(model.encode(real)[0])
     assert torch.equal(pairs[1::2], decoded)
     # Another state draws others.
-    model.update(images(), step_of(0, 4))
+    model.update(batch_of(images()), step_of(0, 4))
     assert not torch.equal(model.pictures(3, real)["samples"].images, first["samples"].images)
 
 

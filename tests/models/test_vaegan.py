@@ -10,6 +10,7 @@ import torch
 from helpers import (
     Moves,
     Seen,
+    batch_of,
     build,
     check_two_workers_equal_one,
     cross_entropy,
@@ -28,7 +29,7 @@ from torch.distributions import kl_divergence as exact_divergence
 from raygen.config import PRESETS, RunConfig
 from raygen.errors import UserError
 from raygen.model_options import VAEGANConfig
-from raygen.models.layers import PRIOR_NOISE, TRAINING_NOISE, VALIDATION, latent_codes
+from raygen.models.layers import PRIOR_NOISE, TRAINING_NOISE, VALIDATION, latents
 from raygen.models.vaegan import VAEGAN, Decoder, Discriminator, Encoder, feature_distance
 from raygen.options import updated
 
@@ -68,9 +69,9 @@ def test_parameter_counts_are_the_reference_systems() -> None:
     assert sizes(Discriminator()) == (671_041, 640)
     preset = PRESETS["vaegan-anime"]
     assert preset.image.size == "64x64"
-    assert preset.run.width == 1
-    assert preset.run.model.latent_size == 256
-    assert preset.run.batch_size == 256
+    assert preset.width == 1
+    assert preset.model.latent_size == 256
+    assert preset.batch_size == 256
 
 
 def test_shapes_are_the_reference_systems() -> None:
@@ -158,7 +159,7 @@ class Exact:
             (encoder.log_var(features)),
         )
         noise, prior = (
-            latent_codes(len(real), LATENT, (purpose, SEED, number)).double()
+            latents(len(real), (LATENT,), (purpose, SEED, number)).double()
             for purpose in (TRAINING_NOISE, PRIOR_NOISE)
         )
         self.codes = self.mean + torch.exp(0.5 * self.log_var) * noise
@@ -215,7 +216,7 @@ def test_larsen_gives_encoder_and_decoder_their_own_gradients(gamma: float) -> N
     hold(model, "encoder", "decoder")
     before = Exact(model, 4, real)
     with in_double_precision(model):
-        metrics = model.update(real.double(), a_step(4))
+        metrics = model.update(batch_of(real.double()), a_step(4))
 
     # The discriminator has taken its step, and is used as it is now.
     exact = Exact(model, 4, real)
@@ -248,7 +249,7 @@ def test_larsen_keeps_the_adversarial_loss_from_the_encoder() -> None:
         [last] = [m for m in model.networks["discriminator"].modules() if isinstance(m, nn.Linear)]
         with torch.no_grad():
             last.weight.mul_(classify)
-        model.update(images(), a_step(0))
+        model.update(batch_of(images()), a_step(0))
         return gradients_of(model, "encoder"), gradients_of(model, "decoder")
 
     encoder, decoder = gradients(0.01, 1.0, "non-saturating")
@@ -265,7 +266,7 @@ def test_larsens_discriminator_has_three_terms() -> None:
     model, real = fixed(schedule="two-phase", label_smoothing=0.1), images()
     exact = Exact(model, 0, real)
     with in_double_precision(model):
-        metrics = model.update(real.double(), a_step(0))
+        metrics = model.update(batch_of(real.double()), a_step(0))
     logits = {
         "real": exact.judge(exact.real)[0],
         "reconstruction": exact.judge(exact.decode(exact.codes))[0],
@@ -293,7 +294,7 @@ def test_larsens_discriminator_has_three_terms() -> None:
 def test_the_discriminators_gradients_are_of_its_own_step(objective: str) -> None:
     def gradients(schedule: str) -> list[Tensor]:
         model = fixed(objective=objective, schedule=schedule)
-        model.update(images(), a_step(0))
+        model.update(batch_of(images()), a_step(0))
         return gradients_of(model, "discriminator")
 
     # Alone in the first iteration of two-phase, and with the others in 1:1.
@@ -310,7 +311,7 @@ def test_larsens_steps_leave_the_gradients_of_those_that_rest() -> None:
         for name in everyone:
             for parameter in model.networks[name].parameters():
                 parameter.grad = torch.full_like(parameter, 7.0)
-        model.update(images(), a_step(number, 8))
+        model.update(batch_of(images()), a_step(number, 8))
         for name in everyone:
             untouched = [bool((g == 7).all()) for g in gradients_of(model, name)]
             assert not any(untouched) if name in stepping else all(untouched), (number, name)
@@ -320,7 +321,7 @@ def test_the_articles_discriminator_step_leaves_the_other_gradients_to_the_vae_s
     def gradients(schedule: str) -> tuple[list[Tensor], list[Tensor]]:
         model = fixed(objective="article", schedule=schedule, lr_d=0.5)
         hold(model, "decoder")
-        model.update(images(), a_step(0))
+        model.update(batch_of(images()), a_step(0))
         return gradients_of(model, "encoder"), gradients_of(model, "decoder")
 
     # Neither the discriminator's nor the generator's step shows in what the VAE step left behind.
@@ -333,7 +334,7 @@ def test_the_articles_discriminator_step_leaves_the_other_gradients_to_the_vae_s
     model = build(VAEGAN, config(objective="article", schedule="two-phase"))
     for parameter in model.networks["discriminator"].parameters():
         parameter.grad = torch.full_like(parameter, 7.0)
-    model.update(images(), a_step(4, 8))
+    model.update(batch_of(images()), a_step(4, 8))
     assert all(bool((g == 7).all()) for g in gradients_of(model, "discriminator"))
 
 
@@ -343,7 +344,7 @@ def test_the_articles_terms_in_the_first_and_in_the_second_half(number: int) -> 
     hold(model, "decoder", "vae")
     before = Exact(model, number, real)
     with in_double_precision(model):
-        metrics = model.update(real.double(), a_step(number, 40))
+        metrics = model.update(batch_of(real.double()), a_step(number, 40))
     after = Exact(model, number, real)
     # Reconstructions are decoded from the means, and count as real, as long as they are shown.
     reconstruction, generated = before.decode(before.mean), before.decode(before.prior)
@@ -384,7 +385,7 @@ def test_the_articles_vae_step_is_of_sgd_on_both_networks_in_every_iteration(num
     networks = {"encoder": exact.encoder, "decoder": exact.decoder}
     loss = 2 * ((exact.decode(exact.codes) - exact.real) ** 2).mean() + exact.kl
     with in_double_precision(model):
-        model.update(real.double(), a_step(number, 8))
+        model.update(batch_of(real.double()), a_step(number, 8))
     for name, network in networks.items():
         close(model.networks[name], loss, network)
         gradients = torch.autograd.grad(loss, list(network.parameters()), retain_graph=True)
@@ -401,7 +402,7 @@ def test_the_articles_generator_step_moves_the_decoder_alone() -> None:
     exact = Exact(model, 0, real)
     with in_double_precision(model):
         moves = Moves(model)
-        model.update(real.double(), a_step(0))
+        model.update(batch_of(real.double()), a_step(0))
     assert moves.take() == {"decoder"}
     # Its mean loss on reconstructions and samples, whose gradient decides the sign of Adam's
     # first step.
@@ -429,7 +430,7 @@ def test_which_networks_move_in_two_phases(objective: str, half_batches: bool) -
     moves, moved, reported = Moves(model), [], []
     numbers = [*range(8), *range(32, 40)]
     for number in numbers:
-        metrics = model.update(images(seed=number), a_step(number, 40))
+        metrics = model.update(batch_of(images(seed=number)), a_step(number, 40))
         moved.append("".join(sorted(letters[name] for name in moves.take())))
         generator = "loss/decoder" if objective == "larsen" else "loss/generator"
         reported.append(
@@ -452,7 +453,7 @@ def test_the_articles_generator_steps_follow_the_schedule() -> None:
     hold(model, "vae")
     moves, moved = Moves(model), []
     for number in [*range(8), *range(32, 40)]:
-        model.update(images(seed=number), a_step(number, 40))
+        model.update(batch_of(images(seed=number)), a_step(number, 40))
         moved.append("decoder" in moves.take())
     assert moved[:8] == [False, False, False, True] * 2
     assert moved[8:] == [True] * 8
@@ -466,7 +467,7 @@ def test_half_batches_are_every_other_image(objective: str) -> None:
         assert model.config.step_images == BATCH
         shown = Seen(model.networks["discriminator"])
         made = Seen(model.networks["decoder"])
-        metrics = model.update(real, a_step(0))
+        metrics = model.update(batch_of(real), a_step(0))
         reconstruction, generated = made.outputs[:2]
         whole = {
             "larsen": (real, generated, reconstruction),
@@ -486,7 +487,7 @@ def test_larsen_lets_the_generators_side_see_the_whole_batch() -> None:
     # The fifth of 8 iterations, where the discriminator rests.
     model = build(VAEGAN, config(half_batches=True))
     shown = Seen(model.networks["discriminator"])
-    model.update(images(), a_step(4, 8))
+    model.update(batch_of(images()), a_step(4, 8))
     assert [len(batch) for batch in shown.inputs] == [BATCH] * 3
 
 
@@ -494,9 +495,9 @@ def test_larsen_lets_the_generators_side_see_the_whole_batch() -> None:
 def test_validation_by_hand(objective: str) -> None:
     model = build(VAEGAN, config(objective=objective, ema_images=1_000))
     for number in range(2):
-        model.update(images(seed=number), a_step(number))
+        model.update(batch_of(images(seed=number)), a_step(number))
     real, moves = images(4, seed=9), Moves(model)
-    measured = model.validate(real, 5)
+    measured = model.validate(batch_of(real), 5)
     assert not moves.take()
     assert all(model.networks[name].training for name in model.trained)
     encoder, decoder = model.networks["encoder_ema"], model.networks["decoder_ema"]
@@ -537,7 +538,7 @@ def test_pictures_are_drawn_with_the_averages() -> None:
         "decoder_ema",
     }
     for number in range(2):
-        model.update(images(seed=number), step_of(number, BATCH, 2))
+        model.update(batch_of(images(seed=number)), step_of(number, BATCH, 2))
     mean, log_var = model.encode(real)
     with torch.no_grad():
         expected = model.networks["encoder_ema"](real)
@@ -560,7 +561,7 @@ def test_larsen_trains_towards_the_real_images_features() -> None:
     # The discriminator stands still, and what it measures must shrink.
     model, real = build(VAEGAN, config(schedule="1:1", lr_g=5e-3, lr_vae=5e-3, gamma=1.0)), images()
     hold(model, "discriminator")
-    history = [model.update(real, a_step(number)) for number in range(30)]
+    history = [model.update(batch_of(real), a_step(number)) for number in range(30)]
     first, last = (float(history[k]["loss/feature_distance"]) for k in (0, -1))
     assert last < 0.7 * first
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import random_images, tiny_config
+from helpers import batch_of, random_images, tiny_config
 from safetensors.torch import load_file
 
-from raygen.data.prefetch import scale_images
+from raygen.data.pixels import scale_images
 from raygen.errors import CheckpointError, StorageError
 from raygen.models import build_model
 from raygen.models.base import Model, Step
@@ -31,7 +31,9 @@ def build(**options: Any) -> Model:
 def train(model: Model, first: int, stop: int) -> dict[str, torch.Tensor]:
     metrics = {}
     for k in range(first, stop):
-        metrics = model.update(scale_images(random_images(8, seed=k), CPU), Step(k, 100, 8, 8 * k))
+        metrics = model.update(
+            batch_of(scale_images(random_images(8, seed=k), CPU)), Step(k, 100, 8, 8 * k)
+        )
     return metrics
 
 
@@ -233,8 +235,8 @@ def test_what_does_not_fit_or_is_damaged_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"generator\.safetensors: is missing"):
         checkpoint.load(folder, build())
     state = json.loads((path / "state.json").read_text())
-    for preset, width in (("vae-celeba", 0.125), ("dcgan-celeba", 0.5)):
-        about = {"config": {"preset": preset, "width": width}}
+    for family, width in (("vae:VAE", 0.125), ("dcgan:DCGAN", 0.5)):
+        about = {"config": {"family": family, "width": width}}
         (path / "state.json").write_text(json.dumps(state | {"about": about}))
         with pytest.raises(CheckpointError, match="was made with .* belongs to another run"):
             checkpoint.load(folder, build())

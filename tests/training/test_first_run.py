@@ -15,7 +15,7 @@ from raygen.storage import Folder
 from raygen.training import first_run
 from raygen.training.run import RunFolder
 
-CONFIG = PRESETS["dcgan-celeba"].run
+CONFIG = PRESETS["dcgan-celeba"]
 
 
 def test_it_is_only_where_size_and_length_are_left_open(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_it_is_only_where_size_and_length_are_left_open(tmp_path: Path) -> None:
     for name in ("width", "drawn_count"):
         assert not first_run.may_be_first(CONFIG, frozenset({name}))
     assert not first_run.may_be_first(replace(CONFIG, data="data/celeba"), frozenset())
-    assert not first_run.may_be_first(PRESETS["vaegan-anime"].run, frozenset())
+    assert not first_run.may_be_first(PRESETS["vaegan-anime"], frozenset())
 
 
 @pytest.mark.parametrize(("seconds", "steps"), [(1e-3, 2_000), (0.1, 850), (60.0, 600)])
@@ -57,6 +57,7 @@ def test_steps_are_timed_without_what_the_first_one_costs(monkeypatch: pytest.Mo
 
     class Model:
         bf16 = False
+        image_shape = (3, 32, 32)
 
         def to(self, device: Any) -> None:
             pass

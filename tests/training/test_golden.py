@@ -57,7 +57,7 @@ def curve(name: str, place: Path) -> list[dict[str, float]]:
         place / "data", (20, 12), (16,), size=image.width, height=image.height
     )
     values = {"width": 0.125, "batch_size": 8, "steps": STEPS, "precision": "fp32", "seed": 3}
-    config = PRESETS[preset].run.updated(values | options, "test")
+    config = PRESETS[preset].updated(values | options, "test")
     each_step = ("log_images", "validate_images", "checkpoint_images")
     config = config.updated(dict.fromkeys(each_step, config.step_images), "test")
     recorder = Recorder()

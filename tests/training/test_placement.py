@@ -41,7 +41,7 @@ def test_a_run_that_lost_machines_takes_as_many_as_share_its_batch() -> None:
     assert planned([{"CPU": 8.0, "GPU": 1.0}] * 3).workers == 2
     assert planned([{"CPU": 8.0, "GPU": 1.0}] * 7).workers == 4
     assert planned([{"CPU": 8.0, "GPU": 1.0}] * 9).workers == 8
-    halves = PRESETS["dcgan-anime"].run.updated({"batch_size": 8}, "test")
+    halves = PRESETS["dcgan-anime"].updated({"batch_size": 8}, "test")
     eight = [{"CPU": 8, "GPU": 8}]
     assert plan_workers(halves, eight, eight).workers == 4
 
@@ -65,7 +65,7 @@ def test_workers_that_cannot_be_are_refused() -> None:
 
 
 def test_half_batches_must_be_split_evenly_too() -> None:
-    config = PRESETS["dcgan-anime"].run.updated({"batch_size": 10, "num_workers": 2}, "test")
+    config = PRESETS["dcgan-anime"].updated({"batch_size": 10, "num_workers": 2}, "test")
     with pytest.raises(UserError, match="cannot be split evenly over 2 workers; use 8 or 12"):
         plan_workers(config, [{"CPU": 4}], [{"CPU": 4}])
 

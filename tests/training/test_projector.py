@@ -12,14 +12,14 @@ from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 
 from raygen.config import PRESETS
 from raygen.data.parts import Target
-from raygen.data.prefetch import as_images
+from raygen.data.pixels import as_images
 from raygen.data.prepare import prepare
 from raygen.data.reader import HeldOut
 from raygen.data.shards import Manifest
 from raygen.data.sources import VALIDATION, DrawnFaces
 from raygen.models.vae import VAE
 from raygen.storage import Folder
-from raygen.training.projector import show_codes, thumbnails, write_projector
+from raygen.training.projector import Codes, codes_of, thumbnails, write_projector
 
 
 def read(run: Path) -> ProjectorConfig:
@@ -35,11 +35,13 @@ def test_codes_stand_beside_their_images_and_attributes(ray_session: str, tmp_pa
     [manifest] = prepare(DrawnFaces(60), [Target(data, image)])
     model = build(VAE, small_config("vae-celeba", latent_size=8))
     held_out = HeldOut.of(data, manifest, VALIDATION, 12)
-    show_codes(Folder.at(tmp_path), model, held_out, 10)
+    shown_codes = codes_of(model, held_out, 10)
+    assert shown_codes
+    write_projector(Folder.at(tmp_path), shown_codes)
 
     [embedding] = read(tmp_path).embeddings
     codes = np.loadtxt(tmp_path / embedding.tensor_path, delimiter="\t")
-    pixels = held_out.images(0, 10)
+    pixels = held_out.read(0, 10).images
     with torch.no_grad():
         mean, _ = model.encode(as_images(pixels))
     np.testing.assert_allclose(codes, mean.numpy(), rtol=1e-3, atol=1e-4)
@@ -71,7 +73,7 @@ def test_small_images_are_not_enlarged_and_one_column_has_no_heading(tmp_path: P
     assert np.array_equal(sheet[4:8, :6], images[2])
     assert (sheet[4:8, 6:] == 255).all()
     codes, none = np.zeros((3, 2)), np.zeros((3, 0))
-    write_projector(Folder.at(tmp_path), codes, images, ["a\tb", "c", "d"], (), none)
+    write_projector(Folder.at(tmp_path), Codes(codes, images, ["a\tb", "c", "d"], (), none))
     [embedding] = read(tmp_path).embeddings
     assert (tmp_path / embedding.metadata_path).read_text() == "a b\nc\nd\n"
 
@@ -79,7 +81,4 @@ def test_small_images_are_not_enlarged_and_one_column_has_no_heading(tmp_path: P
 def test_nothing_is_shown_of_a_dataset_without_validation_images(tmp_path: Path) -> None:
     model = build(VAE, small_config("vae-celeba", latent_size=8))
     empty = Manifest(218, 178, (), {VALIDATION: ()}, {"kind": "none"}, 0, ())
-    show_codes(
-        Folder.at(tmp_path / "run"), model, HeldOut.of(Folder.at(tmp_path), empty, VALIDATION, 5), 5
-    )
-    assert not (tmp_path / "run").exists()
+    assert codes_of(model, HeldOut.of(Folder.at(tmp_path), empty, VALIDATION, 5), 5) is None

@@ -14,6 +14,7 @@ from helpers import run_processes, tiny_config, write_dataset
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from raygen.data import plan
+from raygen.data.batch import Batch
 from raygen.data.shards import Manifest
 from raygen.data.sources import TRAIN
 from raygen.models.base import Metrics, Step
@@ -43,14 +44,14 @@ def learn(rank: int, place: str, attempt: int, kill_at: int) -> None:
     row_of = {image.tobytes(): row for row, image in enumerate(pixels)}
     update = DCGAN.update
 
-    def watched(self: DCGAN, real: torch.Tensor, step: Step) -> Metrics:
-        given = ((real + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+    def watched(self: DCGAN, batch: Batch, step: Step) -> Metrics:
+        given = ((batch.images + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
         rows = [row_of[image.tobytes()] for image in given.contiguous().numpy()]
         with Path(place, f"seen-{attempt}-{rank}").open("a") as file:
             file.write(f"{step.number} {rows}\n")
         if (rank, step.number) == (1, kill_at):
             os.kill(os.getpid(), signal.SIGKILL)
-        return update(self, real, step)
+        return update(self, batch, step)
 
     DCGAN.update = watched  # type: ignore[method-assign]
     config = tiny_config(

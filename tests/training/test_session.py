@@ -11,8 +11,10 @@ import torch
 from helpers import random_images, tiny_config, write_dataset
 
 from raygen.config import RunConfig
+from raygen.data.batch import Batch
+from raygen.data.rows import Rows
 from raygen.data.shards import Manifest
-from raygen.data.stream import Batch, ImageStream
+from raygen.data.stream import ImageStream
 from raygen.errors import RunError, UserError
 from raygen.models.base import Metrics, Step
 from raygen.models.dcgan import DCGAN
@@ -42,9 +44,11 @@ class Recording(Control):
 
 def without_ray(
     self: ImageStream, first: int, stop: int, rank: int = 0, world_size: int = 1
-) -> Iterator[Batch]:
+) -> Iterator[Rows]:
     for step in range(first, stop):
-        yield Batch(random_images(self.batch_size, seed=step).numpy(), np.arange(self.batch_size))
+        count = self.batch_size
+        images = random_images(count, seed=step).numpy()
+        yield Rows(images, np.empty((count, 0), np.int8), np.arange(count))
 
 
 @pytest.fixture
@@ -67,8 +71,8 @@ def break_updates(monkeypatch: pytest.MonkeyPatch, steps: list[int]) -> list[flo
     """
     update, rates = DCGAN.update, []
 
-    def broken(self: DCGAN, real: torch.Tensor, step: Step) -> Metrics:
-        metrics = update(self, real, step)
+    def broken(self: DCGAN, batch: Batch, step: Step) -> Metrics:
+        metrics = update(self, batch, step)
         rates.append(self.optimizers["generator"].param_groups[0]["lr"])
         if steps and step.number == steps[0]:
             del steps[0]

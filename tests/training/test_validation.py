@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import CPU, build, run_processes, small_config, write_dataset
+from helpers import CPU, batch_of, build, run_processes, small_config, write_dataset
 
 from raygen.data import reader
 from raygen.data.reader import HeldOut
 from raygen.data.sources import VALIDATION
-from raygen.evaluation.metrics import sliced_wasserstein
+from raygen.evaluation.swd import sliced_wasserstein
 from raygen.models import build_model
 from raygen.models.layers import QUALITY
 from raygen.models.vaegan import VAEGAN
@@ -34,7 +34,7 @@ def test_losses_are_means_over_all_images(tmp_path: Path, monkeypatch: pytest.Mo
     real = validation.first(7, CPU)
     parts = [(real[:3], 0), (real[3:6], 1), (real[6:], 2)]
     for name in ("validation/mse", "validation/discriminator", "validation/generator"):
-        values = [float(model.validate(part, k)[name]) * len(part) for part, k in parts]
+        values = [float(model.validate(batch_of(part), k)[name]) * len(part) for part, k in parts]
         assert metrics[name] == pytest.approx(sum(values) / 7, rel=1e-5)
     fake = model.decode(model.fixed_noise(7, QUALITY))
     assert metrics["quality/swd"] == pytest.approx(sliced_wasserstein(real, fake))

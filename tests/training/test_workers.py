@@ -15,9 +15,9 @@ pytestmark = pytest.mark.numeric
 def together(rank: int, folder: str) -> None:
     workers = Workers(rank, 3)
     assert workers.is_first == (rank == 0)
-    means = workers.average([torch.tensor(float(rank)), torch.tensor(3.0 * rank)])
+    means = workers.all_reduce_mean([torch.tensor(float(rank)), torch.tensor(3.0 * rank)])
     assert means == [1.0, 3.0]
-    assert workers.agree([7 + rank, -rank]) == [7, 0]
+    assert workers.broadcast([7 + rank, -rank]) == [7, 0]
     network = nn.Sequential(nn.BatchNorm2d(2), nn.BatchNorm1d(1))
     for module in network:
         assert isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d)
@@ -38,8 +38,8 @@ def test_three_workers_average_and_agree(tmp_path: Path) -> None:
 
 def test_one_worker_alone_needs_no_process_group() -> None:
     workers = Workers()
-    assert workers.average([torch.tensor(2.0)]) == [2.0]
-    assert workers.agree([3]) == [3]
+    assert workers.all_reduce_mean([torch.tensor(2.0)]) == [2.0]
+    assert workers.broadcast([3]) == [3]
     network = nn.BatchNorm2d(2)
     workers.average_buffers([network])
     assert network.running_mean is not None

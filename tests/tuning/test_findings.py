@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from raygen.config import PRESETS, RunConfig
+from raygen.evaluation.objective import Objective
 from raygen.search_space import Choice, Range, Space, Value
 from raygen.storage import Folder
 from raygen.tuning.findings import as_csv, best_config, over_seeds, sentence, write_findings
-from raygen.tuning.objective import Objective
 from raygen.tuning.records import Report, Status, Trial
 
 SPACE: Space = {
@@ -23,7 +23,7 @@ SPACE: Space = {
     "beta1": Choice((0.0, 0.5)),
 }
 LOW = Objective("quality/swd")
-CONFIG = PRESETS["dcgan-celeba"].run.updated(
+CONFIG = PRESETS["dcgan-celeba"].updated(
     {"steps": 90, "keep": 1, "width": 0.5, "data": "data/celeba"}, "test"
 )
 
@@ -63,7 +63,7 @@ def test_the_sentence_says_how_much_was_gained() -> None:
 
 def test_the_best_options_are_those_of_a_run_of_full_length() -> None:
     best = best_config(CONFIG, TRIALS[1])
-    preset = PRESETS["dcgan-celeba"].run
+    preset = PRESETS["dcgan-celeba"]
     assert (best.steps, best.epochs, best.keep) == (0, 0, preset.keep)
     assert best.validation_count == preset.validation_count
     assert (best.width, best.data) == (0.5, "data/celeba")

@@ -7,8 +7,8 @@ from unittest import mock
 import pytest
 
 from raygen.errors import UserError
+from raygen.evaluation.objective import Objective
 from raygen.search_space import Choice, Range, Space, Values
-from raygen.tuning.objective import Objective
 from raygen.tuning.optuna_search import OptunaSearch
 from raygen.tuning.records import Report, Status, Trial
 

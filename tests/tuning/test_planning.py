@@ -18,7 +18,7 @@ from raygen.tuning.records import SweepFolder
 def planned(
     preset: str, *settings: str, options: dict[str, Any] | None = None, **sweep: Any
 ) -> Plan:
-    run: RunConfig = PRESETS[preset].run.updated({"width": 0.03} | (options or {}), "test")
+    run: RunConfig = PRESETS[preset].updated({"width": 0.03} | (options or {}), "test")
     sweep = {"space": "none", "search": "grid"} | sweep
     return make_plan(run, SweepOptions(set=settings, **sweep))
 

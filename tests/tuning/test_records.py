@@ -10,10 +10,10 @@ import pytest
 
 from raygen.config import PRESETS
 from raygen.errors import UserError
+from raygen.evaluation.objective import Objective
 from raygen.job_options import SweepOptions
 from raygen.search_space import Values
 from raygen.storage import Folder
-from raygen.tuning.objective import Objective
 from raygen.tuning.planning import Plan, make_plan, read_history
 from raygen.tuning.records import SWEEP, Report, Status, SweepFolder, Trial, best_trial
 
@@ -77,7 +77,7 @@ def test_neither_failed_trials_nor_nan_are_best() -> None:
 def write_sweep(path: Path, **changes: Any) -> SweepFolder:
     """The records of a sweep with one trial, with other entries in `sweep.json`."""
     sweep = SweepFolder(Folder.at(path))
-    run = PRESETS["dcgan-celeba"].run.to_json()
+    run = PRESETS["dcgan-celeba"].to_json()
     about = {"run": run, "sweep": {"set": ["lr_g=uniform(0,1)"]}, "dataset": "ab"}
     sweep.folder.write_json(SWEEP, about | {"space": {"lr_g": "uniform(0,1)"}} | changes)
     sweep.write_trial(trial(0, 3.0, float("nan")))
@@ -87,7 +87,7 @@ def write_sweep(path: Path, **changes: Any) -> SweepFolder:
 def test_a_sweep_is_read_as_it_was_written(tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path)
     saved = sweep.saved()
-    assert saved.run == PRESETS["dcgan-celeba"].run.to_json()
+    assert saved.run == PRESETS["dcgan-celeba"].to_json()
     assert (saved.space, saved.dataset) == ({"lr_g": "uniform(0,1)"}, "ab")
     assert math.isnan(sweep.read_trials()[0].reports[1].objective)
 
@@ -160,7 +160,7 @@ def test_damaged_reports_are_refused(tmp_path: Path, changes: Any, message: str)
 
 def test_records_of_another_search_are_refused(tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path)
-    run = PRESETS["dcgan-celeba"].run.updated({"width": 0.03}, "test")
+    run = PRESETS["dcgan-celeba"].updated({"width": 0.03}, "test")
 
     def plan(setting: str) -> Plan:
         return make_plan(run, SweepOptions(space="none", set=(setting,)))

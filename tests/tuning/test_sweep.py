@@ -9,12 +9,12 @@ from unittest import mock
 
 import pytest
 
+from raygen.evaluation.objective import Objective
 from raygen.job_options import SweepOptions
 from raygen.search_space import Range
 from raygen.storage import Folder
 from raygen.tuning import sweep
 from raygen.tuning.board import State
-from raygen.tuning.objective import Objective
 from raygen.tuning.records import SweepFolder, Trial
 from raygen.tuning.sweep import Watch
 from raygen.tuning.table import LiveTable

@@ -13,17 +13,18 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from raygen.config import RunConfig
+from raygen.data.batch import RawBatch
 from raygen.data.reader import HeldOut
 from raygen.data.sources import VALIDATION
 from raygen.models import build_model
 from raygen.models.base import Model
 from raygen.storage import Folder
-from raygen.training import checkpoint, loop
+from raygen.training import checkpoint, trainer
 from raygen.training.control import Control, Outcome, Position, Progress
 from raygen.training.finite import NotFinite
 from raygen.training.logging import RunLog
-from raygen.training.loop import Stopwatch, train
 from raygen.training.run import RunFolder
+from raygen.training.trainer import Stopwatch, Trainer
 from raygen.training.validation import Validation
 from raygen.training.workers import Workers
 
@@ -32,10 +33,11 @@ pytestmark = pytest.mark.numeric
 CPU = torch.device("cpu")
 
 
-def feed(first: int, stop: int = 1_000, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
+def feed(first: int, stop: int = 1_000, rank: int = 0, world_size: int = 1) -> Iterator[RawBatch]:
     share = 8 // world_size
     for k in range(first, stop):
-        yield random_images(8, seed=k)[rank * share : (rank + 1) * share]
+        images = random_images(8, seed=k)[rank * share : (rank + 1) * share]
+        yield RawBatch(images, torch.zeros(share, 0, dtype=torch.int8), torch.arange(share))
 
 
 def validation(path: Path, every: int = 10**9, count: int = 4) -> Validation:
@@ -76,7 +78,7 @@ def go(
     model = build_model(config)
     model.to(CPU)
 
-    def batches(first: int) -> Iterator[torch.Tensor]:
+    def batches(first: int) -> Iterator[RawBatch]:
         for step, batch in enumerate(feed(first), first):
             if step == break_at:
                 weight = next(model.networks["generator"].parameters())
@@ -86,9 +88,8 @@ def go(
     latest = run.latest_checkpoint()
     start = checkpoint.load(latest, model) if latest else Position()
     with RunLog(run, start.images_seen) as log:
-        outcome = train(
+        loop = Trainer(
             model,
-            batches(start.global_step),
             validation(path, every, count),
             config,
             run,
@@ -99,6 +100,7 @@ def go(
             log,
             control or Control(),
         )
+        outcome = loop.train(batches(start.global_step))
     return model, outcome
 
 
@@ -144,7 +146,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Ask at every step, however fast they are.
-    monkeypatch.setattr(loop, "CONTROL_SECONDS", 0)
+    monkeypatch.setattr(trainer, "CONTROL_SECONDS", 0)
     config = tiny_config(log_images=16)
     whole, _ = go(tmp_path / "whole", config, 8)
     control = StopAfter(24)
@@ -169,18 +171,8 @@ def test_a_failing_stream_ends_the_run_with_its_error(tmp_path: Path) -> None:
     config, run = tiny_config(), RunFolder.at(str(tmp_path), "run")
     model, held_out = build_model(config), validation(tmp_path)
     with pytest.raises(OSError, match="the disk is gone"):
-        train(
-            model,
-            broken(),
-            held_out,
-            config,
-            run,
-            Workers(),
-            Position(),
-            5,
-            {},
-            None,
-            Control(),
+        Trainer(model, held_out, config, run, Workers(), Position(), 5, {}, None, Control()).train(
+            broken()
         )
 
 
@@ -279,7 +271,7 @@ def on_worker(rank: int, folder: str) -> None:
     start = Position()
     held_out = validation(Path(folder) / str(rank))
     batches = feed(0, 5, rank, 2)
-    train(model, batches, held_out, config, run, workers, start, 5, {}, log, Control())
+    Trainer(model, held_out, config, run, workers, start, 5, {}, log, Control()).train(batches)
     buffers = {
         f"{name}/{key}": value.clone()
         for name, network in model.networks.items()
@@ -321,7 +313,9 @@ def each_checkpoint(rank: int, folder: str) -> None:
 
     run, batches = RunFolder.at(folder, "run"), feed(0, 3, rank, 2)
     held_out, recording = validation(Path(folder) / str(rank)), Recording(rank, 2)
-    train(model, batches, held_out, config, run, recording, Position(), 3, {}, None, Control())
+    Trainer(model, held_out, config, run, recording, Position(), 3, {}, None, Control()).train(
+        batches
+    )
     save_file({str(k): value for k, value in enumerate(seen)}, f"{folder}/rank{rank}")
 
 
@@ -344,6 +338,8 @@ def test_statistics_differ_between_checkpoints_and_are_averaged_in_each(tmp_path
 
 class Listening(StopAfter):
     """Remembers what it was told of measurements, and what was saved by then."""
+
+    needs_checkpoints = True
 
     def __init__(self, path: Path) -> None:
         super().__init__(10**9)

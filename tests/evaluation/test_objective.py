@@ -3,33 +3,25 @@
 import math
 
 import pytest
-from helpers import small_config
 
 from raygen.config import PRESETS
 from raygen.errors import RunError, UserError
-from raygen.tuning.objective import Objective, choose_objective, logged_metrics
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_the_metrics_that_are_known_are_those_that_training_logs(preset: str) -> None:
-    known = logged_metrics(PRESETS[preset].run)
-    assert PRESETS[preset].run.model.tuned_metric in known
-    assert {"quality/swd", "throughput/images_per_second"} < known
-    # Two-phase rests one of the networks at first; its losses are known all the same.
-    if preset != "vae-celeba":
-        other = logged_metrics(small_config(preset, schedule="two-phase"))
-        assert other == logged_metrics(small_config(preset, schedule="1:1"))
+from raygen.evaluation.objective import Objective, choose_objective, own_objective
+from raygen.job_options import SweepOptions
 
 
 def test_a_metric_that_is_never_logged_is_refused() -> None:
-    config = PRESETS["dcgan-celeba"].run
+    config = PRESETS["dcgan-celeba"]
     with pytest.raises(UserError, match="--metric loss/generatr: dcgan-celeba never logs it") as e:
         choose_objective(config, "loss/generatr", "min", 0)
     assert "loss/generator" in str(e.value)
     with pytest.raises(UserError, match="validation/mse"):
         choose_objective(config, "validation/mse", "min", 0)
-    assert choose_objective(config, "", "min", 0) == Objective("quality/swd")
-    assert choose_objective(PRESETS["vae-celeba"].run, "", "min", 9) == Objective(
+    assert choose_objective(config, "", "auto", 0) == Objective("quality/swd")
+    accuracy = choose_objective(config, "accuracy/discriminator", "auto", 0)
+    assert accuracy == Objective("accuracy/discriminator", "max")
+    assert choose_objective(config, "accuracy/discriminator", "min", 0).mode == "min"
+    assert choose_objective(PRESETS["vae-celeba"], "", "min", 9) == Objective(
         "validation/mse", "min", 9
     )
 
@@ -58,3 +50,9 @@ def test_a_divergence_that_is_not_finite_is_not_within_its_bound() -> None:
     objective = Objective("validation/mse", max_kl=100.0)
     assert objective.value({"validation/mse": 0.5, "validation/kl": 50.0}) == 0.5
     assert math.isnan(objective.value({"validation/mse": 0.5, "validation/kl": math.nan}))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_best_checkpoint_and_the_best_trial_are_told_by_one_objective(preset: str) -> None:
+    run = PRESETS[preset]
+    assert own_objective(run) == choose_objective(run, "", "auto", SweepOptions().max_kl)

@@ -1,0 +1,58 @@
+"""What a model is trained on and measured on: images, and what is known of them."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from raygen.data.pixels import scale_images
+from raygen.data.rows import Rows
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One worker's share of a step's images, or some of those that it is measured on.
+
+    Attributes:
+        images: (N, 3, H, W) float32 in [-1, 1].
+        attributes: (N, A) int8: 1 true, -1 false, 0 unknown, in the manifest's order; A may be 0.
+        rows: (N,) int64: each image's row number in the split, in the manifest's order.
+    """
+
+    images: Tensor
+    attributes: Tensor
+    rows: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @staticmethod
+    def of(rows: Rows, device: torch.device) -> "Batch":
+        """Rows of a dataset, on a device."""
+        return RawBatch.of(rows).on(device)
+
+
+@dataclass(frozen=True)
+class RawBatch:
+    """A batch on its way to the device, with its images as bytes: a quarter of the size.
+
+    Attributes: images: (N, H, W, 3) uint8; the others as in `Batch`.
+    """
+
+    images: Tensor
+    attributes: Tensor
+    rows: Tensor
+
+    @staticmethod
+    def of(rows: Rows, pin_memory: bool = False) -> "RawBatch":
+        """Rows of a dataset. Args: pin_memory: for copies to a GPU that nobody waits for."""
+        tensors = [torch.from_numpy(part) for part in (rows.images, rows.attributes, rows.rows)]
+        return RawBatch(*(part.pin_memory() if pin_memory else part for part in tensors))
+
+    def on(self, device: torch.device) -> Batch:
+        """The batch on the device that computes with it."""
+        return Batch(
+            images=scale_images(self.images, device),
+            attributes=self.attributes.to(device, non_blocking=True),
+            rows=self.rows.to(device, non_blocking=True),
+        )

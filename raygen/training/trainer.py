@@ -1,0 +1,376 @@
+"""The training loop: next batch -> update -> whatever is due: log, draw, measure, save.
+
+It knows neither Ray nor any model. Everything that happens every so often is counted in images, so
+that batch size and number of workers do not change what an option means.
+"""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from raygen.config import RunConfig
+from raygen.data.batch import RawBatch
+from raygen.evaluation.objective import own_objective
+from raygen.evaluation.pictures import grid
+from raygen.models.base import Metrics, Model, Step
+from raygen.models.layers import DROPOUT
+from raygen.models.pictures import RECONSTRUCTIONS, Picture
+from raygen.training import checkpoint
+from raygen.training.checkpoint import Score, Snapshot
+from raygen.training.control import Control, Outcome, Position, Progress
+from raygen.training.finite import LossWatch, check_weights
+from raygen.training.logging import RunLog
+from raygen.training.projector import codes_of, write_projector
+from raygen.training.run import RunFolder
+from raygen.training.validation import Validation
+from raygen.training.workers import Workers
+from raygen.training.writer import Writer
+
+CONTROL_SECONDS = 1.0
+"""How often, about, the first worker reports progress and the workers ask whether to stop."""
+
+
+@dataclass(frozen=True)
+class Due:
+    """What is to be done after a step."""
+
+    talk: bool
+    log: bool
+    draw: bool
+    measure: bool
+    save: bool
+
+    @property
+    def anything(self) -> bool:
+        return self.talk or self.log or self.draw or self.measure or self.save
+
+
+class Trainer:
+    """One worker's loop over the steps of a run.
+
+    All workers call it alike; the first one alone has a `log`, and its `control` alone is asked.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        validation: Validation,
+        config: RunConfig,
+        run: RunFolder,
+        workers: Workers,
+        start: Position,
+        total_steps: int,
+        about: dict[str, Any],
+        log: RunLog | None,
+        control: Control,
+    ) -> None:
+        """Args: start: where the run goes on; about: what to note of it in its checkpoints."""
+        self._began_at = time.monotonic()
+        self._model = model
+        self._validation = validation
+        self._config = config
+        self._run = run
+        self._workers = workers
+        self._start = start
+        self._total_steps = total_steps
+        self._about = about
+        self._log = log
+        self._control = control
+        self._objective = own_objective(config)
+
+        self._step, self._images_seen = start.global_step, start.images_seen
+        self._total_images = start.images_seen + (total_steps - self._step) * config.step_images
+        self._means, self._watch = _Means(), LossWatch(model.losses, workers.device)
+        self._logged: dict[str, float] = {}
+        self._measured: dict[str, float] = {}
+        self._session, self._since_log, self._since_talk = Stopwatch(), Stopwatch(), Stopwatch()
+        self._first_step_at = 0.0
+        self._next_talk = self._step + 1
+        self._stopping = False
+        self._best: float | None = None
+        if workers.is_first:
+            images = validation.images.count
+            self._best = checkpoint.best_value(run.checkpoints, self._objective.metric, images)
+
+    def train(self, batches: Iterable[RawBatch]) -> Outcome:
+        """Train to the last step, or until `control` says to stop.
+
+        Args: batches: this worker's, from the step on where the run goes on.
+        Raises: NotFinite if a loss or a weight becomes infinite or NaN; what is saved is finite.
+            Whatever writing to the run's folder raises.
+        """
+        with Writer() as self._writer:
+            if self._step == 0:
+                self._draw()
+                self._flush()
+            feed = iter(batches)
+            while self._step < self._total_steps and not self._stopping:
+                self._take_step(feed)
+                due = self._due()
+                if due.anything:
+                    self._do(due)
+        _finish(self._workers.device)
+        return Outcome(
+            finished=self._step >= self._total_steps,
+            position=self._position,
+            first_step_at=self._first_step_at,
+            images_per_second=self._session.images_per_second,
+            data_wait_fraction=self._session.wait_fraction,
+            metrics=self._logged | self._measured,
+        )
+
+    def _take_step(self, feed: Any) -> None:
+        asked = time.monotonic()
+        raw = next(feed)
+        waited = time.monotonic() - asked
+        batch = raw.on(self._workers.device)
+        step = Step(
+            self._step,
+            self._total_steps,
+            self._config.step_images,
+            self._images_seen,
+            self._workers.rank,
+            self._workers.world_size,
+        )
+        if self._model.uses_dropout:
+            _seed_dropout(self._config.seed, step, self._workers.device)
+        metrics = self._model.update(batch, step)
+        self._step += 1
+        self._images_seen += self._config.step_images
+        self._watch.add(metrics, self._step)
+        self._means.add(metrics)
+        if self._first_step_at:
+            for stopwatch in (self._session, self._since_log, self._since_talk):
+                stopwatch.add(self._config.step_images, waited)
+        else:
+            # The first step holds start-up costs; rates are counted from its end.
+            _finish(self._workers.device)
+            self._first_step_at = time.time()
+            self._session, self._since_log, self._since_talk = Stopwatch(), Stopwatch(), Stopwatch()
+
+    def _due(self) -> Due:
+        config, last = self._config, self._step == self._total_steps
+        measure = last or self._has_passed(self._validation.every)
+        return Due(
+            talk=self._step >= self._next_talk,
+            # What is measured on validation images is told together with the losses up to there.
+            log=measure or self._has_passed(config.log_images),
+            draw=last or self._has_passed(config.sample_images),
+            measure=measure,
+            save=last or self._has_passed(config.checkpoint_images),
+        )
+
+    def _has_passed(self, every: int) -> bool:
+        """Whether the last step came to a multiple of so many images, or beyond one."""
+        return self._images_seen // every > (self._images_seen - self._config.step_images) // every
+
+    def _do(self, due: Due) -> None:
+        self._watch.check(self._workers)
+        if due.log:
+            self._log_losses()
+        if due.talk:
+            self._talk()
+        if due.draw or due.measure or due.save or self._stopping:
+            self._workers.average_buffers(self._model.networks.values())
+        if due.draw:
+            self._draw()
+        score, is_better = self._measure() if due.measure else (None, False)
+        saving = due.save or self._stopping or is_better
+        # Before the checkpoint: a run that goes on from it never repeats what was logged before.
+        if due.draw or due.measure or saving:
+            self._flush()
+        if saving:
+            self._save(score, has_measured=due.measure)
+
+    def _log_losses(self) -> None:
+        # Without the losses of networks that have not stepped since the last time.
+        fresh = self._means.take(self._workers)
+        if self._since_log.images:
+            fresh["throughput/images_per_second"] = self._since_log.images_per_second
+            fresh["throughput/data_wait_fraction"] = self._since_log.wait_fraction
+        self._since_log = Stopwatch()
+        self._logged |= fresh
+        self._write_scalars(fresh)
+
+    def _talk(self) -> None:
+        wishes = self._workers.is_first and self._control.exchange(self._progress())
+        steps_per_second = self._since_talk.images_per_second / self._config.step_images
+        ahead = max(1, int(CONTROL_SECONDS * steps_per_second))
+        # The workers must stop at the same step, so the first one decides, and says when the next
+        # decision is due: its clock is not the others'.
+        stop, self._next_talk = self._workers.broadcast([int(wishes), self._step + ahead])
+        self._stopping = bool(stop)
+        self._since_talk = Stopwatch()
+
+    def _draw(self) -> None:
+        log, images_seen = self._log, self._images_seen
+        if not log:
+            return
+        real = self._validation.first(RECONSTRUCTIONS, self._workers.device)
+        for name, picture in self._model.pictures(self._config.sample_count, real).items():
+            shown = replace(picture, images=picture.images.cpu())
+            self._writer.submit(partial(_write_picture, log, name, shown, images_seen))
+
+    def _measure(self) -> tuple[Score | None, bool]:
+        """Measure the model. Returns: its score, if it has one, and whether it is the best yet."""
+
+        def tell(done: int, total: int) -> None:
+            if self._workers.is_first:
+                doing = f"validating: {done:,}/{total:,} images"
+                self._control.exchange(self._progress(doing))
+
+        self._measured = self._validation.measure(self._model, self._workers, tell)
+        self._write_scalars(self._measured)
+        self._show_codes()
+        score: Score | None = None
+        is_better = False
+        if self._objective.metric in self._measured:
+            value = self._objective.sign * self._objective.value(self._measured)
+            if math.isfinite(value):
+                score = Score(value, self._objective.metric, self._validation.images.count)
+                is_better = self._best is None or value < self._best
+                self._best = value if is_better else self._best
+        # The first worker alone knows the quality of samples.
+        [better] = self._workers.broadcast([int(is_better)])
+        return score, bool(better)
+
+    def _show_codes(self) -> None:
+        count, folder = self._config.projector_images, self._run.folder
+        if self._log and self._model.can_encode and count:
+            shown = codes_of(self._model, self._validation.images, count)
+            if shown:
+                self._writer.submit(lambda: write_projector(folder, shown))
+
+    def _write_scalars(self, values: dict[str, float]) -> None:
+        log, images_seen = self._log, self._images_seen
+        if log:
+            self._writer.submit(lambda: log.scalars(values, images_seen))
+
+    def _flush(self) -> None:
+        if self._log:
+            self._writer.submit(self._log.flush)
+
+    def _save(self, score: Score | None, has_measured: bool) -> None:
+        check_weights(self._model.networks, self._step)
+        if not self._workers.is_first:
+            return
+        # One at a time: each holds a copy of all weights.
+        self._writer.wait()
+        snapshot, position = Snapshot.of(self._model), self._position
+        metrics = self._logged | self._measured if has_measured else {}
+
+        def save() -> None:
+            self._run.check_owner()
+            checkpoint.write(
+                self._run.checkpoints,
+                snapshot,
+                position,
+                self._about,
+                self._config.keep,
+                score,
+                metrics,
+            )
+
+        self._writer.submit(save)
+        if metrics:
+            if self._control.needs_checkpoints:
+                self._writer.wait()
+            self._control.measured(self._progress())
+
+    def _progress(self, doing: str = "") -> Progress:
+        return Progress(
+            self._images_seen,
+            self._total_images,
+            self._session.images_per_second,
+            self._logged | self._measured,
+            self._seconds,
+            doing,
+        )
+
+    @property
+    def _seconds(self) -> float:
+        """Spent training, over all sessions of the run."""
+        return self._start.seconds + time.monotonic() - self._began_at
+
+    @property
+    def _position(self) -> Position:
+        return replace(
+            self._start,
+            global_step=self._step,
+            images_seen=self._images_seen,
+            seconds=self._seconds,
+        )
+
+
+def _write_picture(log: RunLog, name: str, picture: Picture, images_seen: int) -> None:
+    log.picture(name, grid(picture.images, picture.columns), images_seen)
+
+
+def _seed_dropout(seed: int, step: Step, device: torch.device) -> None:
+    """Make what dropout draws in this step a function of the run, step and worker alone.
+
+    So that a run that is resumed draws what an uninterrupted one would have drawn. The generator
+    of the device alone: to seed all that there are takes as long as some of a step's kernels.
+    """
+    state = np.random.SeedSequence((DROPOUT, seed, step.number, step.rank)).generate_state(1)
+    generator = torch.default_generator
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        generator = torch.cuda.default_generators[index]
+    generator.manual_seed(int(state[0]))
+
+
+class Stopwatch:
+    """Images, and seconds spent waiting for them, since it was made."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._waited = 0.0
+        self.images = 0
+
+    def add(self, images: int, waited: float) -> None:
+        self.images += images
+        self._waited += waited
+
+    @property
+    def images_per_second(self) -> float:
+        return self.images / max(time.monotonic() - self._began, 1e-9)
+
+    @property
+    def wait_fraction(self) -> float:
+        """Of the time since it was made, in [0, 1]."""
+        return self._waited / max(time.monotonic() - self._began, 1e-9)
+
+
+class _Means:
+    """Means of metrics over steps. They stay on the device until they are asked for."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, torch.Tensor] = {}
+        self._counts: Counter[str] = Counter()
+
+    def add(self, metrics: Metrics) -> None:
+        for name, value in metrics.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._counts[name] += 1
+
+    def take(self, workers: Workers) -> dict[str, float]:
+        """Means over the steps since the last call that had the metric, and over all workers."""
+        means = workers.all_reduce_mean(
+            [value / self._counts[n] for n, value in self._sums.items()]
+        )
+        names, self._sums, self._counts = list(self._sums), {}, Counter()
+        return dict(zip(names, means, strict=True))
+
+
+def _finish(device: torch.device) -> None:
+    """Wait for the device, so that what is timed has happened."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
