@@ -14,7 +14,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from raygen.model_options import AdversarialConfig
 from raygen.models.base import Metrics, Model, Step
-from raygen.models.layers import PENALTY, latents
+from raygen.models.layers import PENALTY
 
 Normalisation = Callable[[int], nn.Module]
 """Makes the layer that normalises so many channels."""
@@ -149,11 +149,9 @@ def validation_losses(
 
 
 def _penalty(model: Model, real: Tensor, fake: Tensor, step: Step) -> Tensor:
-    seed = (PENALTY, model.config.seed, step.number)
-    count = len(real) * step.world_size
     # Uniform numbers, by way of the normal ones that all workers share.
-    normal = latents(count, (1,), seed, step.rank, step.world_size)
-    shares = torch.special.ndtr(normal.squeeze(1)).to(real.device)
+    normal = model.noise(step, len(real) * step.world_size, PENALTY, shape=(1,))
+    shares = torch.special.ndtr(normal.squeeze(1))
     return gradient_penalty(model.networks["discriminator"], real, fake, shares)
 
 

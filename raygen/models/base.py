@@ -203,28 +203,36 @@ class Model(ABC):
         """A network as pictures are drawn with it: its moving average, where there is one."""
         return self.networks.get(f"{name}_ema", self.networks[name])
 
-    def evaluate(self, name: str, inputs: Tensor) -> Any:
+    def evaluate(self, name: str, *inputs: Tensor) -> Any:
         """What a network, as pictures are drawn with it, makes of inputs; without gradients."""
         network = self.ema(name)
         with evaluating([network]):
-            return network(inputs.to(self.device))
+            return network(*(part.to(self.device) for part in inputs))
 
-    def noise(self, step: Step, count: int, purpose: int) -> Tensor:
-        """This worker's share of a step's `count` standard normal latents.
+    def noise(
+        self, step: Step, count: int, purpose: int, shape: tuple[int, ...] | None = None
+    ) -> Tensor:
+        """This worker's share of `count` standard normal numbers, vectors or images of a step.
 
-        Args: purpose: one of the numbers in layers.py, which keeps the uses within a step apart.
-        Returns: (count / world_size, *latent_shape) float32 on the model's device.
+        Args:
+            purpose: one of the numbers in layers.py, which keeps the uses within a step apart.
+            shape: of one; None: `latent_shape`.
+        Returns: (count / world_size, *shape) float32 on the model's device.
         """
+        shape = self.latent_shape if shape is None else shape
         seed = (purpose, self.config.seed, step.number)
-        noise = latents(count, self.latent_shape, seed, step.rank, step.world_size)
+        noise = latents(count, shape, seed, step.rank, step.world_size)
         return noise.to(self.device, non_blocking=True)
 
-    def fixed_noise(self, count: int, purpose: int, number: int = 0) -> Tensor:
-        """Standard normal latents that are the same throughout a run: (count, *latent_shape).
+    def fixed_noise(
+        self, count: int, purpose: int, number: int = 0, shape: tuple[int, ...] | None = None
+    ) -> Tensor:
+        """As `noise`, but the same throughout a run, on all workers: (count, *shape).
 
         Args: number: tells several draws for the same purpose apart.
         """
-        noise = latents(count, self.latent_shape, (purpose, self.config.seed, number))
+        shape = self.latent_shape if shape is None else shape
+        noise = latents(count, shape, (purpose, self.config.seed, number))
         return noise.to(self.device)
 
     def minimise(self, optimizer: str, loss: Tensor, step: Step) -> None:
