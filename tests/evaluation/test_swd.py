@@ -260,3 +260,11 @@ def test_many_equal_numbers_have_no_distance_and_nan_has_none() -> None:
     assert swd.line_distance(ones, ones) == 0
     assert swd.line_distance(ones, ones * 3) == pytest.approx(2)
     assert math.isnan(swd.line_distance(ones, ones * np.float32("nan")))
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_the_parts_of_a_distance_add_up_to_it(parts: int) -> None:
+    real, fake = pictures(0), noise()
+    shares = [sliced_wasserstein(real, fake, 7, part, parts) for part in range(parts)]
+    assert min(shares) >= 0
+    assert sum(shares) == pytest.approx(sliced_wasserstein(real, fake, 7), rel=1e-6)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from helpers import tiny_config
 
+import raygen
 from raygen import marker
 from raygen.errors import UserError
 from raygen.models import build_model
@@ -171,3 +172,54 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file"):
         RunFolder.at(str(tmp_path / "file"), "run").open(tiny_config(), restart=False)
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    """Change what a run's config.json says; None takes an entry out."""
+    values = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in values.items() if v is not None}))
+
+
+def test_a_run_whose_preset_has_another_name_by_now_is_loaded_and_goes_on(tmp_path: Path) -> None:
+    run = open_run(tmp_path)
+    save_checkpoint(run)
+    config = tmp_path / "run/config.json"
+    rewrite(config, preset="dcgan-of-old")
+    assert raygen.load(str(tmp_path / "run")).config.preset == "dcgan-of-old"
+    run.open(tiny_config(), restart=False)
+    assert json.loads(config.read_text())["preset"] == "dcgan-celeba"
+    rewrite(config, preset="dcgan-of-old")
+    with pytest.raises(UserError, match="--width 0.5: the run in .* has 0.125"):
+        run.open(tiny_config(width=0.5), restart=False)
+
+
+def test_a_run_of_a_version_that_noted_no_family_and_size(tmp_path: Path) -> None:
+    run = open_run(tmp_path)
+    save_checkpoint(run)
+    added = ("family", "size", "crop", "own_epochs", "own_steps", "own_two_phase_steps")
+    rewrite(tmp_path / "run/config.json", **dict.fromkeys(added))
+    assert raygen.load(str(tmp_path / "run")).image_size == (32, 32)
+    with pytest.raises(UserError, match="--size 64x64: the run in .* has 32x32"):
+        run.open(tiny_config(size="64"), restart=False)
+    run.open(tiny_config(), restart=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"family": "flow:Flow"}, "family 'flow:Flow' is not installed; known are dcgan:DCGAN"),
+        ({"family": ["dcgan"]}, "family .* is not installed"),
+        ({"family": "os:system", "preset": "unknown"}, "family 'os:system' is not installed"),
+        ({"size": "48x48"}, "--size 48x48: must be one of 32, 64, 128"),
+        ({"size": 64}, "size is 64, but must be a text"),
+        ({"preset": "unknown", "family": None}, "preset is 'unknown', but must be one of"),
+    ],
+)
+def test_a_run_that_cannot_be_built_says_why(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    save_checkpoint(open_run(tmp_path))
+    rewrite(tmp_path / "run/config.json", **changes)
+    with pytest.raises(UserError, match=message) as error:
+        raygen.load(str(tmp_path / "run"))
+    assert len(str(error.value).splitlines()) == 1
