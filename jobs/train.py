@@ -29,10 +29,10 @@ from raygen.lease import Lease, only_owner
 from raygen.progress import ProgressLine, describe, duration
 from raygen.retry import OUTAGES
 from raygen.signals import Signals
+from raygen.status import Event, Notice, Progress, Started, State, Status
 from raygen.training import first_run
-from raygen.training.monitor import Known, Monitor
 from raygen.training.placement import Placement, plan_workers
-from raygen.training.ray_worker import fit, summary
+from raygen.training.ray_worker import RUN, fit, summary
 from raygen.training.run import SUMMARY, RunFolder
 from raygen.training.session import Session, check_compiler
 
@@ -81,7 +81,7 @@ def main(argv: Sequence[str]) -> None:
         run = replace(run, fence=lease.fence)
         # Another job may have been at work here until just now.
         run.check(config, job.restart)
-        monitor = stack.enter_context(cluster.own_actor(Monitor))
+        status = stack.enter_context(cluster.own_actor(Status))
         if manifest is None:
             manifest = draw_dataset(config, data, line)
         elif job.restart:
@@ -113,7 +113,7 @@ def main(argv: Sequence[str]) -> None:
             if done:
                 print(f"resuming {run.folder.uri} at step {done:,}")
             watcher = Watcher(line, signals, placement, lease)
-            outcome = fit(session, watcher, signals.stop, placement, monitor)
+            outcome = fit(session, watcher, signals.stop, placement, status)
             line.close()
             if not outcome.finished:
                 raise Interrupted(
@@ -141,7 +141,7 @@ BUSY_SECONDS = 10
 
 
 class Watcher:
-    """Shows what the monitor knows as one line."""
+    """Shows what is known of a run as one line."""
 
     def __init__(
         self, line: ProgressLine, signals: Signals, placement: Placement, lease: Lease
@@ -153,25 +153,17 @@ class Watcher:
         self._last: tuple[int, str] | None = None
         self._last_at = time.monotonic()
         self._groups = 0
-        self._notices = 0
         self._outage = ""
 
-    def __call__(self, report: Known) -> None:
+    def __call__(self, state: State) -> None:
         """Raises: RunError if the run is another job's by now."""
         self._lease.check()
-        for notice in report.notices[self._notices :]:
-            self._line.close()
-            print(notice)
-        self._notices = len(report.notices)
-        if report.outage != self._outage:
-            self._line.warn(report.outage)
-            self._outage = report.outage
-        if report.groups > self._groups:
-            if self._groups:
-                self._line.close()
-                print(f"a worker failed; going on from step {report.resumed_at:,}")
-            self._groups = report.groups
-        progress = report.progress
+        for event in state.events:
+            self._tell(event)
+        if state.outage != self._outage:
+            self._line.warn(state.outage)
+            self._outage = state.outage
+        progress: Progress | None = state.progress.get(RUN)
         now, last = time.monotonic(), (progress.images_seen, progress.doing) if progress else None
         if last != self._last:
             self._last, self._last_at = last, now
@@ -182,11 +174,21 @@ class Watcher:
         self._signals.save()
         text = describe(progress.images_seen, progress.total_images, progress.images_per_second)
         stopping = "stopping: " if self._signals.stop.is_set() else ""
-        if silent > SILENT_SECONDS and not report.outage:
+        if silent > SILENT_SECONDS and not state.outage:
             doing = f"no word from the workers for {duration(silent)}{self._awaited(silent)} - "
         else:
             doing = f"{progress.doing} - " if progress.doing else ""
         self._line.show(stopping + doing + text + progress_text(progress.metrics))
+
+    def _tell(self, event: Event) -> None:
+        text = event.text if isinstance(event, Notice) else ""
+        if isinstance(event, Started):
+            if 1 < event.group > self._groups:
+                text = f"a worker failed; going on from step {event.step:,}"
+            self._groups = event.group
+        if text:
+            self._line.close()
+            print(text)
 
     def _awaited(self, silent: float) -> str:
         """What has yet to come, by an autoscaler or after a node was lost, or to become free."""

@@ -33,9 +33,9 @@ from raygen.options import option, updated
 from raygen.progress import ProgressLine, describe
 from raygen.retry import OUTAGES
 from raygen.signals import Signals
+from raygen.status import Status
 from raygen.training.placement import check_sync_bn
 from raygen.training.run import SUMMARY, RunFolder
-from raygen.tuning.board import Board
 from raygen.tuning.capacity import plan_capacity
 from raygen.tuning.findings import BEST, SEED, over_seeds, sentence, write_findings
 from raygen.tuning.planning import (
@@ -101,7 +101,7 @@ def main(argv: Sequence[str]) -> None:
         # Another job may have been at work here until just now.
         check_folder(sweep, job, command.sweep, plan)
         history = read_history(sweep, plan) if command.sweep.resume else []
-        board = stack.enter_context(cluster.own_actor(Board))
+        status = stack.enter_context(cluster.own_actor(Status))
         if manifest is None:
             manifest = draw_dataset(plan.config, data, line)
             check_length(plan, manifest)
@@ -138,7 +138,7 @@ def main(argv: Sequence[str]) -> None:
             stored=stored,
             objective=plan.objective,
             capacity=capacity,
-            board=board,
+            status=status,
             total_images=total_images,
             report_images=report_images,
             verbose=job.verbose,

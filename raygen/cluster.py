@@ -373,7 +373,7 @@ def _size(nodes: Nodes) -> tuple[float, float]:
     return total(nodes, "GPU"), total(nodes, "CPU")
 
 
-class Question:
+class Poll:
     """Something that an actor is asked for again and again, without waiting for its answer."""
 
     def __init__(self) -> None:

@@ -30,10 +30,10 @@ from raygen.data.shards import Manifest, write_shard
 from raygen.data.sources import TRAIN, VALIDATION, Source
 from raygen.models import build_model
 from raygen.models.base import Model, Step
+from raygen.status import Position
 from raygen.storage import Folder
 from raygen.training import checkpoint
 from raygen.training.checkpoint import Score
-from raygen.training.control import Position
 from raygen.training.run import CONFIG, RunFolder
 
 # Tests' networks are so small that more threads only wait for each other: for minutes, where the

@@ -26,11 +26,11 @@ from raygen.data.sources import TRAIN, VALIDATION
 from raygen.errors import CheckpointError, UserError
 from raygen.model_options import VAEConfig
 from raygen.models.base import Model
+from raygen.status import Position
 from raygen.storage import Folder
 from raygen.trained import TrainedModel, find_checkpoint
 from raygen.training import checkpoint
 from raygen.training.checkpoint import Score
-from raygen.training.control import Position
 from raygen.training.run import CONFIG, RunFolder
 
 pytestmark = pytest.mark.numeric

@@ -29,6 +29,7 @@ from raygen.data.shards import CHANNELS, ShardFile, rejections, write_shard
 from raygen.data.sources import Source
 from raygen.errors import RunError, UserError
 from raygen.lease import Fence
+from raygen.status import State, Status
 from raygen.storage import Folder
 
 SHARD_BYTES = 64 * 2**20
@@ -276,25 +277,6 @@ def _read_ahead(
             yield reading.popleft()
 
 
-class Tally:
-    """An actor that knows how many images each task has come to, for the progress line."""
-
-    def __init__(self) -> None:
-        self._done: dict[int, int] = {}
-        self._outages: dict[int, str] = {}
-
-    def set(self, task: int, done: int) -> None:
-        self._done[task] = done
-
-    def outage(self, task: int, text: str) -> None:
-        """A task waits for an object store; or not any more."""
-        self._outages[task] = text
-
-    def state(self) -> tuple[dict[int, int], str]:
-        """The count of each task, and what some of them wait for, or nothing."""
-        return self._done, max(self._outages.values(), default="")
-
-
 def make_all(
     source: Source,
     targets: Sequence[Target],
@@ -312,8 +294,8 @@ def make_all(
         return [{} for _ in targets]
     from raygen.cluster import own_actor
 
-    with own_actor(Tally) if progress else contextlib.nullcontext() as tally:
-        return _make_tasks(source, targets, tasks, progress, tally)
+    with own_actor(Status) if progress else contextlib.nullcontext() as status:
+        return _make_tasks(source, targets, tasks, progress, status)
 
 
 def _make_tasks(
@@ -321,7 +303,7 @@ def _make_tasks(
     targets: Sequence[Target],
     tasks: list[Part],
     progress: Progress | None,
-    tally: Any,
+    status: Any,
 ) -> list[dict[str, Record]]:
     import ray
 
@@ -338,13 +320,13 @@ def _make_tasks(
 
         def tell(done: int) -> None:
             nonlocal told_at
-            if tally and time.monotonic() - told_at > TELL_SECONDS:
-                tally.set.remote(number, done)
+            if status and time.monotonic() - told_at > TELL_SECONDS:
+                status.progress.remote(number, done)
                 told_at = time.monotonic()
 
         def outage(text: str) -> None:
-            if tally:
-                tally.outage.remote(number, text)
+            if status:
+                status.outage.remote(number, text)
 
         # In case an attempt that was killed was waiting for something.
         outage("")
@@ -362,20 +344,19 @@ def _make_tasks(
     def counted() -> dict[int, int]:
         nonlocal outage_told
         try:
-            counts, outage = ray.get(tally.state.remote(), timeout=ANSWER_SECONDS)
+            state: State = ray.get(status.state.remote(), timeout=ANSWER_SECONDS)
         except ray.exceptions.RayError:
             # Everything may be busy. The tasks that have ended are known without it.
             return {}
-        if outage != outage_told:
-            retry.OUTAGES.tell(outage)
-            outage_told = outage
-        known: dict[int, int] = counts
-        return known
+        if state.outage != outage_told:
+            retry.OUTAGES.tell(state.outage)
+            outage_told = state.outage
+        return state.progress
 
     results = ray.data.range(len(tasks), override_num_blocks=len(tasks)).map(make)
     # Ray would keep processors free for operators that have nothing to do: of two, nearly one.
     results.context.op_resource_reservation_enabled = False
-    with _Telling(progress, [_images(task) for task in tasks], counted) as telling:
+    with _ProgressThread(progress, [_images(task) for task in tasks], counted) as telling:
         for row in results.iter_rows():
             if row["error"]:
                 places = ", ".join(target.folder.uri for target in targets)
@@ -393,7 +374,7 @@ def _make_tasks(
     return records
 
 
-class _Telling:
+class _ProgressThread:
     """Tells how far the tasks are: each time that one ends, and about once a second."""
 
     def __init__(
@@ -410,7 +391,7 @@ class _Telling:
         self._raised: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> "_Telling":
+    def __enter__(self) -> "_ProgressThread":
         if self._progress:
             self._thread.start()
         return self

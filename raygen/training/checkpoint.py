@@ -26,6 +26,7 @@ from safetensors.torch import save as save_tensors
 from raygen.checked import Checked, bare, shown
 from raygen.errors import CheckpointError, StorageError
 from raygen.models.base import Model
+from raygen.status import Position
 from raygen.storage import Folder, unreadable
 from raygen.training.checkpoint_state import (
     check_optimizer,
@@ -35,7 +36,6 @@ from raygen.training.checkpoint_state import (
     position_of,
     read_layout,
 )
-from raygen.training.control import Position
 
 FORMAT_VERSION = 1
 STATE = "state.json"

@@ -14,8 +14,8 @@ from torch.optim import Optimizer
 
 from raygen.checked import MOST_BYTES, Checked, parse
 from raygen.errors import CheckpointError
+from raygen.status import Position
 from raygen.storage import Folder
-from raygen.training.control import Position
 
 Layout = dict[str, tuple[str, tuple[int, ...]]]
 """Tensors of a file by name: type, as safetensors calls it, and shape."""

@@ -1,7 +1,7 @@
 """A run inside Ray Train: starting its workers, and watching them.
 
-`fit` runs in the job's own process. It starts the workers through a TorchTrainer; through a
-`Monitor` actor the first worker reports its progress and learns that it should stop. Checkpoints
+`fit` runs in the job's own process. It starts the workers through a TorchTrainer; through the
+actor `Status` the first worker reports its progress and learns that it should stop. Checkpoints
 are raygen's own, in the run's folder: wherever a worker group starts, the first time or after a
 failure, it goes on from the newest complete one there.
 """
@@ -24,13 +24,21 @@ from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer, get_device
 
 from raygen import cluster
-from raygen.cluster import Question
+from raygen.cluster import Poll
 from raygen.errors import RunError, StorageError, UserError
 from raygen.lease import Fence
 from raygen.retry import OUTAGES, is_lasting, not_written
+from raygen.status import (
+    Callbacks,
+    Ended,
+    Event,
+    Measured,
+    Notice,
+    Outcome,
+    Progress,
+    State,
+)
 from raygen.storage import Folder
-from raygen.training.control import Control, Outcome, Progress
-from raygen.training.monitor import Known
 from raygen.training.placement import Placement
 from raygen.training.process_group import torch_config
 from raygen.training.session import Session, run_session
@@ -45,43 +53,47 @@ RECORDS = ".ray-"
 """How the names of the folders begin that Ray keeps records of its own in."""
 
 
-class MonitorControl(Control):
-    """The first worker's line to the monitor."""
+RUN = 0
+"""The number of the only part that a training has."""
 
-    def __init__(self, monitor: Any) -> None:
-        self._monitor = monitor
-        self._stopping = Question()
+
+class WorkerCallbacks(Callbacks):
+    """Tells the actor `Status` what the first worker knows."""
+
+    def __init__(self, status: Any) -> None:
+        self._status = status
+        self._stopping = Poll()
         self._has_started = False
 
     def started(self, step: int) -> None:
         # A group that goes back to a checkpoint by itself starts more than once.
-        ray.get(self._monitor.started.remote(step, not self._has_started))
+        ray.get(self._status.started.remote(RUN, step, not self._has_started))
         self._has_started = True
 
     def notice(self, text: str) -> None:
-        ray.get(self._monitor.notice.remote(text))
+        ray.get(self._status.tell.remote(Notice(text)))
 
-    def exchange(self, progress: Progress) -> bool:
-        return bool(self._stopping.ask(self._monitor.exchange, progress))
+    def progress(self, progress: Progress) -> bool:
+        return bool(self._stopping.ask(self._status.progress, RUN, progress))
 
     def measured(self, progress: Progress) -> None:
-        ray.get(self._monitor.measured.remote(progress))
+        ray.get(self._status.tell.remote(Measured(progress)))
 
 
 def fit(
     session: Session,
-    watch: Callable[[Known], None],
+    watch: Callable[[State], None],
     stop: threading.Event,
     placement: Placement,
-    monitor: Any,
+    status: Any,
     threads: int = 0,
 ) -> Outcome:
     """Train on the Ray cluster.
 
     Args:
-        watch: called a few times a second with what is known.
+        watch: called a few times a second with what is known, and has happened since.
         stop: set it to have the run saved and ended early.
-        monitor: an actor of `Monitor`.
+        status: an actor of `Status`.
         threads: that each worker computes with on CPUs; 0: all that its node has for this run.
     Returns: how the run ended.
     Raises: UserError for a mistake found by a worker; RunError for anything else.
@@ -92,7 +104,7 @@ def fit(
         try:
             again = True
             while again:
-                again = _fit_once(session, placement, monitor, threads, stop)
+                again = _fit_once(session, placement, status, threads, stop)
         except BaseException as error:
             failure.append(error)
 
@@ -100,7 +112,7 @@ def fit(
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     try:
-        report = _watch(session, thread, monitor, watch, stop, placement)
+        outcome = _watch(session, thread, status, watch, stop, placement)
     except BaseException:
         # The thread must not begin to wait for a storage while the process ends: pyarrow crashes.
         stop.set()
@@ -109,15 +121,15 @@ def fit(
         forget_records(session.run.folder, session.run.fence)
     if failure:
         raise _failed(session, str(failure[0])) from failure[0]
-    if report.outcome is None:
+    if outcome is None:
         raise _failed(session, "the workers ended without saying how")
-    return report.outcome
+    return outcome
 
 
 def _fit_once(
     session: Session,
     placement: Placement,
-    monitor: Any,
+    status: Any,
     threads: int,
     stop: threading.Event,
 ) -> bool:
@@ -132,7 +144,7 @@ def _fit_once(
     gpu = {"GPU": 1} if placement.use_gpu else {}
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"session": session, "monitor": monitor, "threads": threads},
+        train_loop_config={"session": session, "status": status, "threads": threads},
         # Workers wait in a collective operation for one that waits for the storage.
         torch_config=torch_config(int(GROUP_SECONDS + session.run.folder.patience)),
         scaling_config=ScalingConfig(
@@ -172,38 +184,40 @@ def forget_records(folder: Folder, fence: Fence | None) -> None:
 def _watch(
     session: Session,
     training: threading.Thread,
-    monitor: Any,
-    watch: Callable[[Known], None],
+    status: Any,
+    watch: Callable[[State], None],
     stop: threading.Event,
     placement: Placement,
-) -> Known:
-    """Pass on reports until the training ends, and the wish to stop. Returns: the last report."""
+) -> Outcome | None:
+    """Pass on what is known, and the wish to stop, until the end. Returns: how it ended."""
     told_at = math.inf
+    seen: list[Event] = []
     while True:
         training.join(POLL_SECONDS)
         ended = not training.is_alive()
         try:
-            report: Known = cluster.answer(monitor.report)
+            state: State = cluster.answer(status.state, len(seen))
         except RayError as error:
             raise _failed(session, "Ray stopped answering") from error
-        watch(report)
-        if isinstance(report.error, StorageError):
+        seen += state.events
+        watch(state)
+        if isinstance(state.error, StorageError):
             raise StorageError(
-                f"{report.error}\nwhat the run has saved is kept; once that is mended, the same "
+                f"{state.error}\nwhat the run has saved is kept; once that is mended, the same "
                 "command goes on with it"
-            ) from report.error
-        if report.error:
-            raise report.error
+            ) from state.error
+        if state.error:
+            raise state.error
         if ended:
-            return report
+            outcomes = [event.outcome for event in seen if isinstance(event, Ended)]
+            return outcomes[-1] if outcomes else None
         now = time.monotonic()
         if stop.is_set() and now < told_at:
-            monitor.stop.remote()
+            status.stop.remote()
             told_at = now
         if now > told_at + LOST_SECONDS and placement.missing(cluster.nodes()):
             # A machine was lost: there are no workers that could stop, and all there is is saved.
-            report.outcome = Outcome(False, session.run.position(), 0.0, 0.0, 0.0, {})
-            return report
+            return Outcome(False, session.run.position(), 0.0, 0.0, 0.0, {})
 
 
 def _failed(session: Session, reason: str) -> RunError:
@@ -215,8 +229,8 @@ def _failed(session: Session, reason: str) -> RunError:
 def _worker(settings: dict[str, Any]) -> None:
     """What each worker does."""
     session: Session = settings["session"]
-    monitor = settings["monitor"]
-    if ray.get(monitor.report.remote()).error:
+    status = settings["status"]
+    if ray.get(status.error.remote()):
         # Ray starts the workers again after any error, but this one would only repeat.
         return
     try:
@@ -225,22 +239,22 @@ def _worker(settings: dict[str, Any]) -> None:
         workers = Workers(context.get_world_rank(), context.get_world_size(), device)
         if device.type == "cpu":
             use_cores(settings["threads"] or cores() // context.get_local_world_size())
-        with OUTAGES.told_to(lambda text: monitor.outage.remote(text)):
-            outcome = run_session(session, workers, MonitorControl(monitor))
+        with OUTAGES.told_to(lambda text: status.outage.remote(RUN, text)):
+            outcome = run_session(session, workers, WorkerCallbacks(status))
         if workers.is_first:
-            ray.get(monitor.ended.remote(outcome))
+            ray.get(status.tell.remote(Ended(outcome)))
     except (UserError, RunError) as error:
-        ray.get(monitor.failed.remote(error))
+        ray.get(status.fail.remote(error))
         raise
     except torch.OutOfMemoryError as error:
         message = f"--batch-size {session.config.batch_size}: out of GPU memory ({error}); lower it"
-        ray.get(monitor.failed.remote(UserError(message)))
+        ray.get(status.fail.remote(UserError(message)))
         raise
     except OSError as error:
         if is_lasting(error):
             # Such as TensorBoard's events on a full disk.
             problem = not_written(error, error.filename or session.run.folder.uri)
-            ray.get(monitor.failed.remote(problem))
+            ray.get(status.fail.remote(problem))
         raise
     except Exception:
         if session.verbose:

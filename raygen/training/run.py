@@ -11,9 +11,9 @@ from raygen.errors import UserError
 from raygen.lease import Fence
 from raygen.marker import Marker
 from raygen.options import option
+from raygen.status import Position
 from raygen.storage import Folder
 from raygen.training import checkpoint
-from raygen.training.control import Position
 
 CONFIG = "config.json"
 SUMMARY = "summary.json"

@@ -18,9 +18,9 @@ from raygen.data.stream import ImageStream
 from raygen.errors import RunError, UserError
 from raygen.models import build_model
 from raygen.models.base import Model
+from raygen.status import Callbacks, Outcome, Position, Progress
 from raygen.storage import Folder
 from raygen.training import checkpoint
-from raygen.training.control import Control, Outcome, Position, Progress
 from raygen.training.finite import NotFinite
 from raygen.training.logging import RunLog
 from raygen.training.run import RunFolder
@@ -52,10 +52,10 @@ class Session:
         return self.config.total_steps(self.manifest.rows(TRAIN))
 
 
-def run_session(session: Session, workers: Workers, control: Control) -> Outcome:
+def run_session(session: Session, workers: Workers, callbacks: Callbacks) -> Outcome:
     """Train one run on this worker, together with the others, until its end or until it stops.
 
-    Args: control: told and asked by the first worker alone.
+    Args: callbacks: called on the first worker alone.
     Raises: RunError if a loss is not finite and may not, or not any more, be recovered from;
         UserError for mistakes that show only now.
     """
@@ -65,7 +65,7 @@ def run_session(session: Session, workers: Workers, control: Control) -> Outcome
         start = checkpoint.read_position(saved) if saved else Position()
         restores = max(restores, start.restores)
         try:
-            return _train_from(session, workers, control, saved, start, restores)
+            return _train_from(session, workers, callbacks, saved, start, restores)
         except NotFinite as problem:
             saved = _newest_checkpoint(session, workers)
             said = f"{problem}; the last good checkpoint is {saved.uri if saved else 'none'}"
@@ -82,7 +82,7 @@ def run_session(session: Session, workers: Workers, control: Control) -> Outcome
             restores += 1
             if workers.is_first:
                 step = checkpoint.step_of(saved.name) if saved else 0
-                control.notice(
+                callbacks.notice(
                     f"{problem}; going on from step {step:,} with learning rates halved "
                     f"({restores} of at most {MOST_RESTORES} times)"
                 )
@@ -107,7 +107,7 @@ def _newest_checkpoint(session: Session, workers: Workers) -> Folder | None:
 def _train_from(
     session: Session,
     workers: Workers,
-    control: Control,
+    callbacks: Callbacks,
     saved: Folder | None,
     start: Position,
     restores: int,
@@ -155,7 +155,7 @@ def _train_from(
         }
         log = None
         if workers.is_first:
-            control.started(start.global_step)
+            callbacks.started(start.global_step)
             state = checkpoint.read_state(saved) if saved else {}
             known = state.get("metrics")
             # A checkpoint cloned from another trial carries that trial's metrics; skip them.
@@ -163,7 +163,7 @@ def _train_from(
                 total = start.images_seen + config.step_images * (
                     session.total_steps - start.global_step
                 )
-                control.measured(Progress(start.images_seen, total, 0.0, known, start.seconds))
+                callbacks.measured(Progress(start.images_seen, total, 0.0, known, start.seconds))
             log = stack.enter_context(RunLog(run, start.images_seen))
             log.text("config", _as_table(config.to_json()))
         trainer = Trainer(
@@ -176,7 +176,7 @@ def _train_from(
             session.total_steps,
             about,
             log,
-            control,
+            callbacks,
         )
         return trainer.train(feed)
 

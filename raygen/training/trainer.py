@@ -22,9 +22,9 @@ from raygen.evaluation.pictures import grid
 from raygen.models.base import Metrics, Model, Step
 from raygen.models.layers import DROPOUT
 from raygen.models.pictures import RECONSTRUCTIONS, Picture
+from raygen.status import Callbacks, Outcome, Position, Progress
 from raygen.training import checkpoint
 from raygen.training.checkpoint import Score, Snapshot
-from raygen.training.control import Control, Outcome, Position, Progress
 from raygen.training.finite import LossWatch, check_weights
 from raygen.training.logging import RunLog
 from raygen.training.projector import codes_of, write_projector
@@ -55,7 +55,7 @@ class Due:
 class Trainer:
     """One worker's loop over the steps of a run.
 
-    All workers call it alike; the first one alone has a `log`, and its `control` alone is asked.
+    All workers call it alike; the first one alone has a `log`, and its callbacks alone are called.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Trainer:
         total_steps: int,
         about: dict[str, Any],
         log: RunLog | None,
-        control: Control,
+        callbacks: Callbacks,
     ) -> None:
         """Args: start: where the run goes on; about: what to note of it in its checkpoints."""
         self._began_at = time.monotonic()
@@ -82,7 +82,7 @@ class Trainer:
         self._total_steps = total_steps
         self._about = about
         self._log = log
-        self._control = control
+        self._callbacks = callbacks
         self._objective = own_objective(config)
 
         self._step, self._images_seen = start.global_step, start.images_seen
@@ -100,7 +100,7 @@ class Trainer:
             self._best = checkpoint.best_value(run.checkpoints, self._objective.metric, images)
 
     def train(self, batches: Iterable[RawBatch]) -> Outcome:
-        """Train to the last step, or until `control` says to stop.
+        """Train to the last step, or until the callbacks say to stop.
 
         Args: batches: this worker's, from the step on where the run goes on.
         Raises: NotFinite if a loss or a weight becomes infinite or NaN; what is saved is finite.
@@ -200,7 +200,7 @@ class Trainer:
         self._write_scalars(fresh)
 
     def _talk(self) -> None:
-        wishes = self._workers.is_first and self._control.exchange(self._progress())
+        wishes = self._workers.is_first and self._callbacks.progress(self._progress())
         steps_per_second = self._since_talk.images_per_second / self._config.step_images
         ahead = max(1, int(CONTROL_SECONDS * steps_per_second))
         # The workers must stop at the same step, so the first one decides, and says when the next
@@ -224,7 +224,7 @@ class Trainer:
         def tell(done: int, total: int) -> None:
             if self._workers.is_first:
                 doing = f"validating: {done:,}/{total:,} images"
-                self._control.exchange(self._progress(doing))
+                self._callbacks.progress(self._progress(doing))
 
         self._measured = self._validation.measure(self._model, self._workers, tell)
         self._write_scalars(self._measured)
@@ -280,9 +280,9 @@ class Trainer:
 
         self._writer.submit(save)
         if metrics:
-            if self._control.needs_checkpoints:
+            if self._callbacks.needs_checkpoints:
                 self._writer.wait()
-            self._control.measured(self._progress())
+            self._callbacks.measured(self._progress())
 
     def _progress(self, doing: str = "") -> Progress:
         return Progress(

@@ -15,16 +15,15 @@ from ray import tune
 from ray.exceptions import RayError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from raygen.cluster import Question, answer
+from raygen.cluster import Poll, answer
 from raygen.errors import RunError
 from raygen.job_options import Scheduler, SweepOptions
 from raygen.lease import Lease
 from raygen.search_space import Space
 from raygen.signals import Signals
-from raygen.training.control import Progress
+from raygen.status import Notice, Progress, State
 from raygen.training.ray_worker import RECORDS, forget_records
 from raygen.tuning import hparams
-from raygen.tuning.board import State
 from raygen.tuning.optuna_search import OptunaSearch
 from raygen.tuning.planning import Plan
 from raygen.tuning.records import ENDED, Report, Trial, trial_name
@@ -206,9 +205,9 @@ class Watch(tune.Callback):
         self._budget = options.budget_seconds()
         self._began_at = time.monotonic()
         self._stop_at: float | None = None
-        self._state = Question()
+        self._state = Poll()
+        self._events = 0
         self._progress: dict[int, Progress] = {}
-        self._notices = 0
         self._outage = self.error = ""
 
     def __getstate__(self) -> dict[str, Any]:
@@ -304,14 +303,14 @@ class Watch(tune.Callback):
             self._stop_at = now
             if over:
                 self._table.tell("the time budget is spent; trials are being saved")
-            self._task.board.stop.remote()
+            self._task.status.stop.remote()
         if self._stop_at is not None:
             running = any(trial.status == "running" for trial in self._trials.values())
             self.ending.now = not running or now - self._stop_at > SAVE_SECONDS
         if any(trial.reports for trial in self._trials.values()):
             self._signals.save()
         if self._table.is_due:
-            state = self._state.ask(self._task.board.state)
+            state = self._state.ask(self._task.status.state, self._events)
             if state is not None:
                 self._take(state)
             self._show()
@@ -328,17 +327,18 @@ class Watch(tune.Callback):
                 self._note(trial)
 
     def _look(self) -> None:
-        """Ask the board for what it knows now."""
+        """Ask for what is known now."""
         with contextlib.suppress(RayError):
-            self._take(answer(self._task.board.state))
+            self._take(answer(self._task.status.state, self._events))
 
     def _take(self, state: State) -> None:
-        """Take note of what the board knows, and tell what is new of it."""
-        self._progress, self.error = state.progress, state.error
-        self._outage = state.outage
-        for notice in state.notices[self._notices :]:
-            self._table.tell(notice)
-        self._notices = len(state.notices)
+        """Take note of what is known, and tell what has happened since the last time."""
+        self._progress, self._outage = state.progress, state.outage
+        self.error = " ".join(str(state.error).split()) if state.error else ""
+        for event in state.after(self._events):
+            if isinstance(event, Notice):
+                self._table.tell(event.text)
+            self._events += 1
 
     def _known(self, trial: Any) -> Trial:
         """The record of a Ray Tune trial."""

@@ -9,7 +9,7 @@ from typing import TextIO
 from raygen.evaluation.objective import Objective
 from raygen.progress import ProgressLine, duration
 from raygen.search_space import Space, short
-from raygen.training.control import Progress
+from raygen.status import Progress
 from raygen.tuning.records import ENDED, REDUCTION, Status, Trial, best_trial
 
 REFRESH_SECONDS = 1.0

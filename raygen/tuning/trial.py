@@ -14,7 +14,7 @@ import ray
 import torch
 from ray import tune
 
-from raygen.cluster import Question, own_actor
+from raygen.cluster import Poll, own_actor
 from raygen.config import RunConfig
 from raygen.data.shards import Manifest
 from raygen.data.stored import StoredImages
@@ -22,12 +22,11 @@ from raygen.errors import RunError, StorageError, UserError
 from raygen.evaluation.objective import Objective
 from raygen.retry import OUTAGES, is_lasting, not_written
 from raygen.search_space import Values
+from raygen.status import Callbacks, Measured, Notice, Progress, State, Status
 from raygen.storage import Folder
 from raygen.training import checkpoint
-from raygen.training.control import Control, Progress
-from raygen.training.monitor import Known, Monitor
 from raygen.training.placement import Placement
-from raygen.training.ray_worker import fit, use_cores
+from raygen.training.ray_worker import RUN, fit, use_cores
 from raygen.training.run import RunFolder
 from raygen.training.session import Session, run_session
 from raygen.training.workers import Workers
@@ -46,7 +45,7 @@ class Task:
 
     Attributes:
         config: the run's options where they are not searched.
-        board: an actor of `Board`.
+        status: an actor of `Status`; its parts are the trials.
         total_images: that a trial sees at most.
         report_images: how many lie between two reports.
         clones: whether trials are cloned, so that Tune needs their checkpoints.
@@ -59,7 +58,7 @@ class Task:
     stored: StoredImages | None
     objective: Objective
     capacity: Capacity
-    board: Any = field(compare=False)
+    status: Any = field(compare=False)
     total_images: int
     report_images: int
     clones: bool = False
@@ -94,11 +93,11 @@ def run_trial(config: dict[str, Any], task: Task) -> None:
     """
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", THREAD_SECONDS)
     number = int(tune.get_context().get_trial_name())
-    if ray.get(task.board.stopping.remote()):
+    if ray.get(task.status.stopping.remote()):
         return
     # In case an attempt that was killed was waiting for something.
-    task.board.outage.remote(number, "")
-    with OUTAGES.told_to(lambda text: task.board.outage.remote(number, text)):
+    task.status.outage.remote(number, "")
+    with OUTAGES.told_to(lambda text: task.status.outage.remote(number, text)):
         _run_trial(config, task, number)
 
 
@@ -125,16 +124,16 @@ def _run_trial(config: dict[str, Any], task: Task, number: int) -> None:
             device = torch.device("cuda" if capacity.use_gpu else "cpu")
             if not capacity.use_gpu:
                 use_cores(capacity.threads)
-            run_session(session, Workers(device=device), TrialControl(number, task, run))
+            run_session(session, Workers(device=device), TrialCallbacks(number, task, run))
     except torch.OutOfMemoryError as error:
         raise RunError(f"out of GPU memory ({error})") from error
     except StorageError as error:
-        ray.get(task.board.fail.remote(" ".join(str(error).split())))
+        ray.get(task.status.fail.remote(error))
         raise
     except OSError as error:
         if is_lasting(error):
             problem = not_written(error, error.filename or run.folder.uri)
-            ray.get(task.board.fail.remote(str(problem)))
+            ray.get(task.status.fail.remote(problem))
         raise
     except (UserError, RunError) as error:
         # One line, which the sweep's table can show.
@@ -159,11 +158,12 @@ def _take_over(run: RunFolder, number: int, task: Task) -> None:
     checkpoint.adopt(source, run.checkpoints)
     if maker != run.folder.name:
         text = f"trial {number} goes on from trial {int(maker)}'s networks"
-        ray.get(task.board.notice.remote(f"{text} at {position.images_seen:,} images"))
+        notice = Notice(f"{text} at {position.images_seen:,} images")
+        ray.get(task.status.tell.remote(notice))
 
 
-class TrialControl(Control):
-    """A trial's line to the sweep."""
+class TrialCallbacks(Callbacks):
+    """Tells the sweep and Ray Tune how far a trial is."""
 
     # Ray Tune may go on from what it is told of: another trial, or this one in another process.
     needs_checkpoints = True
@@ -172,11 +172,11 @@ class TrialControl(Control):
         self._number = number
         self._task = task
         self._run = run
-        self._stopping = Question()
+        self._stopping = Poll()
         self._reported = 0
 
-    def exchange(self, progress: Progress) -> bool:
-        return bool(self._stopping.ask(self._task.board.exchange, self._number, progress))
+    def progress(self, progress: Progress) -> bool:
+        return bool(self._stopping.ask(self._task.status.progress, self._number, progress))
 
     def measured(self, progress: Progress) -> None:
         """Report to Tune, which may end the trial here.
@@ -205,20 +205,17 @@ class TrialControl(Control):
 
 def _train_nested(session: Session, number: int, task: Task) -> None:
     """Several workers, with Ray Train inside the trial."""
-    control = TrialControl(number, task, session.run)
+    callbacks = TrialCallbacks(number, task, session.run)
     stop = threading.Event()
-    passed_on = 0
 
-    def watch(report: Known) -> None:
-        nonlocal passed_on
-        if report.progress and control.exchange(report.progress):
+    def watch(state: State) -> None:
+        if RUN in state.progress and callbacks.progress(state.progress[RUN]):
             stop.set()
-        while passed_on < len(report.measured):
-            progress = report.measured[passed_on]
-            passed_on += 1
-            control.measured(progress)
+        for event in state.events:
+            if isinstance(event, Measured):
+                callbacks.measured(event.progress)
 
     capacity = task.capacity
     placement = Placement(capacity.workers, capacity.use_gpu, capacity.cpus_per_worker)
-    with own_actor(Monitor) as monitor:
-        fit(session, watch, stop, placement, monitor, capacity.threads)
+    with own_actor(Status) as status:
+        fit(session, watch, stop, placement, status, capacity.threads)

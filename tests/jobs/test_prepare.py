@@ -41,7 +41,7 @@ def test_celeba_becomes_a_dataset(
     assert run_script("prepare", *arguments, "--size", "109x89", "--out", out, "--restart") == 0
     manifest = Manifest.load(Folder.at(out))
     assert (manifest.size, manifest.crop) == ("109x89", 0)
-    assert "no preset trains on 109x89 images" in capsys.readouterr().out
+    assert "train.py vae-celeba --data" in capsys.readouterr().out
 
 
 @pytest.mark.slow

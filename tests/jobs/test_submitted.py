@@ -235,10 +235,10 @@ def test_a_job_s_own_actors_are_not_lost_with_another_node(cluster: Head, ray_se
     from ray.util.state import get_actor
 
     from raygen.cluster import own_actor
-    from raygen.training.monitor import Monitor
+    from raygen.status import Status
 
     with contextlib.ExitStack() as stack:
-        actors = [stack.enter_context(own_actor(Monitor)) for _ in range(6)]
+        actors = [stack.enter_context(own_actor(Status)) for _ in range(6)]
         ray.get([actor.report.remote() for actor in actors])
         found = [get_actor(actor._actor_id.hex(), cluster.address) for actor in actors]
     here = ray.get_runtime_context().get_node_id()

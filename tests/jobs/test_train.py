@@ -19,9 +19,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from raygen.training.control import Progress
-from raygen.training.monitor import Known
+from raygen.status import Progress, State
 from raygen.training.placement import Placement
+from raygen.training.ray_worker import RUN
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("--width", "0.125", "--batch-size", "16", "--drawn-count", "60", "--num-workers", "2")
@@ -223,7 +223,7 @@ def test_mistakes_are_told_in_one_line_before_ray_starts(
     assert f"--data {tmp_path}/nowhere: holds no manifest.json" in line
     write_dataset(tmp_path / "tiny", (5,), (2,))
     line = fails(capsys, "train", "--data", tmp_path / "tiny", *there)
-    assert "holds 4x4 images, but dcgan-celeba is made for 32x32" in line
+    assert "holds 4x4 images, but dcgan-celeba trains on 32x32" in line
     line = fails(capsys, "train", "dcgan-anime", "--schedule", "0:1", *there)
     assert "--schedule 0:1: must be two-phase, or discriminator steps" in line
     assert "--steps -1: must be 0 or more" in fails(capsys, "train", "--steps", "-1", *there)
@@ -246,7 +246,7 @@ def test_a_run_that_waits_for_machines_says_so(monkeypatch: pytest.MonkeyPatch) 
 
     def shown(placement: Placement) -> str:
         line = mock.Mock()
-        job.Watcher(line, mock.Mock(), placement, mock.Mock())(Known())
+        job.Watcher(line, mock.Mock(), placement, mock.Mock())(State({}))
         [[text]] = [call.args for call in line.show.call_args_list]
         return str(text)
 
@@ -264,21 +264,21 @@ def test_a_run_whose_machines_were_taken_away_says_so(monkeypatch: pytest.Monkey
     watcher = job.Watcher(line, signals, Placement(8, True, 1.0), mock.Mock())
     progress = Progress(640, 1000, 10.0, {"loss/kl": 2.0})
     shown = "640/1,000 images, 64% - 10 images/s, 0:36 left - KL 2"
-    for seconds, report, text in (
-        (0, Known(), "starting workers, 0:00 so far; 2 of 8 GPUs are there"),
-        (9, Known(), "starting workers, 0:09 so far; 2 of 8 GPUs are there"),
-        (12, Known(progress=progress), shown),
-        (40, Known(progress=progress), shown),
-        (50, Known(progress=replace(progress, doing="validating")), f"validating - {shown}"),
+    for seconds, state, text in (
+        (0, State({}), "starting workers, 0:00 so far; 2 of 8 GPUs are there"),
+        (9, State({}), "starting workers, 0:09 so far; 2 of 8 GPUs are there"),
+        (12, State({RUN: progress}), shown),
+        (40, State({RUN: progress}), shown),
+        (50, State({RUN: replace(progress, doing="validating")}), f"validating - {shown}"),
         (
             100,
-            Known(progress=replace(progress, doing="validating")),
+            State({RUN: replace(progress, doing="validating")}),
             f"no word from the workers for 0:50; 2 of 8 GPUs are there - {shown}",
         ),
-        (110, Known(), "starting workers, 0:00 so far; 2 of 8 GPUs are there"),
+        (110, State({}), "starting workers, 0:00 so far; 2 of 8 GPUs are there"),
     ):
         now[0] = seconds
-        watcher(report)
+        watcher(state)
         assert line.show.call_args.args == (text,)
 
 

@@ -14,10 +14,10 @@ from raygen.data.pixels import scale_images
 from raygen.errors import CheckpointError, StorageError
 from raygen.models import build_model
 from raygen.models.base import Model, Step
+from raygen.status import Position
 from raygen.storage import Folder
 from raygen.training import checkpoint
 from raygen.training.checkpoint import Score
-from raygen.training.control import Position
 
 CPU = torch.device("cpu")
 

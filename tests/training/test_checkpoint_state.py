@@ -15,9 +15,9 @@ import raygen
 from raygen.errors import CheckpointError
 from raygen.models import build_model
 from raygen.models.base import Model
+from raygen.status import Position
 from raygen.storage import Folder
 from raygen.training import checkpoint
-from raygen.training.control import Position
 
 PRESETS_OF_EACH_OPTIMIZER: dict[str, dict[str, Any]] = {
     "dcgan-celeba": {},

@@ -15,8 +15,8 @@ import pytest
 from helpers import write_dataset
 
 from raygen.config import PRESETS
+from raygen.status import Callbacks, Progress
 from raygen.storage import Folder
-from raygen.training.control import Control, Progress
 from raygen.training.run import RunFolder
 from raygen.training.session import Session, run_session
 from raygen.training.workers import Workers
@@ -38,7 +38,7 @@ CASES: dict[str, tuple[str, dict[str, object]]] = {
 STEPS = 4
 
 
-class Recorder(Control):
+class Recorder(Callbacks):
     """Keeps what was measured after each step."""
 
     def __init__(self) -> None:

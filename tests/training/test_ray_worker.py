@@ -7,9 +7,9 @@ from unittest import mock
 
 import pytest
 
+from raygen.status import Position
 from raygen.storage import Folder
 from raygen.training import ray_worker
-from raygen.training.control import Position
 from raygen.training.placement import Placement
 
 

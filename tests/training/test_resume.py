@@ -19,8 +19,8 @@ from raygen.data.shards import Manifest
 from raygen.data.sources import TRAIN
 from raygen.models.base import Metrics, Step
 from raygen.models.dcgan import DCGAN
+from raygen.status import Callbacks
 from raygen.storage import Folder
-from raygen.training.control import Control
 from raygen.training.run import RunFolder
 from raygen.training.session import Session, run_session
 from raygen.training.workers import Workers
@@ -59,7 +59,7 @@ def learn(rank: int, place: str, attempt: int, kill_at: int) -> None:
     )
     run = RunFolder.at(place, "run")
     session = Session(config, run, folder, Manifest.load(folder), 2, False)
-    assert run_session(session, Workers(rank, 2), Control()).finished
+    assert run_session(session, Workers(rank, 2), Callbacks()).finished
 
 
 def seen(place: Path, attempt: int) -> dict[int, list[int]]:

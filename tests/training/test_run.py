@@ -12,9 +12,9 @@ import raygen
 from raygen import marker
 from raygen.errors import UserError
 from raygen.models import build_model
+from raygen.status import Position
 from raygen.storage import Folder
 from raygen.training import checkpoint
-from raygen.training.control import Position
 from raygen.training.run import RunFolder
 
 

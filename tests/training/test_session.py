@@ -18,15 +18,15 @@ from raygen.data.stream import ImageStream
 from raygen.errors import RunError, UserError
 from raygen.models.base import Metrics, Step
 from raygen.models.dcgan import DCGAN
+from raygen.status import Callbacks, Progress
 from raygen.storage import Folder
 from raygen.training import checkpoint
-from raygen.training.control import Control, Progress
 from raygen.training.run import RunFolder
 from raygen.training.session import Session, check_compiler, run_session, use_bf16
 from raygen.training.workers import Workers
 
 
-class Recording(Control):
+class Recording(Callbacks):
     def __init__(self) -> None:
         self.starts: list[int] = []
         self.measurements: list[tuple[int, float]] = []
@@ -150,7 +150,7 @@ def test_a_learning_rate_that_is_far_too_high_is_found_out(session: Session) -> 
     options = session.config.to_json() | {"lr_g": 1e30, "steps": 30}
     config = RunConfig.from_json(options, "test")
     with pytest.raises(RunError, match="not finite at step"):
-        run_session(replace(session, config=config), Workers(), Control())
+        run_session(replace(session, config=config), Workers(), Callbacks())
 
 
 def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

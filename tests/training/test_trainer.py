@@ -18,9 +18,9 @@ from raygen.data.reader import HeldOut
 from raygen.data.sources import VALIDATION
 from raygen.models import build_model
 from raygen.models.base import Model
+from raygen.status import Callbacks, Outcome, Position, Progress
 from raygen.storage import Folder
 from raygen.training import checkpoint, trainer
-from raygen.training.control import Control, Outcome, Position, Progress
 from raygen.training.finite import NotFinite
 from raygen.training.logging import RunLog
 from raygen.training.run import RunFolder
@@ -46,15 +46,15 @@ def validation(path: Path, every: int = 10**9, count: int = 4) -> Validation:
     return Validation(HeldOut.of(Folder.at(path / "data"), manifest, VALIDATION, count), every)
 
 
-class StopAfter(Control):
+class StopAfter(Callbacks):
     """Asks to stop once so many images were seen."""
 
     def __init__(self, images: int) -> None:
         self.images = images
-        self.progress: list[Progress] = []
+        self.seen: list[Progress] = []
 
-    def exchange(self, progress: Progress) -> bool:
-        self.progress.append(progress)
+    def progress(self, progress: Progress) -> bool:
+        self.seen.append(progress)
         return progress.images_seen >= self.images
 
 
@@ -62,7 +62,7 @@ def go(
     path: Path,
     config: RunConfig,
     steps: int,
-    control: Control | None = None,
+    control: Callbacks | None = None,
     every: int = 10**9,
     break_at: int = -1,
     count: int = 4,
@@ -98,7 +98,7 @@ def go(
             steps,
             {},
             log,
-            control or Control(),
+            control or Callbacks(),
         )
         outcome = loop.train(batches(start.global_step))
     return model, outcome
@@ -153,7 +153,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(
     _, first = go(tmp_path / "parts", config, 8, control)
     assert not first.finished
     assert first.position.global_step == 3
-    assert control.progress[-1].total_images == 64
+    assert control.seen[-1].total_images == 64
     parts, second = go(tmp_path / "parts", config, 8)
     assert second.finished
     assert second.position.seconds > first.position.seconds
@@ -171,9 +171,9 @@ def test_a_failing_stream_ends_the_run_with_its_error(tmp_path: Path) -> None:
     config, run = tiny_config(), RunFolder.at(str(tmp_path), "run")
     model, held_out = build_model(config), validation(tmp_path)
     with pytest.raises(OSError, match="the disk is gone"):
-        Trainer(model, held_out, config, run, Workers(), Position(), 5, {}, None, Control()).train(
-            broken()
-        )
+        Trainer(
+            model, held_out, config, run, Workers(), Position(), 5, {}, None, Callbacks()
+        ).train(broken())
 
 
 def test_validation_losses_are_logged_when_their_images_have_been_seen(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_validation_losses_are_logged_when_their_images_have_been_seen(tmp_path:
         values = events.Scalars(name)
         assert [event.step for event in values] == [16, 32, 40]
         assert outcome.metrics[name] == pytest.approx(values[-1].value)
-    assert "validating: 4/4 images" in [progress.doing for progress in control.progress]
+    assert "validating: 4/4 images" in [progress.doing for progress in control.seen]
 
 
 def test_the_best_checkpoint_is_kept_beside_the_newest(
@@ -271,7 +271,7 @@ def on_worker(rank: int, folder: str) -> None:
     start = Position()
     held_out = validation(Path(folder) / str(rank))
     batches = feed(0, 5, rank, 2)
-    Trainer(model, held_out, config, run, workers, start, 5, {}, log, Control()).train(batches)
+    Trainer(model, held_out, config, run, workers, start, 5, {}, log, Callbacks()).train(batches)
     buffers = {
         f"{name}/{key}": value.clone()
         for name, network in model.networks.items()
@@ -313,7 +313,7 @@ def each_checkpoint(rank: int, folder: str) -> None:
 
     run, batches = RunFolder.at(folder, "run"), feed(0, 3, rank, 2)
     held_out, recording = validation(Path(folder) / str(rank)), Recording(rank, 2)
-    Trainer(model, held_out, config, run, recording, Position(), 3, {}, None, Control()).train(
+    Trainer(model, held_out, config, run, recording, Position(), 3, {}, None, Callbacks()).train(
         batches
     )
     save_file({str(k): value for k, value in enumerate(seen)}, f"{folder}/rank{rank}")

@@ -54,13 +54,17 @@ def test_a_failure_is_raised_and_ends_the_others() -> None:
     assert done == []
 
 
+def give_more(thread: Writer) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        thread.submit(lambda: None)
+
+
 def test_a_failure_is_raised_where_the_next_task_is_given() -> None:
     with Writer() as thread:
         thread.submit(fail)
-        deadline = time.monotonic() + 60
         with pytest.raises(OSError, match="the disk is full"):
-            while time.monotonic() < deadline:
-                thread.submit(lambda: None)
+            give_more(thread)
 
 
 def test_what_goes_wrong_in_the_training_is_told_first() -> None:

@@ -9,30 +9,35 @@ from unittest import mock
 
 import pytest
 
+from raygen.errors import RunError
 from raygen.evaluation.objective import Objective
 from raygen.job_options import SweepOptions
 from raygen.search_space import Range
+from raygen.status import State
 from raygen.storage import Folder
 from raygen.tuning import sweep
-from raygen.tuning.board import State
 from raygen.tuning.records import SweepFolder, Trial
 from raygen.tuning.sweep import Watch
 from raygen.tuning.table import LiveTable
 
 
 @pytest.fixture(autouse=True)
-def board(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """What the board says: why the sweep has to end."""
-    said = {"error": ""}
-    monkeypatch.setattr(sweep, "answer", lambda method: State({}, [], "", said["error"]))
-    return said
+def errors(monkeypatch: pytest.MonkeyPatch) -> list[RunError]:
+    """Why the sweep has to end, if it has to."""
+    known: list[RunError] = []
+
+    def answer(method: Any, since: int) -> State:
+        return State({}, error=known[0] if known else None)
+
+    monkeypatch.setattr(sweep, "answer", answer)
+    return known
 
 
 def watch(path: Path, history: Sequence[Trial] = (), stop: bool = False) -> Watch:
     task: Any = SimpleNamespace(
         sweep=SweepFolder(Folder.at(path)),
         objective=Objective("quality/swd"),
-        board=mock.Mock(),
+        status=mock.Mock(),
         total_images=900,
     )
     signals: Any = mock.Mock()
@@ -114,13 +119,13 @@ def test_stopping_waits_for_running_trials_and_begins_no_others(tmp_path: Path) 
 
 @pytest.mark.parametrize("measured", [True, False])
 def test_trials_that_end_because_the_storage_fails_are_left_for_another_time(
-    tmp_path: Path, board: dict[str, str], measured: bool
+    tmp_path: Path, errors: list[RunError], measured: bool
 ) -> None:
     noted = watch(tmp_path)
     noted.on_trial_start(1, [], tune_trial(2))
     if measured:
         noted.on_trial_result(1, [], tune_trial(2), result(300))
-    board["error"] = "the disk is full"
+    errors.append(RunError("the disk is full"))
     noted.on_trial_complete(2, [], tune_trial(2))
     assert record(tmp_path, 2)["status"] == "interrupted"
     noted.on_trial_start(3, [], tune_trial(3))

@@ -6,7 +6,7 @@ import pytest
 
 from raygen.evaluation.objective import Objective
 from raygen.search_space import Choice, Range, Space
-from raygen.training.control import Progress
+from raygen.status import Progress
 from raygen.tuning.records import Report, Status, Trial
 from raygen.tuning.table import LiveTable, aligned, headline, seconds_left, trial_rows
 
