@@ -58,12 +58,14 @@ def write_dataset(
     size: int = 4,
     rows_per_group: int = 5,
     height: int = 0,
+    attributes: int = 0,
 ) -> tuple[Manifest, dict[str, np.ndarray]]:
     """A dataset of random images.
 
     Args:
         train, validation: rows of each of the splits' files.
         size: pixels of a side; height: where it is another.
+        attributes: how many each image has, at random.
     Returns: its manifest, and each split's images in row order, (N, height, size, 3) uint8.
     """
     height = height or size
@@ -79,10 +81,12 @@ def write_dataset(
                 rows = images[first : first + count]
                 name = f"{split}-{number:05d}.parquet"
                 ids = [f"{split}{row}" for row in range(first, first + count)]
-                files.append(write_shard(folder, name, rows, ids, np.empty((count, 0))))
+                values = random.integers(-1, 2, (count, attributes))
+                files.append(write_shard(folder, name, rows, ids, values))
                 first += count
             splits[split], pixels[split] = tuple(files), images
-    manifest = Manifest(height, size, (), splits, {"kind": "random"}, 0, ())
+    names = tuple(f"attribute {number}" for number in range(attributes))
+    manifest = Manifest(height, size, names, splits, {"kind": "random"}, 0, ())
     folder.write_json(shards.MANIFEST, manifest.to_json())
     return manifest, pixels
 

@@ -24,6 +24,16 @@ def test_batches_arrive_in_order_and_end() -> None:
         assert [int(batch.images[0, 0, 0, 0]) for batch in feed] == list(range(20))
 
 
+def test_a_batch_on_its_device_has_scaled_images_and_what_is_known_of_them() -> None:
+    with Prefetcher(batches(2)) as feed:
+        batch = list(feed)[1].on(torch.device("cpu"))
+    assert len(batch) == 2
+    assert batch.images.shape == (2, 3, 4, 4)
+    torch.testing.assert_close(batch.images, torch.full((2, 3, 4, 4), 1 / 127.5 - 1))
+    assert batch.attributes.tolist() == [[-1], [-1]]
+    assert batch.rows.tolist() == [0, 1]
+
+
 def test_an_error_of_the_source_is_raised_where_the_batch_would_have_been() -> None:
     def failing() -> Iterator[Rows]:
         yield from batches(2)

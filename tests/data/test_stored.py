@@ -17,7 +17,7 @@ from raygen.storage import Folder
 def test_all_processes_read_the_same_memory(ray_session: str, tmp_path: Path) -> None:
     import ray
 
-    manifest, pixels = write_dataset(tmp_path, (7, 9), (6,), size=64)
+    manifest, pixels = write_dataset(tmp_path, (7, 9), (6,), size=64, attributes=2)
     folder = Folder.at(tmp_path)
     seen: list[tuple[int, int]] = []
     stored = store_images(folder, manifest, lambda *progress: seen.append(progress))
@@ -27,9 +27,13 @@ def test_all_processes_read_the_same_memory(ray_session: str, tmp_path: Path) ->
         held_out = HeldOut.of(folder, manifest, VALIDATION, 5, stored)
         assert np.array_equal(held_out.read(0, 5).images, pixels[VALIDATION][:5])
         stream = ImageStream(folder, manifest, TRAIN, 4, 3, stored=stored)
-        here = np.concatenate([batch.images for batch in stream.batches(0, 6)])
-    from_files = ImageStream(folder, manifest, TRAIN, 4, 3).batches(0, 6)
+        stored_batches = list(stream.batches(0, 6))
+    here = np.concatenate([batch.images for batch in stored_batches])
+    from_files = list(ImageStream(folder, manifest, TRAIN, 4, 3).batches(0, 6))
     assert np.array_equal(here, np.concatenate([batch.images for batch in from_files]))
+    for mine, other in zip(stored_batches, from_files, strict=True):
+        assert mine.attributes.shape == (4, 2)
+        assert np.array_equal(mine.attributes, other.attributes)
 
     def take(place: str, stored: StoredImages) -> tuple[np.ndarray, list[int], bool, bool]:
         """In another process: the stream's images, and of which size and kind row groups are."""

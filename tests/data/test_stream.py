@@ -32,7 +32,7 @@ Dataset = tuple[Path, Manifest, np.ndarray]
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     path = tmp_path_factory.mktemp("dataset")
-    manifest, pixels = write_dataset(path, FILES, (5, 4))
+    manifest, pixels = write_dataset(path, FILES, (5, 4), attributes=3)
     return path, manifest, pixels[TRAIN]
 
 
@@ -56,7 +56,9 @@ def test_three_epochs_are_delivered_exactly_and_as_to_one_worker(
     order = images.plan
     planned = [order.worker_rows(c, 0, 1)[low:high] for c, low, high in order.pieces(0, STEPS)]
     delivered = [list(images.batches(0, STEPS, rank, world)) for rank in range(world)]
-    ids = ShardReader(images.folder, images.manifest, TRAIN).ids()
+    shards = ShardReader(images.folder, images.manifest, TRAIN)
+    ids, known = shards.ids(), shards.labels(np.arange(COUNT))[1]
+    assert {-1, 0, 1} == set(known.flatten().tolist())
     seen: list[str] = []
     for step, expected in enumerate(np.concatenate(planned)):
         parts = [batches[step] for batches in delivered]
@@ -66,6 +68,9 @@ def test_three_epochs_are_delivered_exactly_and_as_to_one_worker(
         pixels = np.concatenate([part.images for part in parts])
         assert pixels.dtype == np.uint8
         assert np.array_equal(pixels, dataset[2][rows])
+        attributes = np.concatenate([part.attributes for part in parts])
+        assert attributes.dtype == np.int8
+        assert np.array_equal(attributes, known[rows])
         seen += [ids[row] for row in rows]
     for image in ids:
         assert 3 <= seen.count(image) <= 4
