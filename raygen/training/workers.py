@@ -27,10 +27,10 @@ class Workers:
         return [float(value) for value in stacked.tolist()]
 
     def all_reduce_sum(self, values: torch.Tensor) -> torch.Tensor:
-        """Sum over all workers of each number, on the CPU."""
+        """Sum over all workers of each number, on the CPU. The values given may be overwritten."""
         if self.world_size == 1:
             return values.cpu()
-        total = values.to(self.device, copy=True)
+        total = values.to(self.device)
         dist.all_reduce(total)
         return total.cpu()
 

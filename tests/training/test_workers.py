@@ -18,6 +18,8 @@ def together(rank: int, folder: str) -> None:
     means = workers.all_reduce_mean([torch.tensor(float(rank)), torch.tensor(3.0 * rank)])
     assert means == [1.0, 3.0]
     assert workers.broadcast([7 + rank, -rank]) == [7, 0]
+    assert workers.all_reduce_sum(torch.tensor([[1.0, rank]])).tolist() == [[3.0, 3.0]]
+    assert workers.all_reduce_min(torch.tensor([5 - rank, rank])) == [3, 0]
     network = nn.Sequential(nn.BatchNorm2d(2), nn.BatchNorm1d(1))
     for module in network:
         assert isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d)
@@ -40,6 +42,8 @@ def test_one_worker_alone_needs_no_process_group() -> None:
     workers = Workers()
     assert workers.all_reduce_mean([torch.tensor(2.0)]) == [2.0]
     assert workers.broadcast([3]) == [3]
+    assert workers.all_reduce_sum(torch.tensor([4.0])).tolist() == [4.0]
+    assert workers.all_reduce_min(torch.tensor([4])) == [4]
     network = nn.BatchNorm2d(2)
     workers.average_buffers([network])
     assert network.running_mean is not None
