@@ -12,10 +12,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
-from raygen.benchmarks.ingest import ingest
-from raygen.benchmarks.sweep import sweep
 from raygen.cli import parse_choice, run_job
 from raygen.job_options import BenchOptions, IngestBenchOptions, SweepBenchOptions
 
@@ -24,6 +20,12 @@ KINDS = {"ingest": IngestBenchOptions, "sweep": SweepBenchOptions}
 
 def main(argv: Sequence[str]) -> None:
     options: BenchOptions = parse_choice(KINDS, argv, "Measure raygen on this machine.")
+    # Imported only now, as it takes seconds, which --help and a mistake in an option should not.
+    import torch
+
+    from raygen.benchmarks.ingest import ingest
+    from raygen.benchmarks.sweep import sweep
+
     name = "sweep" if isinstance(options, SweepBenchOptions) else "ingest"
     place, jobs = Path(options.storage).absolute(), Path(__file__).absolute().parent
     place.mkdir(parents=True, exist_ok=True)

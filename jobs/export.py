@@ -8,14 +8,16 @@ from collections.abc import Sequence
 
 import raygen
 from raygen.cli import parse_options, run_job
-from raygen.destination import folder_to_write
-from raygen.export import export
 from raygen.job_options import ExportOptions
-from raygen.storage import Folder
 
 
 def main(argv: Sequence[str]) -> None:
     options = parse_options(ExportOptions, argv, "Write a trained model for other software.")
+    # Imported only now, as it takes seconds, which --help and a mistake in an option should not.
+    from raygen.destination import folder_to_write
+    from raygen.export import export
+    from raygen.storage import Folder
+
     trained = raygen.load(options.run, options.checkpoint)
     out = options.out or Folder.at(options.run).join("export").uri
     folder = folder_to_write("--out", out)

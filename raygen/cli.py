@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 
@@ -28,8 +28,10 @@ from raygen.options import option, read_json_object, updated
 from raygen.output import keep_printing
 from raygen.printable import printable
 from raygen.signals import Signals
-from raygen.storage import Folder
 from raygen.uris import check_uri, names_host, without_keys
+
+if TYPE_CHECKING:
+    from raygen.storage import Folder
 
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
@@ -91,7 +93,7 @@ def command_line(script: str, *arguments: str) -> str:
     return shlex.join([*start, script, *arguments])
 
 
-def watch_command(place: Folder) -> str:
+def watch_command(place: "Folder") -> str:
     """What shows the runs in a folder in TensorBoard, to paste."""
     default = place.uri == JobOptions.storage
     return command_line("jobs/watch.py", *([] if default else ["--storage", place.uri]))

@@ -346,6 +346,10 @@ class SweepBenchOptions(BenchOptions):
         require_drawn_count(self.drawn_count)
 
 
+TRIAL_DEFAULTS = {"keep": 1, "validation_count": 1_000, "projector_images": 0}
+"""Options of which trials have defaults of their own: a trial keeps its newest checkpoint and the
+best one, and is measured nine times in what may be a short life."""
+
 Search = Literal["random", "optuna", "grid"]
 Scheduler = Literal["asha", "pbt", "none"]
 Mode = Literal["auto", "min", "max"]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from raygen.checked import MOST_BYTES, as_float, parse, shown
 from raygen.errors import UserError
-from raygen.storage import Folder
 from raygen.uris import check_all
 
 if TYPE_CHECKING:
@@ -135,6 +134,9 @@ def _is_text(value: Any) -> bool:
 
 def read_json_object(name: str, path: str) -> dict[str, Any]:
     """What a file or URI that an option names holds: a JSON object. Raises: UserError."""
+    # Not above: importing the options should not import pyarrow.
+    from raygen.storage import Folder
+
     file, said = Folder.at(path), f"{name} {path}"
     try:
         data = file.parent.read_bytes(file.name, MOST_BYTES + 1)

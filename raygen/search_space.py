@@ -5,13 +5,14 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from raygen.checked import shown
 from raygen.errors import UserError
 from raygen.options import read_json_object
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Value = str | bool | int | float
 Values = dict[str, Value]
@@ -66,15 +67,15 @@ class Range:
         # As many digits as anyone would write.
         return round(value) if self.whole else float(f"{value:.4g}")
 
-    def sample(self, random: np.random.Generator) -> float | int:
+    def sample(self, random: "np.random.Generator") -> float | int:
         if self.whole and not self.log:
             return int(random.integers(int(self.low), int(self.high) + 1))
         return self.at(random.random())
 
     def points(self) -> list[float | int]:
         """A few values that stand for all."""
-        shares = np.linspace(0, 1, GRID_POINTS)
-        return sorted({self.at(float(share)) for share in shares})
+        last = GRID_POINTS - 1
+        return sorted({self.at(k / last) for k in range(GRID_POINTS)})
 
     @property
     def extremes(self) -> list[float | int]:
@@ -96,7 +97,7 @@ class Choice:
         last = max(1, len(self.values) - 1)
         return self.values.index(value) / last if value in self.values else -0.1
 
-    def sample(self, random: np.random.Generator) -> Value:
+    def sample(self, random: "np.random.Generator") -> Value:
         return self.values[int(random.integers(len(self.values)))]
 
     def points(self) -> list[Value]:
@@ -248,6 +249,9 @@ def random_trials(
     Args: allowed: whether values go together; others are drawn in place of those that do not.
     Raises: UserError if none are found that do.
     """
+    # Not above: importing the options should not import numpy.
+    import numpy as np
+
     yield defaults
     seen = [defaults]
     for number in itertools.count(1):

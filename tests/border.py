@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from helpers import build_any, load_job, save_run, small_config, write_dataset
+from helpers import build_any, save_run, small_config, write_dataset
 from PIL import Image
 
 from raygen import lease, marker, search_space
-from raygen.cli import TrainCommand, parse_options, parse_run
+from raygen.cli import TrainCommand, TuneCommand, parse_options, parse_run
 from raygen.config import PRESETS
 from raygen.data import prepare
 from raygen.data.huggingface import huggingface
@@ -37,6 +37,7 @@ from raygen.data.sources import TRAIN
 from raygen.errors import UserError
 from raygen.evaluation.objective import Objective
 from raygen.job_options import FolderOptions, SampleOptions, SweepOptions
+from raygen.jobs.tune import resumed
 from raygen.options import read_json_object, updated
 from raygen.search_space import random_trials, read_space
 from raygen.storage import Folder
@@ -228,8 +229,8 @@ def _read_begun(place: Path) -> None:
 
 
 def _read_sweep(place: Path) -> None:
-    read_command = load_job("tune").read_command
-    command = read_command([PRESET, "--storage", str(place), "--run-name", "sweep", "--resume"])
+    argv = [PRESET, "--storage", str(place), "--run-name", "sweep", "--resume"]
+    command = resumed(parse_run(TuneCommand, argv, "", "-sweep"), argv)
     sweep = SweepFolder(Folder.at(place / "sweep"))
     sweep.marker()
     objective = Objective("quality/swd")

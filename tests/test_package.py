@@ -1,9 +1,12 @@
 """Rules about the code itself."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 USES_RAY = {
@@ -21,6 +24,8 @@ USES_RAY = {
     "raygen/tuning/sweep.py",
     "raygen/tuning/trial.py",
 }
+
+LARGE = {"numpy", "pyarrow", "ray", "tensorboard", "torch"}
 
 
 def imported(file: Path) -> set[str]:
@@ -48,10 +53,12 @@ def test_imports_go_downwards_only() -> None:
         "raygen/models": ("raygen.training", "raygen.evaluation", "raygen.data"),
         "raygen/evaluation": ("raygen.training",),
         "raygen/training": ("raygen.trained", "raygen.export", "raygen.tuning"),
-        "raygen": ("jobs",),
+        "raygen": ("jobs", "raygen.jobs", "raygen.cli"),
     }
     for folder, forbidden in above.items():
         for file in (ROOT / folder).rglob("*.py"):
+            if file.is_relative_to(ROOT / "raygen/jobs"):
+                continue
             for name in imported(file) - {"raygen.data.batch"}:
                 assert not name.startswith(forbidden), f"{file} imports {name}"
 
@@ -70,6 +77,34 @@ def test_models_and_the_loop_work_where_ray_is_not_installed() -> None:
 def test_actors_that_only_pass_on_what_is_told_load_no_torch() -> None:
     code = "import sys; import raygen.data.parts, raygen.status\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_options_load_no_large_library() -> None:
+    code = (
+        "import sys; import raygen.config, raygen.job_options\n"
+        f"loaded = {LARGE} & sys.modules.keys()\n"
+        "assert not loaded, loaded"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("job", sorted((ROOT / "jobs").glob("*.py")), ids=lambda job: job.stem)
+def test_help_and_mistakes_load_no_large_library(job: Path) -> None:
+    # Run as __main__ in this process, which then looks at what has been loaded.
+    code = (
+        "import runpy, sys; sys.argv = sys.argv[1:]\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as exit: code = exit.code\n"
+        f"loaded = {LARGE} & sys.modules.keys()\n"
+        "assert not loaded, loaded\n"
+        "sys.exit(code)"
+    )
+    for word, expected in (("--help", 0), ("--no-such-option", 2)):
+        command = [sys.executable, "-c", code, str(job), word]
+        done = subprocess.run(
+            command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True
+        )
+        assert done.returncode == expected, done.stderr.decode()
 
 
 def test_workers_are_not_restarted_through_uv() -> None:

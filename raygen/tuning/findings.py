@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 
 from raygen.config import PRESETS, RunConfig
 from raygen.evaluation.objective import Objective
+from raygen.job_options import TRIAL_DEFAULTS
 from raygen.search_space import Choice, Range, Space, Value, short
 from raygen.storage import Folder
-from raygen.tuning.planning import OWN_DEFAULTS
 from raygen.tuning.records import Trial, best_trial, comparable
 from raygen.tuning.table import describe_values
 
@@ -35,7 +35,7 @@ far astray, are drawn at its end."""
 def best_config(config: RunConfig, trial: Trial) -> RunConfig:
     """The run of a trial at the preset's full length. Args: config: where nothing is searched."""
     preset = PRESETS[config.preset]
-    own: dict[str, Any] = {name: getattr(preset, name) for name in OWN_DEFAULTS}
+    own: dict[str, Any] = {name: getattr(preset, name) for name in TRIAL_DEFAULTS}
     return replace(config.updated(trial.values, "trial"), steps=0, epochs=0.0, **own)
 
 

@@ -19,9 +19,6 @@ from raygen.tuning.optuna_search import import_optuna
 from raygen.tuning.records import OWN, REPORTS, SWEEP, TRIAL, SweepFolder, Trial
 
 TRIALS = 16
-OWN_DEFAULTS = {"keep": 1, "validation_count": 1_000, "projector_images": 0}
-"""Options of which trials have defaults of their own: a trial keeps its newest checkpoint and the
-best one, and is measured nine times in what may be a short life."""
 NOT_SEARCHED = RESUMABLE_CHANGES | {"preset", "family", "size", "drawn_count"}
 """They decide how long trials are and how they are measured, which must be the same for all."""
 

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import damage, fails, load_job, random_images, run_script, write_dataset
+from helpers import damage, fails, random_images, run_script, write_dataset
 from PIL import Image
 
 from raygen.data.drawn_faces import write_celeba_layout
 from raygen.data.reader import ShardReader
 from raygen.data.shards import Manifest
 from raygen.errors import RunError, UserError
-from raygen.job_options import PrepareOptions
+from raygen.job_options import CelebAOptions, PrepareOptions
+from raygen.jobs.prepare import open_source, report
 from raygen.storage import Folder
 
 
@@ -131,7 +132,7 @@ def test_what_is_left_out_is_reported_by_its_kind(
     ] + [{"id": "\x1b[31m\n.jpg", "split": "train", "reason": "empty file"}]
     ignored = (".git/", "a.zip", "b.TAR", "clip.mov", "notes\n.txt", "table.parquet")
     changed = replace(manifest, rejected=tuple(rejected), ignored=ignored)
-    load_job("prepare").report(Folder.at(tmp_path), changed)
+    report(Folder.at(tmp_path), changed)
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == (
         "rejected 4: IMG_0.HEIC (a HEIC picture, which raygen does not) and 2 more; "
@@ -170,24 +171,27 @@ def test_celeba_can_be_downloaded(
         parts = "".join(f"{k:06d}.jpg {k % 2}\n" for k in range(1, 7))
         (table.parent / "list_eval_partition.txt").write_text(parts)
 
-    job = load_job("prepare")
-    options = job.CelebAOptions(download=str(tmp_path), out="x")
+    options = CelebAOptions(download=str(tmp_path), out="x")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="needs the package gdown"):
-        job.open_source(options)
+        open_source(options)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     monkeypatch.setattr("torchvision.datasets.CelebA", fail)
     with pytest.raises(RunError, match="--download: failed .too many users.*try later"):
-        job.open_source(options)
+        open_source(options)
     monkeypatch.setattr("torchvision.datasets.CelebA", fetch)
-    source = job.open_source(options)
+    source = open_source(options)
     assert source.ids == [f"{k:06d}.jpg" for k in (2, 4, 6, 1, 3, 5)]
     assert source.splits() == {"train": range(3), "validation": range(3, 6)}
-    for other in ({"images": "x"}, {"attributes": "x"}, {"partition": "x"}):
+    for other in (
+        replace(options, images="x"),
+        replace(options, attributes="x"),
+        replace(options, partition="x"),
+    ):
         with pytest.raises(UserError, match="--download: brings images and tables with it"):
-            job.open_source(replace(options, **other))
+            open_source(other)
     with pytest.raises(UserError, match="--download s3://a: must be a local folder"):
-        job.open_source(replace(options, download="s3://a"))
+        open_source(replace(options, download="s3://a"))
 
 
 def test_the_share_that_may_be_rejected() -> None:

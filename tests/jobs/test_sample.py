@@ -14,16 +14,19 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from helpers import fails, load_job, run_script, save_run
+from helpers import fails, run_script, save_run
 from PIL import Image
 from torch import Tensor
 
 import raygen
 from raygen.config import PRESETS
+from raygen.data.pixels import as_images
+from raygen.data.reader import HeldOut
 from raygen.data.shards import MANIFEST, Manifest, ShardFile, write_shard
 from raygen.data.sources import TRAIN, VALIDATION
 from raygen.evaluation.pictures import GridFile, grid, grid_size, to_uint8
 from raygen.job_options import SweepOptions
+from raygen.jobs.sample import read_image
 from raygen.storage import Folder
 from raygen.trained import TrainedModel
 from raygen.training.run import CONFIG
@@ -203,7 +206,7 @@ def test_images_are_shown_beside_their_reconstructions(
     assert shown.shape == (68, 134, 3)
     assert np.array_equal(shown[2:66, 2:66], pixels)
     trained = raygen.load(str(run))
-    images = load_job("sample").read_image(str(tmp_path / "one.png"), trained, fit=False)
+    images = read_image(str(tmp_path / "one.png"), trained, fit=False)
     assert np.array_equal(shown[2:66, 68:132], to_uint8(trained.reconstruct(images))[0])
     both = ("--reconstruct", tmp_path / "small.png", tmp_path / "one.png")
     assert sample(run, *both, "--out", out) == 2
@@ -224,9 +227,8 @@ def test_an_attribute_is_turned_down_and_up(
     assert pixels.shape == (3 * 66 + 2, 5 * 66 + 2, 3)
     # In the middle, nothing is added.
     trained = raygen.load(str(run))
-    job = load_job("sample")
-    held_out = job.HeldOut.of(Folder.at(data), Manifest.load(Folder.at(data)), VALIDATION, 1)
-    plain = to_uint8(trained.reconstruct(job.as_images(held_out.images(0, 1))))[0]
+    held_out = HeldOut.of(Folder.at(data), Manifest.load(Folder.at(data)), VALIDATION, 1)
+    plain = to_uint8(trained.reconstruct(as_images(held_out.read(0, 1).images)))[0]
     assert np.array_equal(pixels[2:66, 2 + 2 * 66 : 66 + 2 * 66], plain)
     assert sample(run, *options, "--strength", "0:1.5:1") == 0
 

@@ -14,11 +14,13 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from helpers import damage, fails, load_job, run_script, write_dataset
+from helpers import damage, fails, run_script, write_dataset
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from raygen import cluster
+from raygen.jobs.train import Watcher
 from raygen.status import Progress, State
 from raygen.training.placement import Placement
 from raygen.training.ray_worker import RUN
@@ -241,12 +243,11 @@ def test_mistakes_are_told_in_one_line_before_ray_starts(
 
 
 def test_a_run_that_waits_for_machines_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    job = load_job("train")
-    monkeypatch.setattr(job.cluster, "nodes", lambda: [{"CPU": 8.0}, {"CPU": 8.0, "GPU": 2.0}])
+    monkeypatch.setattr(cluster, "nodes", lambda: [{"CPU": 8.0}, {"CPU": 8.0, "GPU": 2.0}])
 
     def shown(placement: Placement) -> str:
         line = mock.Mock()
-        job.Watcher(line, mock.Mock(), placement, mock.Mock())(State({}))
+        Watcher(line, mock.Mock(), placement, mock.Mock())(State({}))
         [[text]] = [call.args for call in line.show.call_args_list]
         return str(text)
 
@@ -257,11 +258,11 @@ def test_a_run_that_waits_for_machines_says_so(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_run_whose_machines_were_taken_away_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    job, line, now = load_job("train"), mock.Mock(), [0.0]
-    monkeypatch.setattr(job.cluster, "nodes", lambda: [{"CPU": 8.0, "GPU": 2.0}])
-    monkeypatch.setattr(job.time, "monotonic", lambda: now[0])
+    line, now = mock.Mock(), [0.0]
+    monkeypatch.setattr(cluster, "nodes", lambda: [{"CPU": 8.0, "GPU": 2.0}])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     signals = mock.Mock(stop=threading.Event())
-    watcher = job.Watcher(line, signals, Placement(8, True, 1.0), mock.Mock())
+    watcher = Watcher(line, signals, Placement(8, True, 1.0), mock.Mock())
     progress = Progress(640, 1000, 10.0, {"loss/kl": 2.0})
     shown = "640/1,000 images, 64% - 10 images/s, 0:36 left - KL 2"
     for seconds, state, text in (

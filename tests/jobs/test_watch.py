@@ -22,9 +22,10 @@ from urllib.request import urlopen
 import boto3
 import numpy as np
 import pytest
-from helpers import descendants, fails, free_port, is_loopback, listeners, load_job
+from helpers import descendants, fails, free_port, is_loopback, listeners
 
 from raygen import mirror as mirror_module
+from raygen.jobs.watch import first_look, keep_current
 from raygen.mirror import Mirror
 from raygen.search_space import Choice, Range, Space, Values
 from raygen.storage import Folder
@@ -330,10 +331,10 @@ def test_files_whose_names_lead_elsewhere_are_told_once(
     s3: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bucket, _, prefix = s3.path.partition("/")
-    store, job = boto3.client("s3"), load_job("watch")
+    store = boto3.client("s3")
     write_loss(RunFolder(s3.join("run")), 1.0, 0)
     mirror = Mirror(s3, str(tmp_path / "copy"))
-    job.first_look(s3, mirror)
+    first_look(s3, mirror)
     assert "not fetched" not in capsys.readouterr().out
     for name in ("run/../../../x/tfevents.pth", "../tfevents"):
         store.put_object(Bucket=bucket, Key=f"{prefix}/{name}", Body=b"stranger")
@@ -348,7 +349,7 @@ def test_files_whose_names_lead_elsewhere_are_told_once(
 
     rounds: list[int] = []
     with mock.patch.object(Mirror, "update", side_effect=updated):
-        job.watch(mirror, 0, stop)
+        keep_current(mirror, 0, stop)
     told = "not fetched: '../tfevents' and 1 more, as a file of such a name would lie outside"
     assert capsys.readouterr().out.count(told) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]

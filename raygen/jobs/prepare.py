@@ -1,0 +1,213 @@
+"""Turn images as they are distributed into a dataset: what `jobs/prepare.py` does."""
+
+import contextlib
+import time
+from collections import Counter
+from dataclasses import replace
+
+from raygen import cluster
+from raygen.cli import Interrupted, command_line
+from raygen.config import PRESETS
+from raygen.data.download import download_celeba
+from raygen.data.huggingface import huggingface
+from raygen.data.inspect import contact_sheet, most_cells, table, verify
+from raygen.data.kinds import remedies
+from raygen.data.parts import Target
+from raygen.data.prepare import check_folder, is_finished, prepare
+from raygen.data.shards import MANIFEST, Manifest
+from raygen.data.sources import DrawnFaces, Source, celeba, folder
+from raygen.destination import file_to_write, folder_to_write
+from raygen.errors import RunError, UserError
+from raygen.evaluation.pictures import encode_png
+from raygen.job_options import (
+    CelebAOptions,
+    DrawnOptions,
+    FilesOptions,
+    FolderOptions,
+    HuggingFaceOptions,
+    ImageFilesOptions,
+    PrepareOptions,
+    ShowOptions,
+)
+from raygen.printable import printable
+from raygen.progress import ProgressLine, describe
+from raygen.retry import OUTAGES
+from raygen.storage import Folder
+
+SHOWN_REASONS = 3
+
+
+def prepare_dataset(options: PrepareOptions) -> None:
+    """Prepare a dataset for each size, or what is missing of it.
+
+    Raises: UserError, RunError, Interrupted.
+    """
+    if not options.out:
+        raise UserError("--out: is required; name the folder or URI for the dataset")
+    place, images = folder_to_write("--out", options.out), options.images_wanted
+    several = len(images) > 1
+    targets = [Target(place.join(image.size) if several else place, image) for image in images]
+    line = ProgressLine()
+    try:
+        line.show("listing the images")
+        source = open_source(options)
+        if source.notes:
+            line.close()
+        for note in source.notes:
+            print(printable(note))
+        about = source.description()
+        ready = not options.restart and all(is_finished(about, target) for target in targets)
+        # What refuses is asked before Ray is started, and again when the folders are this job's.
+        for target in targets:
+            check_folder(target.folder)
+        if not ready:
+            line.show("starting Ray")
+        with (
+            OUTAGES.told_to(line.warn),
+            contextlib.nullcontext() if ready else cluster.connected(options.verbose),
+        ):
+            if not ready:
+                cluster.check_shared(source_places(options), {"--out": place})
+            # All have answered: from here on, they are waited for.
+            patience = options.patience
+            manifests = prepare(
+                source.patient(patience),
+                [replace(target, folder=target.folder.patient(patience)) for target in targets],
+                options.num_workers,
+                lambda done, total, rate: line.show(f"preparing: {describe(done, total, rate)}"),
+                options.allowed(len(source.ids)),
+                options.restart,
+                line.show,
+            )
+        if ready:
+            line.close()
+            print("these images are already prepared; --restart does it again")
+    except KeyboardInterrupt:
+        line.close()
+        raise Interrupted(
+            "interrupted: the same command, without --restart, goes on with what is missing"
+        ) from None
+    finally:
+        line.close()
+    for target, manifest in zip(targets, manifests, strict=True):
+        report(target.folder, manifest)
+
+
+def open_source(options: PrepareOptions) -> Source:
+    """Raises: UserError."""
+    if isinstance(options, DrawnOptions):
+        return DrawnFaces(options.count, options.seed)
+    if isinstance(options, CelebAOptions):
+        if options.download:
+            if options.images or options.attributes or options.partition:
+                raise UserError("--download: brings images and tables with it; leave theirs out")
+            return celeba(*download_celeba(options.download))
+        require_path("--images", options.images, "name CelebA's img_align_celeba.zip")
+        require_path("--attributes", options.attributes, "name CelebA's list_attr_celeba.csv")
+        return celeba(options.images, options.attributes, options.partition)
+    assert isinstance(options, FilesOptions)
+    train_share = 1 - options.validation_share
+    if isinstance(options, HuggingFaceOptions):
+        require_path("--images", options.images, "name the folder that save_to_disk wrote")
+        return huggingface(options.images, train_share, options.keep_attributes)
+    require_path("--images", options.images, "name the folder, zip or tar of the images")
+    assert isinstance(options, ImageFilesOptions)
+    keep_splits = not options.ignore_split_folders
+    if isinstance(options, FolderOptions):
+        chosen = options.keep_attributes
+        if chosen and not options.labels:
+            raise UserError("--keep-attributes: needs --labels, which makes attributes of folders")
+        return folder(options.images, train_share, options.labels, "folder", keep_splits, chosen)
+    return folder(options.images, train_share, kind="anime", keep_splits=keep_splits)
+
+
+def source_places(options: PrepareOptions) -> dict[str, Folder]:
+    """What the cluster's machines read, by option."""
+    given = {
+        "--download": getattr(options, "download", ""),
+        "--images": getattr(options, "images", ""),
+    }
+    return {option: Folder.at(path) for option, path in given.items() if path}
+
+
+def require_path(option: str, value: str, remedy: str) -> None:
+    """Raises: UserError if no path was given."""
+    if not value:
+        raise UserError(f"{option}: is required; {remedy}")
+
+
+def report(place: Folder, manifest: Manifest) -> None:
+    """Say what the dataset holds, what was left out, and how to use it."""
+    files = manifest.files
+    counts = [f"{manifest.rows(split):,} {split}" for split in manifest.splits]
+    size = sum(file.bytes for file in files) / 1e6
+    print(
+        f"{', '.join(counts[:-1])} and {counts[-1]} images of {manifest.size} in {len(files)} "
+        f"files, {size:,.1f} MB: {place.uri}"
+    )
+    if manifest.rejected:
+        reasons = Counter(entry["reason"] for entry in manifest.rejected).most_common()
+        shown = []
+        for reason, count in reasons[:SHOWN_REASONS]:
+            first = next(e["id"] for e in manifest.rejected if e["reason"] == reason)
+            more = f" and {count - 1:,} more" if count > 1 else ""
+            shown.append(printable(f"{first} ({reason}){more}"))
+        more = "; ..." if len(reasons) > SHOWN_REASONS else ""
+        print(f"rejected {len(manifest.rejected):,}: {'; '.join(shown)}{more}")
+        print(f"all rejected images are listed in {place.join(MANIFEST).uri}")
+    ignored = manifest.ignored
+    if ignored:
+        more = f" and {len(ignored) - 1:,} more" if len(ignored) > 1 else ""
+        print(f"ignored, as they are no images: {printable(ignored[0])}{more}")
+    for sentence in remedies(ignored):
+        print(f"among them {sentence}")
+    fitting = [name for name, run in PRESETS.items() if run.size == manifest.size]
+    for name in fitting:
+        print(f"train on it: {command_line('jobs/train.py', name, '--data', place.uri)}")
+    if not fitting:
+        able = [name for name, run in PRESETS.items() if run.fits(manifest.height, manifest.width)]
+        for name in able:
+            again = [name, "--data", place.uri, "--size", manifest.size]
+            print(f"train on it: {command_line('jobs/train.py', *again)}")
+
+
+def show(options: ShowOptions) -> None:
+    """Raises: UserError if there is no dataset; RunError if it is damaged."""
+    if not options.data:
+        raise UserError("DIR: is required; name the folder or URI of a dataset")
+    place = Folder.at(options.data)
+    manifest = Manifest.load(place, "DIR")
+    out = file_to_write("--out", options.out, f"{place.name}-images.png") if options.count else None
+    most = most_cells(manifest)
+    if options.count > most:
+        raise UserError(
+            f"--count {options.count}: a picture has room for {most:,} images of {manifest.size}; "
+            "show less"
+        )
+    print(table(place, manifest))
+    if options.verify:
+        check(place, manifest)
+    if out:
+        sheet = contact_sheet(place, manifest, options.count, options.seed)
+        out.parent.write_bytes(out.name, encode_png(sheet))
+        print(f"picture:     {out.uri}")
+
+
+def check(place: Folder, manifest: Manifest) -> None:
+    """Raises: RunError if files are not as the manifest says."""
+    line = ProgressLine()
+    started = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        rate = done / 1e6 / max(time.monotonic() - started, 1e-6)
+        line.show(f"verifying: {describe(done // 10**6, total // 10**6, rate, 'MB')}")
+
+    try:
+        problems = verify(place, manifest, progress)
+    finally:
+        line.close()
+    if problems:
+        more = f"\nand {len(problems) - 5:,} more" if len(problems) > 5 else ""
+        text = "\n".join(problems[:5])
+        raise RunError(f"{text}{more}\ncopy the dataset again, or prepare it again with --restart")
+    print("verified:    every file is as it was prepared")

@@ -1,0 +1,81 @@
+"""Show all runs and sweeps of a storage in TensorBoard: what `jobs/watch.py` does."""
+
+import tempfile
+import threading
+import time
+from collections.abc import Collection
+
+from raygen.errors import UserError
+from raygen.job_options import WatchOptions
+from raygen.mirror import Mirror
+from raygen.progress import ProgressLine
+from raygen.signals import Signals
+from raygen.storage import Folder
+from raygen.tensorboard import serve
+
+
+def watch(options: WatchOptions) -> None:
+    """Show them until the job is ended. Raises: UserError."""
+    storage = Folder.at(options.storage)
+    with tempfile.TemporaryDirectory(prefix="raygen-watch-") as place:
+        mirror = None if storage.is_local else Mirror(storage, place)
+        first_look(storage, mirror)
+        with Signals(lambda: None, "") as signals:
+            url = serve(storage.path if mirror is None else place, options)
+            print(f"TensorBoard: {url} shows {storage.uri}; Ctrl-C ends it", flush=True)
+            try:
+                keep_current(mirror, options.reload_seconds, signals.stop)
+            except KeyboardInterrupt:
+                print("ended")
+
+
+def first_look(storage: Folder, mirror: Mirror | None) -> None:
+    """Fetch what there is. Raises: UserError if there is no such storage, or it does not answer."""
+    line = ProgressLine()
+    try:
+        if not storage.exists():
+            raise UserError(
+                f"--storage {storage.uri}: does not exist; name the folder or URI that runs were "
+                "given as --storage"
+            )
+        if mirror:
+            mirror.update(lambda done, total: line.show(f"fetching: {done:,}/{total:,} files"))
+    except OSError as error:
+        raise UserError(
+            f"--storage {storage.uri}: cannot be read ({error}); check the name, the network and "
+            "the credentials"
+        ) from error
+    finally:
+        line.close()
+    if mirror:
+        tell_refused(mirror.refused)
+
+
+def tell_refused(names: Collection[str]) -> None:
+    """Say once that files are not shown, whose names cannot be files' names in a folder."""
+    if names:
+        more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+        print(
+            f"not fetched: {min(names)!r}{more}, as a file of such a name would lie outside the "
+            "copy, or in the way of another",
+            flush=True,
+        )
+
+
+def keep_current(mirror: Mirror | None, seconds: int, stop: threading.Event) -> None:
+    """Keep the copy up to date until the job is ended."""
+    told = ""
+    while not stop.wait(seconds):
+        if mirror is None:
+            continue
+        refused = bool(mirror.refused)
+        try:
+            mirror.update()
+            told = ""
+        except OSError as error:
+            # The network may come back; what was fetched stays to be seen.
+            if str(error) != told:
+                print(f"{time.strftime('%H:%M:%S')}: the storage does not answer ({error})")
+            told = str(error)
+        if not refused:
+            tell_refused(mirror.refused)
