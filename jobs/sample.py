@@ -8,7 +8,7 @@ python jobs/sample.py runs/vae-celeba --attribute Smiling --strength -2:2:5
 import sys
 from collections.abc import Sequence
 
-from raygen.cli import parse_options, run_job
+from raygen.cli import given_options, parse_options, run_job
 from raygen.errors import UserError
 from raygen.job_options import SampleOptions
 
@@ -17,7 +17,7 @@ def main(argv: Sequence[str]) -> None:
     options = parse_options(SampleOptions, argv, "Draw with a trained model.")
     if options.reconstruct and options.attribute:
         raise UserError("--reconstruct and --attribute: choose one of them")
-    if not options.reconstruct and any(word.startswith("--reconstruct") for word in argv):
+    if not options.reconstruct and "reconstruct" in given_options(argv):
         raise UserError("--reconstruct: names no image; name one or more image files")
     # Imported only now, as it takes seconds, which --help and a mistake in an option should not.
     from raygen.jobs.sample import sample

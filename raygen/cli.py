@@ -7,9 +7,10 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
+from unittest import mock
 
 import tyro
 
@@ -111,9 +112,10 @@ def parse(
     Raises: UserError naming the option, the value and the remedy. `--help` prints and exits.
     """
     errors = io.StringIO()
-    asks_for_help = bool({"-h", "--help"} & set(argv))
+    # Lines that tyro breaks would cut the words of a message.
+    columns = {} if {"-h", "--help"} & set(argv) else {"COLUMNS": "10000"}
     try:
-        with contextlib.redirect_stderr(errors), _columns(None if asks_for_help else 10_000):
+        with contextlib.redirect_stderr(errors), mock.patch.dict(os.environ, columns):
             return tyro.cli(
                 kind,
                 prog=program,
@@ -137,9 +139,9 @@ def parse_options(
     """
     default = updated(kind(), *_read_config(argv))
     # Where an option may be repeated, tyro adds to the default what is to replace it.
-    given = {word.split("=")[0] for word in argv}
-    several = [f.name for f in fields(default) if isinstance(getattr(default, f.name), tuple)]
-    default = updated(default, {name: () for name in several if option(name) in given}, "default")
+    given = given_options(argv)
+    repeated = [name for name in given if isinstance(getattr(default, name, None), tuple)]
+    default = updated(default, dict.fromkeys(repeated, ()), "default")
     return parse(kind, argv, description, default, program)
 
 
@@ -212,15 +214,15 @@ def parse_run(
         preset = command.run.preset
 
 
-def named_options(argv: Sequence[str]) -> frozenset[str]:
-    """Names of the options that a command line or its --config gives, such as batch_size.
-
-    Raises: UserError.
-    """
+def given_options(argv: Sequence[str]) -> frozenset[str]:
+    """Names of the options on a command line, such as batch_size."""
     words = (word.split("=")[0] for word in argv if word.startswith("--"))
-    return frozenset(word[2:].replace("-", "_") for word in words) | frozenset(
-        _read_config(argv)[0]
-    )
+    return frozenset(word[2:].replace("-", "_") for word in words)
+
+
+def named_options(argv: Sequence[str]) -> frozenset[str]:
+    """Names of the options that a command line or its --config gives. Raises: UserError."""
+    return given_options(argv) | _read_config(argv)[0].keys()
 
 
 def _read_config(argv: Sequence[str]) -> tuple[dict[str, Any], str]:
@@ -244,31 +246,15 @@ def check_hosts(values: Mapping[str, Any], where: str, argv: Sequence[str]) -> N
     Args: values: options that the file `where` holds.
     Raises: UserError.
     """
-    given = {word.split("=")[0] for word in argv}
+    given = given_options(argv)
     for name, value in values.items():
-        if isinstance(value, str) and names_host(value) and option(name) not in given:
+        if isinstance(value, str) and names_host(value) and name not in given:
             uri = without_keys(value)
             raise UserError(
                 f"{where}: {name} is {uri}, which names the machine that your credentials would be "
                 "sent to; if you trust it, repeat it on the command line: "
                 f"{option(name)} {shlex.quote(uri)}"
             )
-
-
-@contextlib.contextmanager
-def _columns(width: int | None) -> Iterator[None]:
-    """Keep tyro from breaking lines, which would cut the words of a message."""
-    before = os.environ.get("COLUMNS")
-    if width is not None:
-        os.environ["COLUMNS"] = str(width)
-    try:
-        yield
-    finally:
-        if width is not None:
-            if before is None:
-                del os.environ["COLUMNS"]
-            else:
-                os.environ["COLUMNS"] = before
 
 
 def _one_line(box: str) -> str:

@@ -123,6 +123,20 @@ def test_an_option_that_is_repeated_replaces_its_default_and_the_files(tmp_path:
     assert sizes("--size", "32", "--size=218x178") == ("32", "218x178")
     assert sizes("--config", str(config)) == ("16", "24")
     assert sizes("--config", str(config), "--size", "32") == ("32",)
+    config.write_text('{"keep_attributes": ["cat"]}')
+    # tyro takes underscores for hyphens.
+    for name in ("--keep-attributes", "--keep_attributes"):
+        arguments = ("--labels", "--config", str(config), name, "dog")
+        assert parse_options(FolderOptions, arguments, "").keep_attributes == ("dog",)
+
+
+def test_a_message_is_not_cut_to_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    with pytest.raises(
+        UserError, match="invalid choice 'fp8' for argument '--precision'. Expected"
+    ):
+        parse("--precision", "fp8")
+    assert os.environ["COLUMNS"] == "40"
 
 
 def test_names_are_escaped_in_whatever_a_job_prints() -> None:

@@ -11,6 +11,7 @@ from raygen.cli import (
     Interrupted,
     TuneCommand,
     command_line,
+    given_options,
     parse_run,
     watch_command,
 )
@@ -171,9 +172,8 @@ def resumed(command: TuneCommand, argv: Sequence[str]) -> TuneCommand:
     saved = SweepFolder(folder).saved()
     where = folder.join(SWEEP).uri
     sweep = updated(SweepOptions(), saved.sweep | {"set": []}, where)
-    given = any(word.split("=")[0] == "--set" for word in argv)
     # What may be repeated would be added to the default.
-    if not given:
+    if "set" not in given_options(argv):
         sweep = replace(sweep, set=tuple(saved.sweep.get("set", ())))
     command = parse_run(TuneCommand, argv, "", "-sweep", sweep, saved.run)
     for name, before in saved.sweep.items():
