@@ -114,6 +114,15 @@ class Checked:
             self.fail(f"a number, {' and '.join(bounds)}")
         return number
 
+    def number_or_nan(self) -> float:
+        """A finite number, or NaN, for which null stands. Raises: UserError."""
+        if self.value is None:
+            return math.nan
+        number = as_float(self.value)
+        if number is None or not math.isfinite(number):
+            self.fail("a finite number, or null")
+        return number
+
     def flag(self) -> bool:
         """True or false. Raises: UserError."""
         if not isinstance(self.value, bool):
@@ -185,6 +194,11 @@ def as_float(value: Any) -> float | None:
         return float(value)
     except OverflowError:
         return None
+
+
+def finite_or_none(values: Mapping[str, float]) -> dict[str, float | None]:
+    """Numbers as they are written to JSON, which has no NaN and no infinities: null for those."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def shown(value: Any) -> str:

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import multiprocessing
 import os
 import resource
@@ -43,9 +44,11 @@ from raygen.search_space import random_trials, read_space
 from raygen.storage import Folder
 from raygen.trained import load
 from raygen.training import checkpoint
+from raygen.training.history import Measurement, last_values, lines_up_to, read_history
 from raygen.training.run import RunFolder
 from raygen.tuning.findings import as_csv, over_seeds, sentence
-from raygen.tuning.planning import Plan, read_history
+from raygen.tuning.planning import Plan
+from raygen.tuning.planning import read_history as read_trials
 from raygen.tuning.records import Report, SweepFolder, Trial, best_trial
 from raygen.tuning.table import trial_rows
 
@@ -106,6 +109,8 @@ def make(place: Path) -> None:
     trial_values: Any = {"lr_g": 1e-3, "beta1": 0.5, "batch_size": 16}
     for number in range(2):
         sweep.write_trial(Trial(number, trial_values, "finished", "", ["a"], ["b"], reports))
+    lines = [Measurement(k, 8 * k, k / 2, {"a": 1.0 / k, "b": math.nan}) for k in (1, 2, 3)]
+    (place / HISTORY).write_bytes(b"".join(line.to_line() for line in lines))
     _write(place / "best.json", RUN.to_json())
     _write(place / "prepare.json", {"out": "x", "size": ["32", "64x32"], "validation_share": 0.1})
     _write(place / "sample.json", {"count": 4, "reconstruct": ["a.png"], "strength": "-1:1:3"})
@@ -236,7 +241,7 @@ def _read_sweep(place: Path) -> None:
     objective = Objective("quality/swd")
     space = _space()
     plan = Plan(command.run, objective, space, [], 4)
-    trials = read_history(sweep, plan)
+    trials = read_trials(sweep, plan)
     trial_rows(trials, objective, space, {})
     as_csv(trials, space, objective)
     sentence(trials, objective)
@@ -279,6 +284,13 @@ def _read_claims(place: Path) -> None:
             assert claim.owner.is_running in (True, False)
 
 
+def _read_history(place: Path) -> None:
+    folder = Folder.at(place / "run")
+    history = read_history(folder)
+    last_values(history)
+    lines_up_to(folder, 16)
+
+
 def _sign_tensors(place: Path) -> None:
     saved = place / STEP
     state = json.loads((saved / "state.json").read_text())
@@ -298,6 +310,7 @@ def _sign_shards(place: Path) -> None:
 
 
 STEP = "run/checkpoints/step-00000002"
+HISTORY = "run/metrics.jsonl"
 _TENSORS = ((f"{STEP}/state.json",), _sign_tensors)
 JSON = {
     "config": Kind("run/config.json", _read_run),
@@ -321,6 +334,8 @@ JSON = {
     "marker": Kind("begun/raygen.json", lambda place: marker.read(Folder.at(place / "begun"))),
     "claim": Kind(f"owned/{OTHER_CLAIM}", _read_claims),
 }
+LINES = {"history": Kind(HISTORY, _read_history)}
+"""Files of a line of JSON for each thing."""
 BINARY = {
     "weights": Kind(f"{STEP}/generator_ema.safetensors", _read_either, *_TENSORS),
     "optimizers": Kind(f"{STEP}/optimizers.safetensors", _read_either, *_TENSORS),
@@ -329,7 +344,7 @@ BINARY = {
     ),
     "arrow": Kind("hf/train/data.arrow", _read_huggingface),
 }
-KINDS = JSON | BINARY
+KINDS = JSON | LINES | BINARY
 
 
 def _serve(pipe: Connection) -> None:

@@ -14,7 +14,7 @@ import border
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from border import BINARY, JSON, KINDS, Reader
+from border import BINARY, JSON, KINDS, LINES, Reader
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -167,7 +167,31 @@ def test_what_is_no_json_is_refused(reader: Reader, kind: str) -> None:
         assert found[0] == "refused" or kind in ("claim", "marker")
 
 
-@pytest.mark.parametrize("kind", BINARY)
+@pytest.mark.parametrize("kind", LINES)
+@given(data=st.data())
+@EXAMPLES
+def test_lines_with_other_values_are_read_or_refused(
+    reader: Reader, kind: str, data: st.DataObject
+) -> None:
+    lines = reader.whole[KINDS[kind].file].splitlines(keepends=True)
+    number = data.draw(st.integers(0, len(lines) - 1))
+    lines[number] = data.draw(changed_json(lines[number])) + b"\n"
+    content = b"".join(lines)
+    check(reader.read(kind, content), content)
+
+
+@pytest.mark.parametrize("kind", LINES)
+def test_lines_that_are_no_json_are_refused(reader: Reader, kind: str) -> None:
+    whole = reader.whole[KINDS[kind].file]
+    for content in (b"", b"\0", b"{", b"[" * 10**6, b'{"a":' * 10**5, b"\xff\xfe{", b"1" * 10**6):
+        found = reader.read(kind, whole + content + b"\n" + whole)
+        check(found, content[:100])
+        assert found[0] == "refused"
+    # Whoever writes it may be at it.
+    assert reader.read(kind, whole[:-2]) == ("read", "")
+
+
+@pytest.mark.parametrize("kind", LINES | BINARY)
 @given(data=st.data())
 @EXAMPLES
 def test_files_with_other_bytes_are_read_or_refused(

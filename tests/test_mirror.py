@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_multiplexer import EventMultiple
 
 from raygen import mirror as mirror_module
 from raygen.mirror import Mirror
+from raygen.status import Position
 from raygen.storage import Folder
 from raygen.training.logging import RunLog
 from raygen.training.projector import Codes, write_projector
@@ -34,7 +35,7 @@ def test_the_copy_follows_runs_in_an_object_store(s3: Folder, tmp_path: Path) ->
     trial = RunFolder(s3.join("sweep", "trials", "001"))
     copy = tmp_path / "sweep/trials/001"
     with RunLog(trial, 0) as log:
-        log.scalars({"loss/total": 3.0}, 10)
+        log.scalars({"loss/total": 3.0}, Position(images_seen=10))
         log.picture("samples", np.zeros((2, 2, 3), np.uint8), 10)
         log.flush()
         assert mirror.update() == 1
@@ -46,7 +47,7 @@ def test_the_copy_follows_runs_in_an_object_store(s3: Folder, tmp_path: Path) ->
 
         before = events.stat()
         beginning = events.read_bytes()
-        log.scalars({"loss/total": 2.0}, 20)
+        log.scalars({"loss/total": 2.0}, Position(images_seen=20))
         log.flush()
         assert mirror.update() == 1
         assert scalars(copy, "loss/total") == [3.0, 2.0]
@@ -99,7 +100,7 @@ def test_tensorboard_forgets_what_is_deleted_and_shows_what_began_anew(
 
     def write(name: str, value: float) -> None:
         with RunLog(RunFolder(s3.join(name)), 0) as log:
-            log.scalars({"loss": value}, 10)
+            log.scalars({"loss": value}, Position(images_seen=10))
         hparams.write_end(s3.join(name), True)
 
     write("one", 1.0)

@@ -18,7 +18,7 @@ from raygen.training import checkpoint
 CONFIG = "config.json"
 SUMMARY = "summary.json"
 OWN = re.compile(
-    r"config\.json|summary\.json|trial\.json|checkpoints|samples|export|"
+    r"config\.json|summary\.json|metrics\.jsonl|trial\.json|checkpoints|samples|export|"
     r"projector|projector_config\.pbtxt|events\.out\.tfevents\..*|\.ray-.*"
 )
 """What raygen writes into a run's folder. Whatever else lies there is the user's."""

@@ -249,9 +249,9 @@ class Trainer:
                 self._writer.submit(lambda: write_projector(folder, shown))
 
     def _write_scalars(self, values: dict[str, float]) -> None:
-        log, images_seen = self._log, self._images_seen
+        log, position = self._log, self._position
         if log:
-            self._writer.submit(lambda: log.scalars(values, images_seen))
+            self._writer.submit(lambda: log.scalars(values, position))
 
     def _flush(self) -> None:
         if self._log:

@@ -85,6 +85,7 @@ def test_a_run_trains_and_leaves_everything_in_its_folder_and_goes_on(
     assert sorted(entry.name for entry in run.iterdir() if "tfevents" not in entry.name) == [
         "checkpoints",
         "config.json",
+        "metrics.jsonl",
         "raygen.json",
         "samples",
         "summary.json",

@@ -28,6 +28,7 @@ from raygen import mirror as mirror_module
 from raygen.jobs.watch import first_look, keep_current
 from raygen.mirror import Mirror
 from raygen.search_space import Choice, Range, Space, Values
+from raygen.status import Position
 from raygen.storage import Folder
 from raygen.tensorboard import written
 from raygen.training.logging import RunLog
@@ -54,7 +55,7 @@ def write_run(run: RunFolder) -> None:
         log.text("config", "| option | value |\n|---|---|\n| batch_size | 4711 |")
         for k in (1, 2, 3):
             values = {"loss/total": 1 / k, "quality/swd": 50.0, "throughput/images_per_second": 9.0}
-            log.scalars(values, 100 * k)
+            log.scalars(values, Position(images_seen=100 * k))
             log.picture("samples", random.integers(0, 256, (24, 40, 3), np.uint8), 100 * k)
     images = random.integers(0, 256, (20, 16, 16, 3), np.uint8)
     ids, truths = [f"face{k}" for k in range(20)], random.choice([-1, 1], (20, 2))
@@ -71,7 +72,7 @@ def write_sweep(sweep: Folder) -> None:
         values: Values = {"lr_g": 1e-4 * (number + 1), "schedule": "5:1"}
         hparams.write_start(trial, name, SPACE, values, time.time())
         with RunLog(RunFolder(trial), 0) as log:
-            log.scalars({"quality/swd": 30.5 + number}, 100)
+            log.scalars({"quality/swd": 30.5 + number}, Position(images_seen=100))
         if number < 2:
             hparams.write_end(trial, number == 0)
 
@@ -152,7 +153,7 @@ def write_codes(run: RunFolder, value: float) -> None:
 def write_loss(run: RunFolder, value: float, images_seen: int) -> None:
     """What a session logs that goes on after so many images."""
     with RunLog(run, images_seen) as log:
-        log.scalars({"loss/total": value}, images_seen + 10)
+        log.scalars({"loss/total": value}, Position(images_seen=images_seen + 10))
 
 
 @pytest.fixture(params=["local", "object store"])
@@ -303,7 +304,7 @@ def test_a_browser_shows_runs_and_sweeps_of_an_object_store(s3: Folder, page: An
 
         # What is logged from now on appears by itself.
         with RunLog(run, 300) as log:
-            log.scalars({"loss/kl": 0.5}, 400)
+            log.scalars({"loss/kl": 0.5}, Position(images_seen=400))
         open_tab("timeseries")
         wait_for(lambda: "loss/kl" in ask(url, "plugin/scalars/tags")["vae"])
 

@@ -21,6 +21,7 @@ from raygen.models.base import Metrics, Step
 from raygen.models.dcgan import DCGAN
 from raygen.status import Callbacks
 from raygen.storage import Folder
+from raygen.training.history import read_history
 from raygen.training.run import RunFolder
 from raygen.training.session import Session, run_session
 from raygen.training.workers import Workers
@@ -99,3 +100,8 @@ def test_each_image_is_seen_as_often_as_without_a_kill(tmp_path: Path, chance: i
     assert set(counts) == set(range(sum(IMAGES)))
     assert set(counts.values()) <= {epochs, epochs + 1}
     assert sum(count == epochs + 1 for count in counts.values()) == more
+    # It is logged after each step: once, whether it was done once or twice.
+    told = [read_history(Folder.at(place / "run")) for place in places]
+    assert [m.images_seen for m in told[1]] == [m.images_seen for m in told[0]]
+    assert {m.images_seen for m in told[1]} == {BATCH * step for step in range(1, STEPS + 1)}
+    assert all(m.step * BATCH == m.images_seen for m in told[1])

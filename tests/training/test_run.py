@@ -69,7 +69,8 @@ def test_restart_deletes_a_run_but_nothing_else(tmp_path: Path) -> None:
     run = open_run(tmp_path)
     save_checkpoint(run)
     (tmp_path / "run/samples").mkdir()
-    (tmp_path / "run/events.out.tfevents.1.host").touch()
+    for name in ("events.out.tfevents.1.host", "metrics.jsonl", "summary.json"):
+        (tmp_path / "run" / name).touch()
     (tmp_path / "run/notes.txt").write_text("the user's own")
     run.open(tiny_config(seed=3), restart=True)
     assert entries(tmp_path / "run") == ["config.json", "notes.txt", "raygen.json"]
