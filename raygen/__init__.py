@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from raygen.output import open_missing
 
 if TYPE_CHECKING:
+    from raygen.runs import RunInfo
     from raygen.trained import TrainedModel
 
 # `uv run` would otherwise make Ray start every worker through `uv run` in a second environment
@@ -33,3 +34,17 @@ def load(run: str, checkpoint: str | int = "last", device: str = "cpu") -> "Trai
     from raygen.trained import load as load_trained
 
     return load_trained(run, checkpoint, device)
+
+
+def list_runs(storage: str | os.PathLike[str] = "runs") -> list["RunInfo"]:
+    """The runs that a storage holds: trainings, and the trials of sweeps. Torch is not needed.
+
+    Runs that cannot be read are listed as well, with what is known of them and a `problem`.
+
+    Args: storage: folder or URI, as jobs have it for --storage; or a single run or sweep.
+    Returns: in the order of their names, each with its options, its position and what it measured.
+    Raises: UserError if the storage does not exist or cannot be reached.
+    """
+    from raygen.runs import list_runs as list_all
+
+    return list_all(storage)

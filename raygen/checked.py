@@ -114,13 +114,17 @@ class Checked:
             self.fail(f"a number, {' and '.join(bounds)}")
         return number
 
-    def number_or_nan(self) -> float:
-        """A finite number, or NaN, for which null stands. Raises: UserError."""
+    def number_or_nan(self, finite: bool = True) -> float:
+        """A number, or NaN, for which null stands.
+
+        Args: finite: whether NaN and infinities themselves are refused, as JSON has none.
+        Raises: UserError.
+        """
         if self.value is None:
             return math.nan
         number = as_float(self.value)
-        if number is None or not math.isfinite(number):
-            self.fail("a finite number, or null")
+        if number is None or (finite and not math.isfinite(number)):
+            self.fail("a finite number, or null" if finite else "a number, or null")
         return number
 
     def flag(self) -> bool:

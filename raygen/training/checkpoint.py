@@ -13,7 +13,6 @@ cleaned away when the run goes on. Nothing is pickled.
 import contextlib
 import hashlib
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -28,40 +27,28 @@ from raygen.errors import CheckpointError, StorageError
 from raygen.models.base import Model
 from raygen.status import Position
 from raygen.storage import Folder, unreadable
+from raygen.training.checkpoint_index import ADVICE, FORMAT_VERSION, STATE, read_checked_state
+
+# What needs no torch is there, and can be reached from here as well.
+from raygen.training.checkpoint_index import Score as Score
+from raygen.training.checkpoint_index import at_step as at_step
+from raygen.training.checkpoint_index import best_step as best_step
+from raygen.training.checkpoint_index import best_value as best_value
+from raygen.training.checkpoint_index import clean as clean
+from raygen.training.checkpoint_index import complete as complete
+from raygen.training.checkpoint_index import latest_step as latest_step
+from raygen.training.checkpoint_index import position_of as position_of
+from raygen.training.checkpoint_index import read_position as read_position
+from raygen.training.checkpoint_index import read_state as read_state
+from raygen.training.checkpoint_index import step_of as step_of
 from raygen.training.checkpoint_state import (
     check_optimizer,
-    check_state,
     difference,
     layout_of,
-    position_of,
     read_layout,
 )
 
-FORMAT_VERSION = 1
-STATE = "state.json"
 OPTIMIZERS = "optimizers.safetensors"
-NAME = re.compile(r"step-\d{1,18}", re.ASCII)
-"""Name of a checkpoint's folder."""
-_ADVICE = "delete this checkpoint to go on from the one before"
-
-
-@dataclass(frozen=True)
-class Score:
-    """How good a model is.
-
-    Attributes:
-        value: lower is better; finite.
-        metric: its name.
-        images: of how many validation images. Scores of other metrics, or of other numbers of
-            images, are not comparable.
-    """
-
-    value: float
-    metric: str
-    images: int
-
-    def is_comparable(self, other: "Score") -> bool:
-        return (self.metric, self.images) == (other.metric, other.images)
 
 
 @dataclass(frozen=True)
@@ -164,108 +151,6 @@ def _write(
     target.write_json(STATE, state)
 
 
-def at_step(folder: Folder, step: int) -> Folder:
-    """Where the checkpoint of a step lies, or would lie."""
-    return folder.join(f"step-{step:08d}")
-
-
-def latest_step(folder: Folder) -> int | None:
-    """The step of the newest complete checkpoint."""
-    names = complete(folder)
-    return step_of(names[-1]) if names else None
-
-
-def best_step(folder: Folder) -> int | None:
-    """The step of the best complete checkpoint, if any has been measured.
-
-    Where they were measured in different ways, the way of the newest one counts.
-    """
-    scores = _scores(folder)
-    if not scores:
-        return None
-    newest = scores[max(scores)]
-    comparable = [step for step, score in scores.items() if score.is_comparable(newest)]
-    return min(comparable, key=lambda step: scores[step].value)
-
-
-def best_value(folder: Folder, metric: str, images: int) -> float | None:
-    """The lowest score of a complete checkpoint, of those that were measured just so."""
-    wanted = Score(0.0, metric, images)
-    values = [score.value for score in _scores(folder).values() if score.is_comparable(wanted)]
-    return min(values, default=None)
-
-
-def _scores(folder: Folder) -> dict[int, Score]:
-    states = {step_of(name): read_state(folder.join(name)) for name in complete(folder)}
-    scores = {step: _score_of(state) for step, state in states.items()}
-    return {step: score for step, score in scores.items() if score}
-
-
-def _score_of(state: dict[str, Any]) -> Score | None:
-    """The score that a checkpoint was saved with. One that is not finite says nothing."""
-    value = state.get("score")
-    if value is None or not math.isfinite(value):
-        return None
-    # Earlier versions noted the number alone.
-    images = state["about"].get("config", {}).get("validation_count", 0)
-    return Score(value, state.get("score_metric", ""), state.get("score_images", images))
-
-
-def clean(folder: Folder) -> list[str]:
-    """Delete what is left of checkpoints whose writers were killed.
-
-    Only for the run's only owner: another one's might be just being written.
-
-    Returns: their names.
-    """
-    whole = set(complete(folder))
-    names = [name for name in folder.names() if NAME.fullmatch(name) and name not in whole]
-    for name in names:
-        folder.join(name).delete()
-    return names
-
-
-def step_of(name: str) -> int:
-    """The step of the checkpoint of this name."""
-    return int(name.removeprefix("step-"))
-
-
-def complete(folder: Folder) -> list[str]:
-    """The names of the complete checkpoints, oldest first."""
-    names = [name for name in folder.names() if NAME.fullmatch(name)]
-    # By number: with more digits than the usual eight, a name sorts before shorter ones.
-    return [name for name in sorted(names, key=step_of) if folder.join(name).exists(STATE)]
-
-
-def read_state(checkpoint: Folder) -> dict[str, Any]:
-    """A checkpoint's `state.json`.
-
-    Raises: CheckpointError if it is missing, damaged or of another version.
-    """
-    state: dict[str, Any] = _read_state(checkpoint).value
-    return state
-
-
-def _read_state(checkpoint: Folder) -> Checked:
-    try:
-        state = checkpoint.read_checked(STATE, CheckpointError, _ADVICE)
-    except (FileNotFoundError, NotADirectoryError):
-        raise CheckpointError(f"{checkpoint.uri}: holds no {STATE}; it is no checkpoint") from None
-    version = state.entry("format_version").value
-    if version != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{checkpoint.uri}: checkpoint format {shown(version)}, but this raygen reads format "
-            f"{FORMAT_VERSION}; use the raygen that wrote it, or train again"
-        )
-    check_state(state, checkpoint.name)
-    return state
-
-
-def read_position(checkpoint: Folder) -> Position:
-    """Where the run was. Raises: CheckpointError."""
-    return position_of(_read_state(checkpoint))
-
-
 def load(checkpoint: Folder, model: Model) -> Position:
     """Put a checkpoint's weights and optimizer states into a model of the same options.
 
@@ -274,7 +159,7 @@ def load(checkpoint: Folder, model: Model) -> Position:
 
     Raises: CheckpointError if a file is missing, damaged, or made by another model.
     """
-    state = _read_state(checkpoint)
+    state = read_checked_state(checkpoint)
     _check_networks(checkpoint, model, state)
     saved = _check_optimizers(checkpoint, model, state)
     tensors = _read(checkpoint, OPTIMIZERS, state)
@@ -282,7 +167,7 @@ def load(checkpoint: Folder, model: Model) -> Position:
         # Such as counts of steps, of which an optimizer computes its corrections.
         if not tensor.ndim and not 0 <= tensor.item() < math.inf:
             raise CheckpointError(
-                f"{checkpoint.join(OPTIMIZERS).uri}: damaged ({name} is {tensor.item()}); {_ADVICE}"
+                f"{checkpoint.join(OPTIMIZERS).uri}: damaged ({name} is {tensor.item()}); {ADVICE}"
             )
     _load_weights(checkpoint, model, state)
     own = {name: _settings(optimizer) for name, optimizer in model.optimizers.items()}
@@ -315,7 +200,7 @@ def _check_optimizers(
         unknown = min(owners - known)
         raise CheckpointError(
             f"{checkpoint.join(OPTIMIZERS).uri}: damaged ({shown(unknown)} is no parameter of this "
-            f"model); {_ADVICE}"
+            f"model); {ADVICE}"
         )
     return {
         name: check_optimizer(found[name], name, optimizer, layout)
@@ -350,7 +235,7 @@ def load_networks(checkpoint: Folder, model: Model) -> None:
     Args: model: also one without memory, on torch's meta device, which has memory afterwards.
     Raises: CheckpointError if a file is missing, damaged, or made by another model.
     """
-    state = _read_state(checkpoint)
+    state = read_checked_state(checkpoint)
     _check_networks(checkpoint, model, state)
     _load_weights(checkpoint, model, state)
 
@@ -392,7 +277,7 @@ def _read(checkpoint: Folder, name: str, state: Checked) -> dict[str, torch.Tens
         data = checkpoint.read_bytes(name, listed["bytes"] + 1)
         if hashlib.sha256(data).hexdigest() != listed["sha256"]:
             raise CheckpointError(
-                f"{checkpoint.join(name).uri}: damaged (its SHA-256 has changed); {_ADVICE}"
+                f"{checkpoint.join(name).uri}: damaged (its SHA-256 has changed); {ADVICE}"
             )
         tensors: dict[str, torch.Tensor] = load_tensors(data)
         return tensors
@@ -405,9 +290,9 @@ def _explained(checkpoint: Folder, name: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise CheckpointError(f"{where}: is missing; {_ADVICE}") from None
+        raise CheckpointError(f"{where}: is missing; {ADVICE}") from None
     except SafetensorError as error:
-        raise CheckpointError(f"{where}: damaged ({error}); {_ADVICE}") from error
+        raise CheckpointError(f"{where}: damaged ({error}); {ADVICE}") from error
     except OSError as error:
         raise unreadable(where, error, CheckpointError) from error
 

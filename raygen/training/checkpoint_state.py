@@ -2,10 +2,8 @@
 
 import copy
 import math
-import re
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any, NoReturn
 
 import torch
@@ -14,14 +12,11 @@ from torch.optim import Optimizer
 
 from raygen.checked import MOST_BYTES, Checked, parse
 from raygen.errors import CheckpointError
-from raygen.status import Position
 from raygen.storage import Folder
 
 Layout = dict[str, tuple[str, tuple[int, ...]]]
 """Tensors of a file by name: type, as safetensors calls it, and shape."""
 
-FILE = r"\w[\w.-]{0,200}\.safetensors"
-"""Names of a checkpoint's files: joined to its folder, they must not lead out of it."""
 DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -36,65 +31,6 @@ LENGTH_BYTES = 8
 """A safetensors file begins with the length of its header, as a little-endian number."""
 BELOW_ONE = ("alpha", "betas", "momentum", "rho")
 """Settings of optimizers that are decays: a moving average with one of 1 or more grows for ever."""
-
-
-def check_state(state: Checked, folder: str) -> None:
-    """Check what `state.json` says, as far as that needs no model.
-
-    Args: folder: the name of the checkpoint's folder.
-    Raises: CheckpointError.
-    """
-    position = position_of(state)
-    named = re.fullmatch(r"step-(\d{1,18})", folder, re.ASCII)
-    if named and int(named[1]) != position.global_step:
-        state.entry("position").entry("global_step").fail(f"{int(named[1])}, as in {folder}")
-    about = state.entry("about").entries()
-    for name in ("dataset", "run"):
-        if name in about:
-            about[name].text()
-    if "config" in about:
-        about["config"].entries()
-    for name in ("score", "metrics", "score_metric", "score_images"):
-        _check_score(name, state.optional(name))
-    for name, file in state.entry("files").entries().items():
-        if not re.fullmatch(FILE, name):
-            file.refuse(f"{file.path} is no name of a file of tensors")
-        file.entry("bytes").integer()
-        file.entry("sha256").text("[0-9a-f]{64}", "a SHA-256 in hexadecimal")
-    for optimizer in state.entry("optimizers").entries().values():
-        for group in optimizer.entry("param_groups").items():
-            group.entries()
-        for values in optimizer.entry("state").entries().values():
-            values.entries()
-
-
-def _check_score(name: str, value: Checked | None) -> None:
-    # Earlier versions lack some, and a run that was not measured has none.
-    if value is None or value.value is None:
-        return
-    if name == "score":
-        value.number(finite=False)
-    elif name == "metrics":
-        for metric in value.entries().values():
-            metric.number(finite=False)
-    elif name == "score_metric":
-        value.text()
-    else:
-        value.integer()
-
-
-def position_of(state: Checked) -> Position:
-    """Where the run was. Raises: CheckpointError."""
-    values = state.entry("position")
-    values.only([field.name for field in fields(Position)])
-    found = values.entries()
-    return Position(
-        global_step=values.entry("global_step").integer(),
-        # Earlier versions lack some.
-        images_seen=found["images_seen"].integer() if "images_seen" in found else 0,
-        seconds=found["seconds"].number(at_least=0) if "seconds" in found else 0.0,
-        restores=found["restores"].integer(0, 1_000) if "restores" in found else 0,
-    )
 
 
 def layout_of(tensors: Mapping[str, Tensor]) -> Layout:

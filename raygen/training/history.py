@@ -8,7 +8,7 @@ It says what TensorBoard's events say, for whoever has no TensorBoard. Lines sta
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 from raygen.checked import Checked, finite_or_none, parse
@@ -121,7 +121,7 @@ def _lines(folder: Folder, data: bytes) -> Iterator[tuple[int, Measurement]]:
         begin, number, before = end, number + 1, measurement.images_seen
 
 
-def last_values(history: list[Measurement]) -> Mapping[str, float]:
+def last_values(history: list[Measurement]) -> dict[str, float]:
     """The last value of each tag."""
     values: dict[str, float] = {}
     for measurement in history:

@@ -13,10 +13,11 @@ from raygen.marker import Marker
 from raygen.options import option
 from raygen.status import Position
 from raygen.storage import Folder
-from raygen.training import checkpoint
+from raygen.training import checkpoint_index
 
 CONFIG = "config.json"
 SUMMARY = "summary.json"
+CHECKPOINTS = "checkpoints"
 OWN = re.compile(
     r"config\.json|summary\.json|metrics\.jsonl|trial\.json|checkpoints|samples|export|"
     r"projector|projector_config\.pbtxt|events\.out\.tfevents\..*|\.ray-.*"
@@ -52,22 +53,22 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Folder:
-        return self.folder.join("checkpoints")
+        return self.folder.join(CHECKPOINTS)
 
     @property
     def samples(self) -> Folder:
         return self.folder.join("samples")
 
     def latest_checkpoint(self) -> Folder | None:
-        step = checkpoint.latest_step(self.checkpoints)
-        return None if step is None else checkpoint.at_step(self.checkpoints, step)
+        step = checkpoint_index.latest_step(self.checkpoints)
+        return None if step is None else checkpoint_index.at_step(self.checkpoints, step)
 
     def position(self) -> Position:
         """Where the run would go on."""
         latest = self.latest_checkpoint()
         if latest is None:
             return Position()
-        return checkpoint.read_position(latest)
+        return checkpoint_index.read_position(latest)
 
     def check_dataset(self, data: str, fingerprint: str) -> None:
         """Check that the run, if it has begun, was trained on this dataset.
@@ -75,7 +76,7 @@ class RunFolder:
         Raises: UserError if it was another one.
         """
         latest = self.latest_checkpoint()
-        if latest and checkpoint.read_state(latest)["about"].get("dataset") != fingerprint:
+        if latest and checkpoint_index.read_state(latest)["about"].get("dataset") != fingerprint:
             raise UserError(
                 f"--data {data}: is not the dataset that the run in {self.folder.uri} was trained "
                 "on; use that one, another --run-name for a new run, or --restart"
@@ -87,7 +88,7 @@ class RunFolder:
         Raises: UserError if the run in the folder has other options, or the folder holds
             something else.
         """
-        known = self._marker()
+        known = self.marker()
         if known is None:
             if inside := marker.contents(self.folder):
                 raise UserError(
@@ -103,7 +104,7 @@ class RunFolder:
             # Before the first checkpoint nothing has been learnt with the options noted there.
             self._check_same(config)
 
-    def _marker(self) -> Marker | None:
+    def marker(self) -> Marker | None:
         """What the folder is, also if an earlier version made it, which left no marker."""
         found = marker.read(self.folder)
         if found is None and self.folder.exists(CONFIG):
@@ -129,7 +130,7 @@ class RunFolder:
         if self.begins_anew(restart):
             marker.delete_contents(self.folder, "run", OWN)
         self.note(config)
-        checkpoint.clean(self.checkpoints)
+        checkpoint_index.clean(self.checkpoints)
 
     def begins_anew(self, restart: bool) -> bool:
         """Whether what the folder holds is to be deleted.

@@ -1,0 +1,211 @@
+"""Which checkpoints a run has, and what each says of itself in its `state.json`. Without torch."""
+
+import math
+import re
+from dataclasses import dataclass, fields
+from typing import Any
+
+from raygen.checked import Checked, shown
+from raygen.errors import CheckpointError
+from raygen.status import Position
+from raygen.storage import Folder
+
+FORMAT_VERSION = 1
+STATE = "state.json"
+NAME = re.compile(r"step-\d{1,18}", re.ASCII)
+"""Name of a checkpoint's folder."""
+ADVICE = "delete this checkpoint to go on from the one before"
+FILE = r"\w[\w.-]{0,200}\.safetensors"
+"""Names of a checkpoint's files: joined to its folder, they must not lead out of it."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How good a model is.
+
+    Attributes:
+        value: lower is better; finite.
+        metric: its name.
+        images: of how many validation images. Scores of other metrics, or of other numbers of
+            images, are not comparable.
+    """
+
+    value: float
+    metric: str
+    images: int
+
+    def is_comparable(self, other: "Score") -> bool:
+        return (self.metric, self.images) == (other.metric, other.images)
+
+
+def at_step(folder: Folder, step: int) -> Folder:
+    """Where the checkpoint of a step lies, or would lie."""
+    return folder.join(f"step-{step:08d}")
+
+
+def newest(folder: Folder) -> Folder | None:
+    """The newest complete checkpoint."""
+    for name in reversed(_begun(folder)):
+        if folder.join(name).exists(STATE):
+            return folder.join(name)
+    return None
+
+
+def latest_step(folder: Folder) -> int | None:
+    """The step of the newest complete checkpoint."""
+    checkpoint = newest(folder)
+    return step_of(checkpoint.name) if checkpoint else None
+
+
+def best_step(folder: Folder) -> int | None:
+    """The step of the best complete checkpoint, if any has been measured.
+
+    Where they were measured in different ways, the way of the newest one counts.
+    """
+    scores = _scores(folder)
+    if not scores:
+        return None
+    newest = scores[max(scores)]
+    comparable = [step for step, score in scores.items() if score.is_comparable(newest)]
+    return min(comparable, key=lambda step: scores[step].value)
+
+
+def best_value(folder: Folder, metric: str, images: int) -> float | None:
+    """The lowest score of a complete checkpoint, of those that were measured just so."""
+    wanted = Score(0.0, metric, images)
+    values = [score.value for score in _scores(folder).values() if score.is_comparable(wanted)]
+    return min(values, default=None)
+
+
+def _scores(folder: Folder) -> dict[int, Score]:
+    states = {step_of(name): read_state(folder.join(name)) for name in complete(folder)}
+    scores = {step: _score_of(state) for step, state in states.items()}
+    return {step: score for step, score in scores.items() if score}
+
+
+def _score_of(state: dict[str, Any]) -> Score | None:
+    """The score that a checkpoint was saved with. One that is not finite says nothing."""
+    value = state.get("score")
+    if value is None or not math.isfinite(value):
+        return None
+    # Earlier versions noted the number alone.
+    images = state["about"].get("config", {}).get("validation_count", 0)
+    return Score(value, state.get("score_metric", ""), state.get("score_images", images))
+
+
+def clean(folder: Folder) -> list[str]:
+    """Delete what is left of checkpoints whose writers were killed.
+
+    Only for the run's only owner: another one's might be just being written.
+
+    Returns: their names.
+    """
+    whole = set(complete(folder))
+    names = [name for name in folder.names() if NAME.fullmatch(name) and name not in whole]
+    for name in names:
+        folder.join(name).delete()
+    return names
+
+
+def step_of(name: str) -> int:
+    """The step of the checkpoint of this name."""
+    return int(name.removeprefix("step-"))
+
+
+def complete(folder: Folder) -> list[str]:
+    """The names of the complete checkpoints, oldest first."""
+    return [name for name in _begun(folder) if folder.join(name).exists(STATE)]
+
+
+def _begun(folder: Folder) -> list[str]:
+    """The names of all checkpoints, also of those that are not complete, oldest first."""
+    # By number: with more digits than the usual eight, a name sorts before shorter ones.
+    return sorted(filter(NAME.fullmatch, folder.names()), key=step_of)
+
+
+def read_state(checkpoint: Folder) -> dict[str, Any]:
+    """A checkpoint's `state.json`.
+
+    Raises: CheckpointError if it is missing, damaged or of another version.
+    """
+    state: dict[str, Any] = read_checked_state(checkpoint).value
+    return state
+
+
+def read_checked_state(checkpoint: Folder) -> Checked:
+    try:
+        state = checkpoint.read_checked(STATE, CheckpointError, ADVICE)
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointError(f"{checkpoint.uri}: holds no {STATE}; it is no checkpoint") from None
+    version = state.entry("format_version").value
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{checkpoint.uri}: checkpoint format {shown(version)}, but this raygen reads format "
+            f"{FORMAT_VERSION}; use the raygen that wrote it, or train again"
+        )
+    check_state(state, checkpoint.name)
+    return state
+
+
+def read_position(checkpoint: Folder) -> Position:
+    """Where the run was. Raises: CheckpointError."""
+    return position_of(read_checked_state(checkpoint))
+
+
+def check_state(state: Checked, folder: str) -> None:
+    """Check what `state.json` says, as far as that needs no model.
+
+    Args: folder: the name of the checkpoint's folder.
+    Raises: CheckpointError.
+    """
+    position = position_of(state)
+    named = re.fullmatch(r"step-(\d{1,18})", folder, re.ASCII)
+    if named and int(named[1]) != position.global_step:
+        state.entry("position").entry("global_step").fail(f"{int(named[1])}, as in {folder}")
+    about = state.entry("about").entries()
+    for name in ("dataset", "run"):
+        if name in about:
+            about[name].text()
+    if "config" in about:
+        about["config"].entries()
+    for name in ("score", "metrics", "score_metric", "score_images"):
+        _check_score(name, state.optional(name))
+    for name, file in state.entry("files").entries().items():
+        if not re.fullmatch(FILE, name):
+            file.refuse(f"{file.path} is no name of a file of tensors")
+        file.entry("bytes").integer()
+        file.entry("sha256").text("[0-9a-f]{64}", "a SHA-256 in hexadecimal")
+    for optimizer in state.entry("optimizers").entries().values():
+        for group in optimizer.entry("param_groups").items():
+            group.entries()
+        for values in optimizer.entry("state").entries().values():
+            values.entries()
+
+
+def _check_score(name: str, value: Checked | None) -> None:
+    # Earlier versions lack some, and a run that was not measured has none.
+    if value is None or value.value is None:
+        return
+    if name == "score":
+        value.number(finite=False)
+    elif name == "metrics":
+        for metric in value.entries().values():
+            metric.number(finite=False)
+    elif name == "score_metric":
+        value.text()
+    else:
+        value.integer()
+
+
+def position_of(state: Checked) -> Position:
+    """Where the run was. Raises: CheckpointError."""
+    values = state.entry("position")
+    values.only([field.name for field in fields(Position)])
+    found = values.entries()
+    return Position(
+        global_step=values.entry("global_step").integer(),
+        # Earlier versions lack some.
+        images_seen=found["images_seen"].integer() if "images_seen" in found else 0,
+        seconds=found["seconds"].number(at_least=0) if "seconds" in found else 0.0,
+        restores=found["restores"].integer(0, 1_000) if "restores" in found else 0,
+    )
