@@ -13,10 +13,10 @@ from raygen import mirror as mirror_module
 from raygen.mirror import Mirror
 from raygen.status import Position
 from raygen.storage import Folder
+from raygen.training import hparams
 from raygen.training.logging import RunLog
 from raygen.training.projector import Codes, write_projector
 from raygen.training.run import RunFolder
-from raygen.tuning import hparams
 
 
 def files(path: Path) -> list[str]:

@@ -13,8 +13,8 @@ from raygen.evaluation.objective import Objective, choose_objective
 from raygen.job_options import JobOptions, SweepOptions
 from raygen.model_options import CHANGEABLE
 from raygen.search_space import Space, Values, grid_trials, random_trials, read_space
+from raygen.training import hparams
 from raygen.training.placement import check_batch
-from raygen.tuning import hparams
 from raygen.tuning.optuna_search import import_optuna
 from raygen.tuning.records import OWN, REPORTS, SWEEP, TRIAL, SweepFolder, Trial
 

@@ -22,8 +22,8 @@ from raygen.lease import Lease
 from raygen.search_space import Space
 from raygen.signals import Signals
 from raygen.status import Notice, Progress, State
+from raygen.training import hparams
 from raygen.training.ray_worker import RECORDS, forget_records
-from raygen.tuning import hparams
 from raygen.tuning.optuna_search import OptunaSearch
 from raygen.tuning.planning import Plan
 from raygen.tuning.records import ENDED, Report, Trial, trial_name

@@ -31,10 +31,10 @@ from raygen.search_space import Choice, Range, Space, Values
 from raygen.status import Position
 from raygen.storage import Folder
 from raygen.tensorboard import written
+from raygen.training import hparams
 from raygen.training.logging import RunLog
 from raygen.training.projector import NAME, Codes, write_projector
 from raygen.training.run import RunFolder
-from raygen.tuning import hparams
 
 ROOT = Path(__file__).parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

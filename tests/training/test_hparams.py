@@ -16,7 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from raygen.search_space import Choice, Range, Space, Values
 from raygen.storage import Folder
-from raygen.tuning.hparams import forget_end, write_end, write_experiment, write_start
+from raygen.training.hparams import forget_end, write_end, write_experiment, write_start
 
 SPACE: Space = {"lr_g": Range(1e-5, 1e-3, log=True), "schedule": Choice(("1:1", "5:1"))}
 METRIC = "quality/swd"
