@@ -46,6 +46,7 @@ from raygen.trained import load
 from raygen.training import checkpoint
 from raygen.training.history import Measurement, last_values, lines_up_to, read_history
 from raygen.training.run import RunFolder
+from raygen.training.summary import Best, Summary, read_summary
 from raygen.tuning.findings import as_csv, over_seeds, sentence
 from raygen.tuning.planning import Plan
 from raygen.tuning.planning import read_history as read_trials
@@ -111,6 +112,11 @@ def make(place: Path) -> None:
         sweep.write_trial(Trial(number, trial_values, "finished", "", ["a"], ["b"], reports))
     lines = [Measurement(k, 8 * k, k / 2, {"a": 1.0 / k, "b": math.nan}) for k in (1, 2, 3)]
     (place / HISTORY).write_bytes(b"".join(line.to_line() for line in lines))
+    best = Best(0.5, "quality/swd", 2)
+    summary = Summary(
+        "dcgan-celeba", 24, 3, 1.5, 9, 0.5, 0, 2, "cpu", {"a": math.nan}, "x", best=best
+    )
+    _write(place / "run/summary.json", summary.to_json())
     _write(place / "best.json", RUN.to_json())
     _write(place / "prepare.json", {"out": "x", "size": ["32", "64x32"], "validation_share": 0.1})
     _write(place / "sample.json", {"count": 4, "reconstruct": ["a.png"], "strength": "-1:1:3"})
@@ -321,6 +327,7 @@ JSON = {
     "record": Kind("begun/.prepare/train-00000.parquet.json", _read_begun),
     "sweep": Kind("sweep/sweep.json", _read_sweep),
     "trial": Kind("sweep/trials/001/trial.json", _read_sweep),
+    "summary": Kind("run/summary.json", lambda place: read_summary(Folder.at(place / "run"))),
     "best": Kind(
         "best.json",
         lambda place: parse_run(TrainCommand, ["--config", str(place / "best.json")], ""),

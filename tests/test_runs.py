@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import save_run, tiny_config
+from helpers import save_run, tiny_config, write_checkpoint
 
 import raygen
 from raygen import marker
@@ -44,20 +44,6 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
         return Folder.at(tmp_path)
     folder: Folder = request.getfixturevalue("s3")
     return folder
-
-
-def write_checkpoint(run: Folder, step: int, metrics: dict[str, float] | None = None) -> None:
-    """What a checkpoint says of itself; without networks."""
-    state = {
-        "format_version": 1,
-        "position": {"global_step": step, "images_seen": 8 * step, "seconds": 1.0, "restores": 0},
-        "about": {},
-        "score": None,
-        "metrics": metrics or {},
-        "optimizers": {},
-        "files": {},
-    }
-    run.join("checkpoints", f"step-{step:08d}").write_json("state.json", state)
 
 
 def write_history(run: Folder, *steps: int) -> None:

@@ -18,6 +18,7 @@ from raygen.cli import (
 from raygen.data.dataset import check_files, draw_dataset, open_dataset
 from raygen.data.shards import MANIFEST
 from raygen.data.sources import TRAIN
+from raygen.errors import RunError, UserError
 from raygen.evaluation.metrics import progress_text
 from raygen.lease import Lease, only_owner
 from raygen.progress import ProgressLine, describe, duration
@@ -26,8 +27,9 @@ from raygen.signals import Signals
 from raygen.status import Event, Notice, Progress, Started, State, Status
 from raygen.training import first_run
 from raygen.training.placement import Placement, plan_workers
-from raygen.training.ray_worker import RUN, fit, summary
-from raygen.training.run import SUMMARY, RunFolder
+from raygen.training.ray_worker import RUN, fit
+from raygen.training.record import RunRecord
+from raygen.training.run import RunFolder
 from raygen.training.session import Session, check_compiler
 
 
@@ -105,15 +107,22 @@ def train(command: TrainCommand, argv: Sequence[str]) -> None:
             if done:
                 print(f"resuming {run.folder.uri} at step {done:,}")
             watcher = Watcher(line, signals, placement, lease)
-            outcome = fit(session, watcher, signals.stop, placement, status)
+            record = RunRecord(session, "training", began_at)
+            record.begin()
+            try:
+                outcome = fit(session, watcher, signals.stop, placement, status)
+            except (UserError, RunError):
+                record.fail()
+                raise
             line.close()
+            if outcome.finished:
+                signals.ignore()
+            record.end(outcome)
             if not outcome.finished:
                 raise Interrupted(
                     f"interrupted: saved at step {outcome.position.global_step:,} of "
                     f"{total_steps:,}; the same command goes on from there"
                 )
-            signals.ignore()
-            run.folder.write_json(SUMMARY, summary(session, outcome, began_at))
             print(
                 f"done: {outcome.position.images_seen:,} images seen, "
                 f"{outcome.images_per_second:,.0f} images/s, "

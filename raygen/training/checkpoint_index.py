@@ -57,17 +57,24 @@ def latest_step(folder: Folder) -> int | None:
     return step_of(checkpoint.name) if checkpoint else None
 
 
-def best_step(folder: Folder) -> int | None:
-    """The step of the best complete checkpoint, if any has been measured.
+def best(folder: Folder) -> tuple[int, Score] | None:
+    """The best complete checkpoint, as its step and its score, if any has been measured.
 
     Where they were measured in different ways, the way of the newest one counts.
     """
     scores = _scores(folder)
     if not scores:
         return None
-    newest = scores[max(scores)]
-    comparable = [step for step, score in scores.items() if score.is_comparable(newest)]
-    return min(comparable, key=lambda step: scores[step].value)
+    last = scores[max(scores)]
+    comparable = [step for step, score in scores.items() if score.is_comparable(last)]
+    step = min(comparable, key=lambda step: scores[step].value)
+    return step, scores[step]
+
+
+def best_step(folder: Folder) -> int | None:
+    """The step of the best complete checkpoint; see `best`."""
+    found = best(folder)
+    return found[0] if found else None
 
 
 def best_value(folder: Folder, metric: str, images: int) -> float | None:

@@ -1,7 +1,8 @@
-"""A sweep's records for TensorBoard's HParams page.
+"""Records of runs for TensorBoard's HParams page: of trainings, and of a sweep's trials.
 
-Ray Tune writes a trial's record when it ends, so that running and killed trials are missing from
-the page. Here each trial has one from its start; its metrics are read from its scalars.
+Each run has one from its start, so that running and killed ones are on the page; its metrics are
+read from its scalars. A sweep says besides what it searches. Where no sweep does, TensorBoard makes
+a column of each option that runs have.
 
 TensorBoard reads a run's event files in the order of their names, and does not come back to one
 that it has left. The record of the start is therefore named to be read before the scalars, and that
@@ -37,16 +38,26 @@ def write_experiment(sweep: Folder, space: Space, metrics: Mapping[str, str]) ->
 
 
 def write_start(
-    trial: Folder, name: str, space: Space, values: Mapping[str, Value], began_at: float
+    run: Folder, name: str, space: Space, values: Mapping[str, Value], began_at: float
 ) -> None:
-    """A trial begins. Args: began_at: Unix time in seconds."""
+    """A run begins, or goes on.
+
+    Args:
+        run: its folder.
+        name: by which it is told apart from the other runs of a storage.
+        space: what its sweep searches; empty for a training.
+        values: of its options.
+        began_at: Unix time in seconds.
+    """
+    # It may have ended before.
+    forget_end(run)
     # What can be chosen is shown as text, which the page can filter by.
     texts = {n: str(v) if isinstance(space.get(n), Choice) else v for n, v in values.items()}
-    _write(trial, FIRST, summary_v2.hparams_pb(texts, trial_id=name, start_time_secs=began_at))
+    _write(run, FIRST, summary_v2.hparams_pb(texts, trial_id=name, start_time_secs=began_at))
 
 
-def write_end(trial: Folder, succeeded: bool) -> None:
-    """A trial has ended."""
+def write_end(run: Folder, succeeded: bool) -> None:
+    """A run has ended, and will not go on by itself. Args: run: its folder."""
     status = api_pb2.STATUS_SUCCESS if succeeded else api_pb2.STATUS_FAILURE
     end = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=time.time())
     content = plugin_data_pb2.HParamsPluginData(session_end_info=end)
@@ -56,13 +67,13 @@ def write_end(trial: Folder, succeeded: bool) -> None:
         metadata=metadata.create_summary_metadata(content),
         tensor=metadata.NULL_TENSOR,
     )
-    _write(trial, LAST, summary)
+    _write(run, LAST, summary)
 
 
-def forget_end(trial: Folder) -> None:
-    """A trial that had ended goes on."""
-    if trial.exists(LAST):
-        trial.delete_file(LAST)
+def forget_end(run: Folder) -> None:
+    """A run that had ended goes on. Args: run: its folder."""
+    if run.exists(LAST):
+        run.delete_file(LAST)
 
 
 def _write(folder: Folder, name: str, summary: Summary) -> None:

@@ -272,21 +272,3 @@ def cores() -> int:
 def use_cores(count: int) -> None:
     """Compute with so many threads. Ray gives each CPU worker as many as it reserved: too few."""
     torch.set_num_threads(max(1, min(count, cores())))
-
-
-def summary(session: Session, outcome: Outcome, began_at: float) -> dict[str, Any]:
-    """What `summary.json` says. Args: began_at: Unix time of the job's start, in seconds."""
-    first = outcome.first_step_at
-    return {
-        "preset": session.config.preset,
-        "images_seen": outcome.position.images_seen,
-        "global_step": outcome.position.global_step,
-        "seconds": round(time.time() - began_at, 2),
-        "images_per_second": round(outcome.images_per_second, 1),
-        "seconds_to_first_step": round(first - began_at, 2) if first else None,
-        "data_wait_fraction": round(outcome.data_wait_fraction, 5),
-        "num_workers": session.num_workers,
-        "device": "cuda" if session.use_gpu else "cpu",
-        "metrics": outcome.metrics,
-        "data": session.data.uri,
-    }

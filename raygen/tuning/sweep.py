@@ -24,6 +24,7 @@ from raygen.signals import Signals
 from raygen.status import Notice, Progress, State
 from raygen.training import hparams
 from raygen.training.ray_worker import RECORDS, forget_records
+from raygen.training.record import note_end
 from raygen.tuning.optuna_search import OptunaSearch
 from raygen.tuning.planning import Plan
 from raygen.tuning.records import ENDED, Report, Trial, trial_name
@@ -235,7 +236,6 @@ class Watch(tune.Callback):
         known.status, known.reason = "running", ""
         self._progress.pop(known.number, None)
         run = self._task.sweep.trial_run(known.number).folder
-        hparams.forget_end(run)
         # Sessions of one name would be shown as one trial, also of different sweeps.
         name = f"{self._task.sweep.folder.name}/{trial_name(known.number)}"
         hparams.write_start(run, name, self._space, values, time.time())
@@ -262,8 +262,7 @@ class Watch(tune.Callback):
         if known.status == "finished":
             self._end(known, f"trial {known.number} finished{told}")
         elif self._stop_at is not None or self.error:
-            known.status, known.reason = "interrupted", "the sweep was ended"
-            self._note(known)
+            self._interrupt(known, "the sweep was ended")
         elif value is None:
             self._fail(known, "it ended without having been measured")
         else:
@@ -284,13 +283,11 @@ class Watch(tune.Callback):
         known.failures.append(reason)
         self._look()
         if self.error:
-            known.status, known.reason = "interrupted", reason
-            self._note(known)
+            self._interrupt(known, reason)
         elif reason == DIED:
             # As where its machine was taken away twice: nothing that the trial itself did.
-            known.status, known.reason = "interrupted", reason
+            self._interrupt(known, reason)
             self._table.tell(f"trial {known.number}: {reason}, twice; --resume goes on with it")
-            self._note(known)
         else:
             self._fail(known, reason)
 
@@ -323,8 +320,7 @@ class Watch(tune.Callback):
             return
         for trial in self._trials.values():
             if trial.status not in (*ENDED, "interrupted"):
-                trial.status, trial.reason = "interrupted", "the sweep was ended"
-                self._note(trial)
+                self._interrupt(trial, "the sweep was ended")
 
     def _look(self) -> None:
         """Ask for what is known now."""
@@ -361,9 +357,19 @@ class Watch(tune.Callback):
     def _note(self, trial: Trial) -> None:
         self._task.sweep.write_trial(trial)
 
+    def _interrupt(self, trial: Trial, reason: str) -> None:
+        trial.status, trial.reason = "interrupted", reason
+        self._note_end(trial)
+
+    def _note_end(self, trial: Trial) -> None:
+        self._note(trial)
+        if trial.status != "waiting" and trial.status != "running":
+            # A trial that is stopped has no time left to say so itself.
+            note_end(self._task.sweep.trial_run(trial.number).folder, trial.status)
+
     def _end(self, trial: Trial, text: str) -> None:
         hparams.write_end(self._task.sweep.trial_run(trial.number).folder, trial.status != "failed")
-        self._note(trial)
+        self._note_end(trial)
         self._table.tell(text, in_table=True)
 
     def _fail(self, trial: Trial, reason: str) -> None:

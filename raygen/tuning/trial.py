@@ -22,11 +22,12 @@ from raygen.errors import RunError, StorageError, UserError
 from raygen.evaluation.objective import Objective
 from raygen.retry import OUTAGES, is_lasting, not_written
 from raygen.search_space import Values
-from raygen.status import Callbacks, Measured, Notice, Progress, State, Status
+from raygen.status import Callbacks, Measured, Notice, Outcome, Progress, State, Status
 from raygen.storage import Folder
 from raygen.training import checkpoint
 from raygen.training.placement import Placement
 from raygen.training.ray_worker import RUN, fit, use_cores
+from raygen.training.record import RunRecord
 from raygen.training.run import RunFolder
 from raygen.training.session import Session, run_session
 from raygen.training.workers import Workers
@@ -102,7 +103,7 @@ def run_trial(config: dict[str, Any], task: Task) -> None:
 
 
 def _run_trial(config: dict[str, Any], task: Task, number: int) -> None:
-    run = task.sweep.trial_run(number)
+    run, began_at = task.sweep.trial_run(number), time.time()
     try:
         _take_over(run, number, task)
         options = task.config_of(config["trial"]["values"])
@@ -118,13 +119,17 @@ def _run_trial(config: dict[str, Any], task: Task, number: int) -> None:
             task.verbose,
             task.stored,
         )
+        record = RunRecord(session, "trial", began_at)
+        record.begin()
+        callbacks = TrialCallbacks(number, task, run, record)
         if capacity.workers > 1:
-            _train_nested(session, number, task)
+            outcome = _train_nested(session, callbacks, capacity)
         else:
             device = torch.device("cuda" if capacity.use_gpu else "cpu")
             if not capacity.use_gpu:
                 use_cores(capacity.threads)
-            run_session(session, Workers(device=device), TrialCallbacks(number, task, run))
+            outcome = run_session(session, Workers(device=device), callbacks)
+        record.end(outcome)
     except torch.OutOfMemoryError as error:
         raise RunError(f"out of GPU memory ({error})") from error
     except StorageError as error:
@@ -168,10 +173,11 @@ class TrialCallbacks(Callbacks):
     # Ray Tune may go on from what it is told of: another trial, or this one in another process.
     needs_checkpoints = True
 
-    def __init__(self, number: int, task: Task, run: RunFolder) -> None:
+    def __init__(self, number: int, task: Task, run: RunFolder, record: RunRecord) -> None:
         self._number = number
         self._task = task
         self._run = run
+        self._record = record
         self._stopping = Poll()
         self._reported = 0
 
@@ -187,6 +193,7 @@ class TrialCallbacks(Callbacks):
             # Of workers that went back to it.
             return
         self._reported = progress.images_seen
+        self._record.measured(progress)
         metrics = {
             "objective": self._task.objective.value(progress.metrics),
             TIME: progress.images_seen,
@@ -203,9 +210,8 @@ class TrialCallbacks(Callbacks):
         )
 
 
-def _train_nested(session: Session, number: int, task: Task) -> None:
+def _train_nested(session: Session, callbacks: TrialCallbacks, capacity: Capacity) -> Outcome:
     """Several workers, with Ray Train inside the trial."""
-    callbacks = TrialCallbacks(number, task, session.run)
     stop = threading.Event()
 
     def watch(state: State) -> None:
@@ -215,7 +221,6 @@ def _train_nested(session: Session, number: int, task: Task) -> None:
             if isinstance(event, Measured):
                 callbacks.measured(event.progress)
 
-    capacity = task.capacity
     placement = Placement(capacity.workers, capacity.use_gpu, capacity.cpus_per_worker)
     with own_actor(Status) as status:
-        fit(session, watch, stop, placement, status, capacity.threads)
+        return fit(session, watch, stop, placement, status, capacity.threads)

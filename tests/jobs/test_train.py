@@ -22,8 +22,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from raygen import cluster
 from raygen.jobs.train import Watcher
 from raygen.status import Progress, State
+from raygen.storage import Folder
+from raygen.training.history import last_values, read_history
 from raygen.training.placement import Placement
 from raygen.training.ray_worker import RUN
+from raygen.training.summary import read_summary
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("--width", "0.125", "--batch-size", "16", "--drawn-count", "60", "--num-workers", "2")
@@ -52,6 +55,16 @@ def test_a_run_trains_and_leaves_everything_in_its_folder_and_goes_on(
     run = storage / "first"
     summary = json.loads((run / "summary.json").read_text())
     assert summary["preset"] == "dcgan-celeba"
+    assert (summary["kind"], summary["run_name"], summary["status"]) == (
+        "training",
+        "first",
+        "finished",
+    )
+    history = read_history(Folder.at(run))
+    assert history[-1].step == 4
+    scores = [m.values["quality/swd"] for m in history if "quality/swd" in m.values]
+    assert summary["best"]["score"] == min(scores)
+    assert last_values(history) == summary["metrics"]
     assert (summary["images_seen"], summary["global_step"], summary["num_workers"]) == (64, 4, 2)
     assert 0 < summary["seconds_to_first_step"] < summary["seconds"]
     assert summary["images_per_second"] > 0
@@ -150,6 +163,7 @@ def test_a_loss_that_is_not_finite_ends_the_job(
     assert "a worker failed" not in captured.out
     assert re.search(r"error: .* was not finite at step \d+; the last good", captured.err)
     assert "halved 3 times already" in captured.err
+    assert read_summary(Folder.at(tmp_path / "runs/dcgan-celeba")).status == "failed"
 
 
 class Job:
@@ -211,6 +225,10 @@ def test_a_killed_worker_is_replaced_and_ctrl_c_saves(ray_session: str, tmp_path
     [stopped] = re.findall(r"interrupted: saved at step ([\d,]+) of 1,000,000", job.output)
     assert newest() == int(stopped.replace(",", ""))
     assert "Traceback" not in job.output
+    summary = read_summary(Folder.at(tmp_path / "runs/run"))
+    assert (summary.status, summary.global_step) == ("interrupted", newest())
+    history = read_history(Folder.at(tmp_path / "runs/run"))
+    assert len(history) == len({(m.images_seen, *m.values) for m in history})
 
     assert train("--steps", str(newest() + 2), *options) == 0
 

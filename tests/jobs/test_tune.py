@@ -21,6 +21,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from raygen.cli import TrainCommand, parse_run
 from raygen.evaluation.objective import Objective
 from raygen.storage import Folder
+from raygen.training.history import last_values, read_history
+from raygen.training.summary import read_summary
 from raygen.tuning.records import SweepFolder, best_trial
 from raygen.tuning.sweep import DIED
 
@@ -92,7 +94,14 @@ def test_a_sweep_finds_the_best_and_train_runs_it(
         if trial["status"] == "stopped":
             assert f"trial {trial['number']} stopped" in output
             assert trial["reason"] in output
-        pictures = place / f"sweep/trials/{trial['number']:03d}/samples"
+        folder = place / f"sweep/trials/{trial['number']:03d}"
+        summary = read_summary(Folder.at(folder))
+        assert (summary.kind, summary.status) == ("trial", trial["status"])
+        assert (summary.images_seen, summary.metrics) == (seen[-1], last["metrics"])
+        assert summary.best
+        assert summary.best.score <= last["objective"]
+        assert last_values(read_history(Folder.at(folder))).items() >= last["metrics"].items()
+        pictures = folder / "samples"
         assert (pictures / f"samples-{seen[-1]:09d}.png").exists()
 
     ended = [trial for trial in trials if trial["status"] == "finished"]

@@ -1,0 +1,120 @@
+"""What a run notes of itself when it begins, while it goes on and when it ends: `summary.json`."""
+
+import contextlib
+import time
+from dataclasses import replace
+
+import torch
+
+import raygen
+from raygen.errors import RunError, UserError
+from raygen.status import Outcome, Position, Progress
+from raygen.storage import Folder
+from raygen.training import checkpoint_index
+from raygen.training.history import last_values, read_history
+from raygen.training.run import SUMMARY, RunFolder
+from raygen.training.session import Session
+from raygen.training.summary import Best, Kind, Status, Summary, read_summary
+
+RATE, WAIT = "throughput/images_per_second", "throughput/data_wait_fraction"
+"""Tags of what is also measured in a run that did not come to its end."""
+
+
+class RunRecord:
+    """Keeps a run's summary up to date; for the run's only owner."""
+
+    def __init__(self, session: Session, kind: Kind, began_at: float) -> None:
+        """Args: began_at: Unix time of the job's, or the trial's, start in seconds."""
+        self._session = session
+        self._kind = kind
+        self._began_at = began_at
+
+    def begin(self) -> None:
+        """A session begins, at the run's newest checkpoint. Raises: UserError; RunError."""
+        self._write(self._session.run, "running", *self._saved())
+
+    def measured(self, progress: Progress) -> None:
+        """The networks have been measured, and are saved. Raises: UserError; RunError."""
+        seen, config = progress.images_seen, self._session.config
+        position = Position(seen // config.step_images, seen)
+        self._write(self._session.run, "running", position, progress.metrics)
+
+    def end(self, outcome: Outcome) -> None:
+        """The session has ended as it should. Raises: UserError; RunError."""
+        status: Status = "finished" if outcome.finished else "interrupted"
+        # An outcome without metrics is that of workers that went away.
+        metrics = outcome.metrics or self._saved()[1]
+        self._write(self._session.run, status, outcome.position, metrics, outcome)
+
+    def fail(self) -> None:
+        """The session has failed. Nothing is raised: what it failed with is what matters."""
+        run = self._session.run
+        # It may be the storage, for which it has waited already, or another job that has the run.
+        fence = run.fence.at_once() if run.fence else None
+        run = replace(run, folder=run.folder.patient(0), fence=fence)
+        with contextlib.suppress(RunError, UserError, OSError):
+            self._write(run, "failed", *self._saved(run))
+
+    def _saved(self, run: RunFolder | None = None) -> tuple[Position, dict[str, float]]:
+        """Where the run would go on, and the last value of each metric there."""
+        run = run or self._session.run
+        newest = run.latest_checkpoint()
+        if newest is None:
+            return Position(), {}
+        state = checkpoint_index.read_checked_state(newest)
+        position = checkpoint_index.position_of(state)
+        history = [m for m in read_history(run.folder) if m.images_seen <= position.images_seen]
+        # Runs of earlier versions have no history.
+        return position, last_values(history) or state.value.get("metrics") or {}
+
+    def _write(
+        self,
+        run: RunFolder,
+        status: Status,
+        position: Position,
+        metrics: dict[str, float],
+        outcome: Outcome | None = None,
+    ) -> None:
+        session, now = self._session, time.time()
+        rate = outcome.images_per_second if outcome else metrics.get(RATE, 0.0)
+        wait = outcome.data_wait_fraction if outcome else metrics.get(WAIT, 0.0)
+        first = outcome.first_step_at if outcome else 0.0
+        best = checkpoint_index.best(run.checkpoints)
+        summary = Summary(
+            preset=session.config.preset,
+            images_seen=position.images_seen,
+            global_step=position.global_step,
+            seconds=round(now - self._began_at, 2),
+            images_per_second=round(rate, 1),
+            seconds_to_first_step=round(first - self._began_at, 2) if first else None,
+            data_wait_fraction=round(wait, 5),
+            num_workers=session.num_workers,
+            device="cuda" if session.use_gpu else "cpu",
+            metrics=metrics,
+            data=session.data.uri,
+            kind=self._kind,
+            run_name=run.folder.name,
+            status=status,
+            best=Best(best[1].value, best[1].metric, best[0]) if best else None,
+            dataset=session.manifest.fingerprint,
+            began_at=round(self._began_at, 2),
+            ended_at=None if status == "running" else round(now, 2),
+            raygen_version=raygen.__version__,
+            torch_version=str(torch.__version__),
+        )
+        run.check_owner()
+        run.folder.write_json(SUMMARY, summary.to_json())
+
+
+def note_end(folder: Folder, status: Status) -> None:
+    """Note how a run ended that could not say so itself, if it has begun.
+
+    Args: folder: the run's.
+    Raises: RunError if the storage does not answer any more.
+    """
+    try:
+        summary = read_summary(folder)
+    except (FileNotFoundError, NotADirectoryError, UserError):
+        return
+    if summary.status != status:
+        folder.write_json(SUMMARY, replace(summary, status=status, ended_at=time.time()).to_json())
