@@ -1,4 +1,8 @@
-"""What a run notes of itself when it begins, while it goes on and when it ends: `summary.json`."""
+"""What a run notes of itself when it begins, while it goes on and when it ends.
+
+That is `summary.json`, and for a training its record on TensorBoard's HParams page. A trial's
+record there is its sweep's affair, which knows what is searched.
+"""
 
 import contextlib
 import time
@@ -8,9 +12,10 @@ import torch
 
 import raygen
 from raygen.errors import RunError, UserError
+from raygen.search_space import Value
 from raygen.status import Outcome, Position, Progress
 from raygen.storage import Folder
-from raygen.training import checkpoint_index
+from raygen.training import checkpoint_index, hparams
 from raygen.training.history import last_values, read_history
 from raygen.training.run import SUMMARY, RunFolder
 from raygen.training.session import Session
@@ -21,7 +26,7 @@ RATE, WAIT = "throughput/images_per_second", "throughput/data_wait_fraction"
 
 
 class RunRecord:
-    """Keeps a run's summary up to date; for the run's only owner."""
+    """Keeps what a run notes of itself up to date; for the run's only owner."""
 
     def __init__(self, session: Session, kind: Kind, began_at: float) -> None:
         """Args: began_at: Unix time of the job's, or the trial's, start in seconds."""
@@ -31,7 +36,11 @@ class RunRecord:
 
     def begin(self) -> None:
         """A session begins, at the run's newest checkpoint. Raises: UserError; RunError."""
-        self._write(self._session.run, "running", *self._saved())
+        run, options = self._session.run, self._session.config.to_json()
+        self._write(run, "running", *self._saved())
+        if self._kind == "training":
+            values = {name: value for name, value in options.items() if isinstance(value, Value)}
+            hparams.write_start(run.folder, run.folder.name, {}, values, self._began_at)
 
     def measured(self, progress: Progress) -> None:
         """The networks have been measured, and are saved. Raises: UserError; RunError."""
@@ -45,6 +54,8 @@ class RunRecord:
         # An outcome without metrics is that of workers that went away.
         metrics = outcome.metrics or self._saved()[1]
         self._write(self._session.run, status, outcome.position, metrics, outcome)
+        if self._kind == "training" and outcome.finished:
+            hparams.write_end(self._session.run.folder, succeeded=True)
 
     def fail(self) -> None:
         """The session has failed. Nothing is raised: what it failed with is what matters."""
@@ -54,6 +65,8 @@ class RunRecord:
         run = replace(run, folder=run.folder.patient(0), fence=fence)
         with contextlib.suppress(RunError, UserError, OSError):
             self._write(run, "failed", *self._saved(run))
+            if self._kind == "training":
+                hparams.write_end(run.folder, succeeded=False)
 
     def _saved(self, run: RunFolder | None = None) -> tuple[Position, dict[str, float]]:
         """Where the run would go on, and the last value of each metric there."""

@@ -1,4 +1,4 @@
-"""A sweep on TensorBoard's HParams page, asked as a browser asks it."""
+"""Sweeps and trainings on TensorBoard's HParams page, asked as a browser asks it."""
 
 import json
 import re
@@ -9,14 +9,22 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from helpers import tiny_config, write_dataset
 from torch.utils.tensorboard import SummaryWriter
 
+from raygen.data.shards import Manifest
 from raygen.search_space import Choice, Range, Space, Values
+from raygen.status import Outcome, Position
 from raygen.storage import Folder
 from raygen.training.hparams import forget_end, write_end, write_experiment, write_start
+from raygen.training.logging import RunLog
+from raygen.training.record import RunRecord
+from raygen.training.run import RunFolder
+from raygen.training.session import Session
 
 SPACE: Space = {"lr_g": Range(1e-5, 1e-3, log=True), "schedule": Choice(("1:1", "5:1"))}
 METRIC = "quality/swd"
@@ -60,20 +68,23 @@ def page(logdir: Path, wanted: int) -> dict[str, dict[str, Any]]:
             time.sleep(0.5)
 
 
-def ask(address: str) -> dict[str, dict[str, Any]]:
+def post(address: str, what: str, question: dict[str, Any]) -> dict[str, Any]:
+    """What the page's server answers; nothing if it has read nothing yet."""
     request = urllib.request.Request(
-        f"{address}/data/plugin/hparams/session_groups",
-        json.dumps(EVERYTHING).encode(),
+        f"{address}/data/plugin/hparams/{what}",
+        json.dumps(question).encode(),
         {"Content-Type": "application/json"},
     )
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
-            groups = json.load(answer)["sessionGroups"]
+            return dict(json.load(answer))
     except urllib.error.HTTPError:
-        # Nothing is read yet.
         return {}
+
+
+def ask(address: str) -> dict[str, dict[str, Any]]:
     shown = {}
-    for group in groups:
+    for group in post(address, "session_groups", EVERYTHING).get("sessionGroups", []):
         [session] = group["sessions"]
         values = {m["name"]["tag"]: m.get("value") for m in group.get("metricValues", [])}
         shown[session["name"]] = {
@@ -123,3 +134,64 @@ def test_a_trial_that_goes_on_has_not_ended(tmp_path: Path) -> None:
     [trial] = page(tmp_path, 1).values()
     assert trial["values"]["lr_g"] == 9e-4
     assert trial["status"] not in ("STATUS_SUCCESS", "STATUS_FAILURE")
+
+
+def train(storage: Path, name: str, swd: float, **options: Any) -> RunRecord:
+    """A training that has begun, and has measured something."""
+    if not (storage / "data").exists():
+        write_dataset(storage / "data", (16,), (4,), size=32)
+    data, run = Folder.at(storage / "data"), RunFolder.at(str(storage), name)
+    config = tiny_config(**options)
+    record = RunRecord(Session(config, run, data, Manifest.load(data), 2, False), "training", 1e9)
+    record.begin()
+    with RunLog(run, 0) as log:
+        log.scalars({METRIC: swd}, Position(1, 8, 0.5))
+    return record
+
+
+def test_trainings_stand_side_by_side_from_their_beginning(tmp_path: Path) -> None:
+    """Without a sweep that says what its columns are."""
+    outcome = Outcome(True, Position(1, 8, 0.5), 0.0, 9.0, 0.0, {METRIC: 40.0})
+    train(tmp_path, "finished", 40.0, lr_g=1e-3).end(outcome)
+    train(tmp_path, "failed", 50.0, lr_g=2e-3, schedule="5:1").fail()
+    train(tmp_path, "interrupted", 60.0).end(replace(outcome, finished=False))
+    train(tmp_path, "running", 70.0)
+    # One that had ended goes on.
+    train(tmp_path, "resumed", 80.0).end(outcome)
+    train(tmp_path, "resumed", 85.0)
+    deadline = time.monotonic() + 60
+    with tensorboard(tmp_path) as address:
+        while True:
+            shown = ask(address)
+            if sum(run["objective"] is not None for run in shown.values()) == 5:
+                break
+            assert time.monotonic() < deadline, shown
+            time.sleep(0.5)
+        experiment = post(address, "experiment", {"experimentName": ""})
+    said = {name: run["status"] for name, run in shown.items()}
+    ends = ("STATUS_SUCCESS", "STATUS_FAILURE")
+    assert said.pop("finished") == ends[0]
+    assert said.pop("failed") == ends[1]
+    assert said.keys() == {"interrupted", "running", "resumed"}
+    assert not set(said.values()) & set(ends)
+    assert shown["failed"]["values"].items() >= {"lr_g": 2e-3, "schedule": "5:1"}.items()
+    assert shown["finished"]["objective"] == 40.0
+    columns = {column["name"]: column for column in experiment["hparamInfos"]}
+    wanted = {n for n, v in tiny_config().to_json().items() if isinstance(v, str | int | float)}
+    assert columns.keys() == wanted
+    assert {name for name, column in columns.items() if column.get("differs")} == {
+        "lr_g",
+        "schedule",
+    }
+    tags = {metric["name"]["tag"] for metric in experiment["metricInfos"]}
+    assert METRIC in tags
+
+
+def test_trainings_beside_a_sweep_have_values_in_its_columns(tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep"
+    write_experiment(Folder.at(sweep), SPACE, {METRIC: "SWD"})
+    write_trial(sweep, 0, 1e-4, "1:1", 50.0)
+    train(tmp_path, "tuned", 40.0, lr_g=1e-3, schedule="5:1")
+    shown = page(tmp_path, 2)
+    assert shown["tuned"]["values"].items() >= {"lr_g": 1e-3, "schedule": "5:1"}.items()
+    assert shown["sweep/trials/000"]["values"] == {"lr_g": 1e-4, "schedule": "1:1"}
