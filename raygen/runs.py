@@ -94,9 +94,8 @@ def list_runs(storage: str | os.PathLike[str]) -> list[RunInfo]:
     with ThreadPoolExecutor(AT_ONCE) as pool:
         folders = [] if alone else [root.join(name) for name in root.folders()]
         places = [alone] if alone else list(filter(None, pool.map(_recognise, folders)))
-        return list(
-            pool.map(_describe, (run for found in pool.map(_runs, places) for run in found))
-        )
+        runs = [run for found in pool.map(_runs, places) for run in found]
+        return list(pool.map(_describe, runs))
 
 
 def _recognise(folder: Folder) -> _Place | None:
@@ -129,7 +128,12 @@ def _runs(place: _Place) -> list[_Place]:
     if not place.is_sweep:
         return [place]
     trials = place.folder.join(TRIALS)
-    return [_Place(trials.join(name), (), sweep=place.folder.name) for name in trials.folders()]
+    try:
+        names = trials.folders()
+    except UserError:
+        # The problem will be found once more, and told.
+        return [_Place(trials, (), sweep=place.folder.name)]
+    return [_Place(trials.join(name), (), sweep=place.folder.name) for name in names]
 
 
 def _describe(place: _Place) -> RunInfo:

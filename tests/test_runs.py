@@ -216,6 +216,16 @@ def test_damaged_runs_are_listed_with_their_problem(storage: Folder) -> None:
     assert found["001"].problem.startswith(f"{damaged}: not valid JSON")
 
 
+def test_a_sweep_whose_trials_cannot_be_looked_up_hides_no_other(tmp_path: Path) -> None:
+    storage = Folder.at(tmp_path)
+    RunFolder(storage.join("a")).note(tiny_config())
+    marker.write(storage.join("s"), "sweep")
+    storage.join("s").write_bytes("trials", b"")
+    first, second = raygen.list_runs(tmp_path)
+    assert (first.name, first.problem) == ("a", "")
+    assert (second.sweep, second.problem) == ("s", f"{tmp_path}/s/trials: is a file; name a folder")
+
+
 def test_an_empty_storage_has_no_runs_and_a_missing_one_is_refused(tmp_path: Path) -> None:
     assert raygen.list_runs(tmp_path) == []
     with pytest.raises(UserError, match="typo: does not exist; name the folder"):

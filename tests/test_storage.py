@@ -33,6 +33,7 @@ def test_files_and_folders_come_and_go(folder: Folder) -> None:
     folder.write_json("a.json", {"x": [1, 2.5, "three"]})
     folder.join("sub", "deep").write_bytes("c", b"")
     assert folder.names() == ["a.json", "b", "sub"]
+    assert folder.folders() == ["sub"]
     assert folder.sizes()["b"] == 5
     assert "sub" not in folder.sizes()
     assert folder.read_bytes("b") == b"12345"

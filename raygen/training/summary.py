@@ -16,7 +16,10 @@ ADVICE = "restore the file, or delete it; the run's own files do not depend on i
 class Best:
     """The best checkpoint of a run.
 
-    Attributes: score: lower is better; metric: its name; step: the checkpoint's.
+    Attributes:
+        score: lower is better; negative for a metric of which high values are good.
+        metric: its name.
+        step: the checkpoint's.
     """
 
     score: float
