@@ -85,14 +85,14 @@ def test_many_samples_are_written_as_they_are_drawn(
     trained = raygen.load(str(run))
     expected, codes = to_uint8(trained.sample(70, seed=3)), trained.codes(70, 3).numpy()
     sizes: list[int] = []
-    decode = TrainedModel.decode
+    from_noise = TrainedModel.from_noise
 
     def counted(trained: TrainedModel, codes: Tensor) -> Tensor:
         sizes.append(len(codes))
-        return decode(trained, codes)
+        return from_noise(trained, codes)
 
     monkeypatch.setattr("raygen.trained.AT_ONCE", 16)
-    monkeypatch.setattr(TrainedModel, "decode", counted)
+    monkeypatch.setattr(TrainedModel, "from_noise", counted)
     options = (run, "-n", "70", "--seed", "3")
     assert sample(*options, "--out", tmp_path / "a.png") == 0
     # Never more in memory than go through the networks together.
@@ -106,7 +106,7 @@ def test_many_samples_are_written_as_they_are_drawn(
         assert np.array_equal(arrays["codes"], codes)
     assert "drawing: 16/70 images" in capsys.readouterr().out
     # A grid is complete or absent, and nothing else is left behind.
-    monkeypatch.setattr(TrainedModel, "decode", lambda trained, codes: 1 / 0)
+    monkeypatch.setattr(TrainedModel, "from_noise", lambda trained, codes: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         sample(*options, "--out", tmp_path / "b.png")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.npz", "a.png"]
