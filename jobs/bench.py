@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from raygen.benchmarks.options import BenchOptions, IngestBenchOptions, SweepBenchOptions
 from raygen.cli import parse_choice, run_job
-from raygen.job_options import BenchOptions, IngestBenchOptions, SweepBenchOptions
 
 KINDS = {"ingest": IngestBenchOptions, "sweep": SweepBenchOptions}
 

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 
 import raygen
 from raygen.cli import parse_options, run_job
-from raygen.job_options import ExportOptions
+from raygen.inference.options import ExportOptions
 
 
 def main(argv: Sequence[str]) -> None:
     options = parse_options(ExportOptions, argv, "Write a trained model for other software.")
     # Imported only now, as it takes seconds, which --help and a mistake in an option should not.
-    from raygen.destination import folder_to_write
-    from raygen.export import export
-    from raygen.storage import Folder
+    from raygen.core.destination import folder_to_write
+    from raygen.core.storage import Folder
+    from raygen.inference.export import export
 
     trained = raygen.load(options.run, options.checkpoint)
     out = options.out or Folder.at(options.run).join("export").uri

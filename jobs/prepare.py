@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from raygen.cli import parse_choice, run_job
-from raygen.job_options import (
+from raygen.data.options import (
     AnimeOptions,
     CelebAOptions,
     DrawnOptions,

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 
 from raygen.cli import given_options, parse_options, run_job
-from raygen.errors import UserError
-from raygen.job_options import SampleOptions
+from raygen.core.errors import UserError
+from raygen.inference.options import SampleOptions
 
 
 def main(argv: Sequence[str]) -> None:

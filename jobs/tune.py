@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from raygen.cli import TuneCommand, parse_run, run_job
-from raygen.job_options import TRIAL_DEFAULTS
+from raygen.tuning.options import TRIAL_DEFAULTS
 
 ABOUT = "Search for better hyperparameters."
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from raygen.cli import parse_options, run_job
-from raygen.job_options import WatchOptions
+from raygen.tensorboard.options import WatchOptions
 
 
 def main(argv: Sequence[str]) -> None:

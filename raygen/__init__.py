@@ -3,11 +3,12 @@
 import os
 from typing import TYPE_CHECKING
 
-from raygen.output import open_missing
+from raygen.core.output import open_missing
+from raygen.core.version import VERSION
 
 if TYPE_CHECKING:
-    from raygen.runs import RunInfo
-    from raygen.trained import TrainedModel
+    from raygen.comparison.runs import RunInfo
+    from raygen.inference.model import TrainedModel
 
 # `uv run` would otherwise make Ray start every worker through `uv run` in a second environment
 # that it installs from a copy of the working directory. Ray reads this while it is imported, so
@@ -17,7 +18,7 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 # Before anything else opens files.
 open_missing()
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 
 def load(run: str, checkpoint: str | int = "last", device: str = "cpu") -> "TrainedModel":
@@ -31,7 +32,7 @@ def load(run: str, checkpoint: str | int = "last", device: str = "cpu") -> "Trai
         CheckpointError if its files are missing, damaged, or do not belong to the run.
     """
     # Not above: torch takes seconds to import, which `import raygen` should not.
-    from raygen.trained import load as load_trained
+    from raygen.inference.model import load as load_trained
 
     return load_trained(run, checkpoint, device)
 
@@ -45,6 +46,6 @@ def list_runs(storage: str | os.PathLike[str] = "runs") -> list["RunInfo"]:
     Returns: in the order of their names, each with its options, its position and what it measured.
     Raises: UserError if the storage does not exist or cannot be reached.
     """
-    from raygen.runs import list_runs as list_all
+    from raygen.comparison.runs import list_runs as list_all
 
     return list_all(storage)

@@ -14,25 +14,22 @@ from unittest import mock
 
 import tyro
 
-from raygen.config import PRESETS, RunConfig
-from raygen.errors import RunError, UserError
-from raygen.job_options import (
-    BenchOptions,
-    JobOptions,
-    PrepareOptions,
-    ShowOptions,
-    SweepOptions,
-    TrainedOptions,
-    WatchOptions,
-)
-from raygen.options import option, read_json_object, updated
-from raygen.output import keep_printing
-from raygen.printable import printable
-from raygen.signals import Signals
-from raygen.uris import check_uri, names_host, without_keys
+from raygen.benchmarks.options import BenchOptions
+from raygen.config.fields import option, read_json_object, updated
+from raygen.config.job import JobOptions
+from raygen.config.run import PRESETS, RunConfig
+from raygen.core.errors import RunError, UserError
+from raygen.core.output import keep_printing
+from raygen.core.printable import printable
+from raygen.core.signals import Signals
+from raygen.core.uris import check_uri, names_host, without_keys
+from raygen.data.options import PrepareOptions, ShowOptions
+from raygen.inference.options import TrainedOptions
+from raygen.tensorboard.options import WatchOptions
+from raygen.tuning.options import SweepOptions
 
 if TYPE_CHECKING:
-    from raygen.storage import Folder
+    from raygen.core.storage import Folder
 
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2

@@ -24,30 +24,34 @@ import pyarrow as pa
 from helpers import build_any, save_run, small_config, write_dataset
 from PIL import Image
 
-from raygen import lease, marker, search_space
 from raygen.cli import TrainCommand, TuneCommand, parse_options, parse_run
-from raygen.config import PRESETS
-from raygen.data import prepare
-from raygen.data.huggingface import huggingface
+from raygen.cluster import lease
+from raygen.config import domains as search_space
+from raygen.config.domains import random_trials, read_space
+from raygen.config.fields import read_json_object, updated
+from raygen.config.run import PRESETS
+from raygen.core import marker
+from raygen.core.errors import UserError
+from raygen.core.history import Measurement, last_values, lines_up_to, read_history
+from raygen.core.storage import Folder
 from raygen.data.images import BadImage
 from raygen.data.inspect import contact_sheet, table, verify
-from raygen.data.parts import Target
-from raygen.data.reader import ShardReader
-from raygen.data.shards import MANIFEST, Manifest, write_shard
-from raygen.data.sources import TRAIN
-from raygen.errors import UserError
+from raygen.data.options import FolderOptions
+from raygen.data.prepare import prepare
+from raygen.data.prepare.parts import Target
+from raygen.data.shards.manifest import MANIFEST, Manifest, write_shard
+from raygen.data.shards.reader import ShardReader
+from raygen.data.sources.huggingface import huggingface
+from raygen.data.sources.source import TRAIN
 from raygen.evaluation.objective import Objective
-from raygen.job_options import FolderOptions, SampleOptions, SweepOptions
+from raygen.inference.model import load
+from raygen.inference.options import SampleOptions
 from raygen.jobs.tune import resumed
-from raygen.options import read_json_object, updated
-from raygen.search_space import random_trials, read_space
-from raygen.storage import Folder
-from raygen.trained import load
 from raygen.training import checkpoint
-from raygen.training.history import Measurement, last_values, lines_up_to, read_history
 from raygen.training.run import RunFolder
 from raygen.training.summary import Best, Summary, read_summary
 from raygen.tuning.findings import as_csv, over_seeds, sentence
+from raygen.tuning.options import SweepOptions
 from raygen.tuning.planning import Plan
 from raygen.tuning.planning import read_history as read_trials
 from raygen.tuning.records import Report, SweepFolder, Trial, best_trial

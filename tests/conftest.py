@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from raygen.storage import Folder
+from raygen.core.storage import Folder
 
 # Ray reads these when it is imported.
 os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
@@ -120,7 +120,7 @@ def ray_session(ray_head: Head) -> Iterator[str]:
 
     Yields: its address, for jobs that are started as processes of their own.
     """
-    from raygen import cluster
+    from raygen.cluster import connection as cluster
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ADDRESS", ray_head.address)

@@ -22,16 +22,16 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from raygen.cli import run_job
-from raygen.config import PRESETS, RunConfig
-from raygen.data import shards
+from raygen.config.run import PRESETS, RunConfig
+from raygen.core.status import Position
+from raygen.core.storage import Folder
 from raygen.data.batch import Batch
 from raygen.data.pixels import scale_images
-from raygen.data.shards import Manifest, write_shard
-from raygen.data.sources import TRAIN, VALIDATION, Source
+from raygen.data.shards import manifest as shards
+from raygen.data.shards.manifest import Manifest, write_shard
+from raygen.data.sources.source import TRAIN, VALIDATION, Source
 from raygen.models import build_model
 from raygen.models.base import Model, Step
-from raygen.status import Position
-from raygen.storage import Folder
 from raygen.training import checkpoint
 from raygen.training.checkpoint import Score
 from raygen.training.run import CONFIG, RunFolder

@@ -18,10 +18,10 @@ from raygen.cli import (
     run_job,
     watch_command,
 )
-from raygen.errors import UserError
-from raygen.job_options import FolderOptions
-from raygen.model_options import DCGANConfig
-from raygen.storage import Folder
+from raygen.config.families import DCGANConfig
+from raygen.core.errors import UserError
+from raygen.core.storage import Folder
+from raygen.data.options import FolderOptions
 
 
 def parse(*argv: str) -> tuple[str, int, float, str]:
@@ -142,7 +142,7 @@ def test_a_message_is_not_cut_to_the_terminal(monkeypatch: pytest.MonkeyPatch) -
 def test_names_are_escaped_in_whatever_a_job_prints() -> None:
     code = (
         "import sys; from raygen.cli import run_job\n"
-        "from raygen.errors import UserError, RunError\n"
+        "from raygen.core.errors import UserError, RunError\n"
         "def main(argv):\n"
         "    print('\u732b')\n"
         "    raise {error}('\u732b\\x1b[31m.jpg cannot be read\\nname another')\n"

@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 import raygen
-from raygen import cluster
+from raygen.cluster import connection as cluster
 from raygen.cli import run_job
 from raygen.models import build_model
 
@@ -59,7 +59,7 @@ def test_the_example_is_trained_swept_sampled_exported_and_loaded(tmp_path: Path
     for name in ("raygen", "jobs"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "raygen/models/flow.py").write_text(FAMILY)
-    with (tmp_path / "raygen/config.py").open("a") as file:
+    with (tmp_path / "raygen/config/run.py").open("a") as file:
         file.write("\n\n" + PRESET)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     done = subprocess.run(

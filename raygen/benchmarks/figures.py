@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from raygen.errors import RunError
+from raygen.core.errors import RunError
 
 
 @dataclass(frozen=True)

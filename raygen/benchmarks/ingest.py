@@ -22,19 +22,19 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader, Dataset
 
-from raygen import cluster
 from raygen.benchmarks.figures import Figure, run_job_script, say
-from raygen.config import PRESETS, ImageFormat, Reader
-from raygen.data.drawn_faces import draw_face
+from raygen.benchmarks.options import IngestBenchOptions
+from raygen.cluster import connection as cluster
+from raygen.config.run import PRESETS, ImageFormat, Reader
+from raygen.core.errors import RunError
+from raygen.core.storage import Folder
 from raygen.data.images import fit_image
-from raygen.data.parts import Target, make_part, plan_parts
-from raygen.data.prepare import delete_dataset, prepare
-from raygen.data.shards import Manifest
-from raygen.data.sources import TRAIN, ImageFiles, folder
-from raygen.data.stream import ImageStream
-from raygen.errors import RunError
-from raygen.job_options import IngestBenchOptions
-from raygen.storage import Folder
+from raygen.data.prepare.parts import Target, make_part, plan_parts
+from raygen.data.prepare.prepare import delete_dataset, prepare
+from raygen.data.shards.manifest import Manifest
+from raygen.data.sources.drawn_faces import draw_face
+from raygen.data.sources.source import TRAIN, ImageFiles, folder
+from raygen.data.stream.stream import ImageStream
 
 EPOCHS = 5
 WORKERS = 2

@@ -6,10 +6,10 @@ from itertools import pairwise
 from pathlib import Path
 
 from raygen.benchmarks.figures import Figure, run_job_script, say
-from raygen.errors import RunError
+from raygen.benchmarks.options import SweepBenchOptions
+from raygen.core.errors import RunError
+from raygen.core.storage import Folder
 from raygen.evaluation.objective import Objective
-from raygen.job_options import SweepBenchOptions
-from raygen.storage import Folder
 from raygen.tuning.records import SweepFolder, Trial, best_trial
 
 PRESET = "dcgan-celeba"

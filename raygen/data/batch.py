@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from raygen.data.pixels import scale_images
-from raygen.data.rows import Rows
+from raygen.data.shards.rows import Rows
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,17 @@
 
 from dataclasses import replace
 
-from raygen import marker
-from raygen.config import DRAWN, RunConfig
+from raygen.cluster.lease import only_owner
+from raygen.config.run import DRAWN, RunConfig
+from raygen.core import marker
+from raygen.core.errors import ShardError, Unreadable
+from raygen.core.progress import ProgressLine, describe
+from raygen.core.storage import Folder
 from raygen.data.inspect import verify
-from raygen.data.parts import Target
-from raygen.data.prepare import delete_dataset, write_datasets
-from raygen.data.shards import MANIFEST, Manifest
-from raygen.data.sources import DrawnFaces, drawn_folder
-from raygen.errors import ShardError, Unreadable
-from raygen.lease import only_owner
-from raygen.progress import ProgressLine, describe
-from raygen.storage import Folder
+from raygen.data.prepare.parts import Target
+from raygen.data.prepare.prepare import delete_dataset, write_datasets
+from raygen.data.shards.manifest import MANIFEST, Manifest
+from raygen.data.sources.source import DrawnFaces, drawn_folder
 
 
 def open_dataset(config: RunConfig, storage: str) -> tuple[Folder, Manifest | None]:

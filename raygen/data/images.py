@@ -19,7 +19,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from raygen.config import ImageFormat
+from raygen.config.run import ImageFormat
 from raygen.data.colour import to_srgb
 from raygen.data.kinds import HEAD_BYTES, RAW, unread_kind
 

@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from raygen.data.reader import ShardReader
-from raygen.data.shards import Manifest, ShardFile
-from raygen.errors import Unreadable
-from raygen.printable import printable
-from raygen.storage import Folder, unreadable
+from raygen.core.errors import Unreadable
+from raygen.core.printable import printable
+from raygen.core.storage import Folder, unreadable
+from raygen.data.shards.manifest import Manifest, ShardFile
+from raygen.data.shards.reader import ShardReader
 
 READ_BYTES = 2**20
 THREADS = 8

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-from raygen.printable import printable
+from raygen.core.printable import printable
 
 Group = Literal["picture", "archive", "video", "table", "document"]
 

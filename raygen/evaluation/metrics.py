@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from raygen.model_options import DCGANConfig, ModelConfig, VAEConfig, VAEGANConfig
+from raygen.config.families import DCGANConfig, ModelConfig, VAEConfig, VAEGANConfig
 
 if TYPE_CHECKING:
     from torch import Tensor

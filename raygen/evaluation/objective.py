@@ -9,8 +9,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from raygen.config import RunConfig
-from raygen.errors import RunError, UserError
+from raygen.config.run import RunConfig
+from raygen.core.errors import RunError, UserError
 from raygen.evaluation.metrics import Direction, logged, metric_of
 
 KL = "validation/kl"

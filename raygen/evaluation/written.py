@@ -9,9 +9,9 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
-from raygen.destination import writing
+from raygen.core.destination import writing
+from raygen.core.storage import Folder
 from raygen.evaluation.pictures import GridFile, encode_png
-from raygen.storage import Folder
 
 Batches = Iterable[tuple[np.ndarray, np.ndarray]]
 """Images (N, H, W, 3) uint8, and the float32 codes that they were made of."""

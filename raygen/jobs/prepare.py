@@ -5,21 +5,18 @@ import time
 from collections import Counter
 from dataclasses import replace
 
-from raygen import cluster
 from raygen.cli import Interrupted, command_line
-from raygen.config import PRESETS
-from raygen.data.download import download_celeba
-from raygen.data.huggingface import huggingface
+from raygen.cluster import connection as cluster
+from raygen.config.run import PRESETS
+from raygen.core.destination import file_to_write, folder_to_write
+from raygen.core.errors import RunError, UserError
+from raygen.core.printable import printable
+from raygen.core.progress import ProgressLine, describe
+from raygen.core.retry import OUTAGES
+from raygen.core.storage import Folder
 from raygen.data.inspect import contact_sheet, most_cells, table, verify
 from raygen.data.kinds import remedies
-from raygen.data.parts import Target
-from raygen.data.prepare import check_folder, is_finished, prepare
-from raygen.data.shards import MANIFEST, Manifest
-from raygen.data.sources import DrawnFaces, Source, celeba, folder
-from raygen.destination import file_to_write, folder_to_write
-from raygen.errors import RunError, UserError
-from raygen.evaluation.pictures import encode_png
-from raygen.job_options import (
+from raygen.data.options import (
     CelebAOptions,
     DrawnOptions,
     FilesOptions,
@@ -29,10 +26,13 @@ from raygen.job_options import (
     PrepareOptions,
     ShowOptions,
 )
-from raygen.printable import printable
-from raygen.progress import ProgressLine, describe
-from raygen.retry import OUTAGES
-from raygen.storage import Folder
+from raygen.data.prepare.parts import Target
+from raygen.data.prepare.prepare import check_folder, is_finished, prepare
+from raygen.data.shards.manifest import MANIFEST, Manifest
+from raygen.data.sources.download import download_celeba
+from raygen.data.sources.huggingface import huggingface
+from raygen.data.sources.source import DrawnFaces, Source, celeba, folder
+from raygen.evaluation.pictures import encode_png
 
 SHOWN_REASONS = 3
 

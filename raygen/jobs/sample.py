@@ -12,20 +12,20 @@ from torch import Tensor
 
 import raygen
 from raygen.cli import command_line
-from raygen.config import DRAWN, ImageFormat, size_name
+from raygen.config.run import DRAWN, ImageFormat, size_name
+from raygen.core.destination import file_to_write, folder_to_write, free_bytes
+from raygen.core.errors import UserError
+from raygen.core.progress import ProgressLine, describe
+from raygen.core.storage import Folder
 from raygen.data.images import MAX_FILE_BYTES, BadImage, fit_image, open_image, upright_size
 from raygen.data.pixels import as_images
-from raygen.data.reader import HeldOut
-from raygen.data.shards import Manifest
-from raygen.data.sources import VALIDATION, drawn_folder
-from raygen.destination import file_to_write, folder_to_write, free_bytes
-from raygen.errors import UserError
+from raygen.data.shards.manifest import Manifest
+from raygen.data.shards.reader import HeldOut
+from raygen.data.sources.source import VALIDATION, drawn_folder
 from raygen.evaluation.pictures import MAX_PNG_SIDE, grid_size, to_uint8
 from raygen.evaluation.written import write_arrays, write_files, write_grid
-from raygen.job_options import SampleOptions
-from raygen.progress import ProgressLine, describe
-from raygen.storage import Folder
-from raygen.trained import TrainedModel
+from raygen.inference.model import TrainedModel
+from raygen.inference.options import SampleOptions
 
 SAMPLES, ROWS = 64, 8
 """How many images without -n: samples, and rows of a strip."""

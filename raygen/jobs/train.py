@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import torch
 
-from raygen import cluster
 from raygen.cli import (
     Interrupted,
     TrainCommand,
@@ -15,16 +14,17 @@ from raygen.cli import (
     named_options,
     watch_command,
 )
+from raygen.cluster import connection as cluster
+from raygen.cluster.lease import Lease, only_owner
+from raygen.core.errors import RunError, UserError
+from raygen.core.progress import ProgressLine, describe, duration
+from raygen.core.retry import OUTAGES
+from raygen.core.signals import Signals
+from raygen.core.status import Event, Notice, Progress, Started, State, Status
 from raygen.data.dataset import check_files, draw_dataset, open_dataset
-from raygen.data.shards import MANIFEST
-from raygen.data.sources import TRAIN
-from raygen.errors import RunError, UserError
+from raygen.data.shards.manifest import MANIFEST
+from raygen.data.sources.source import TRAIN
 from raygen.evaluation.metrics import progress_text
-from raygen.lease import Lease, only_owner
-from raygen.progress import ProgressLine, describe, duration
-from raygen.retry import OUTAGES
-from raygen.signals import Signals
-from raygen.status import Event, Notice, Progress, Started, State, Status
 from raygen.training import first_run
 from raygen.training.placement import Placement, plan_workers
 from raygen.training.ray_worker import RUN, fit

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from raygen import cluster
-from raygen.checked import bare
 from raygen.cli import (
     Interrupted,
     TuneCommand,
@@ -15,23 +13,27 @@ from raygen.cli import (
     parse_run,
     watch_command,
 )
-from raygen.config import RESUMABLE_CHANGES
+from raygen.cluster import connection as cluster
+from raygen.cluster.lease import only_owner
+from raygen.config.fields import option, updated
+from raygen.config.job import JobOptions
+from raygen.config.run import RESUMABLE_CHANGES
+from raygen.core.checked import bare
+from raygen.core.errors import RunError, UserError
+from raygen.core.progress import ProgressLine, describe
+from raygen.core.retry import OUTAGES
+from raygen.core.signals import Signals
+from raygen.core.status import Status
+from raygen.core.uris import names_host
 from raygen.data.dataset import check_files, draw_dataset, open_dataset
-from raygen.data.shards import MANIFEST
-from raygen.data.sources import TRAIN
-from raygen.data.stored import store_images
-from raygen.errors import RunError, UserError
-from raygen.job_options import JobOptions, SweepOptions
-from raygen.lease import only_owner
-from raygen.options import option, updated
-from raygen.progress import ProgressLine, describe
-from raygen.retry import OUTAGES
-from raygen.signals import Signals
-from raygen.status import Status
+from raygen.data.shards.manifest import MANIFEST
+from raygen.data.shards.object_store import store_images
+from raygen.data.sources.source import TRAIN
 from raygen.training.placement import check_sync_bn
 from raygen.training.run import SUMMARY, RunFolder
 from raygen.tuning.capacity import plan_capacity
 from raygen.tuning.findings import BEST, SEED, over_seeds, sentence, write_findings
+from raygen.tuning.options import SweepOptions
 from raygen.tuning.planning import (
     Plan,
     check_dataset,
@@ -46,7 +48,6 @@ from raygen.tuning.records import ENDED, SWEEP, SweepFolder
 from raygen.tuning.sweep import Finished, run_sweep
 from raygen.tuning.table import LiveTable, aligned, trial_rows
 from raygen.tuning.trial import Task
-from raygen.uris import names_host
 
 MAY_CHANGE = {"trials", "max_concurrent", "time_budget", "resume", "workers_per_trial"}
 """Options of a sweep that may differ when it is resumed."""

@@ -5,13 +5,13 @@ import threading
 import time
 from collections.abc import Collection
 
-from raygen.errors import UserError
-from raygen.job_options import WatchOptions
-from raygen.mirror import Mirror
-from raygen.progress import ProgressLine
-from raygen.signals import Signals
-from raygen.storage import Folder
-from raygen.tensorboard import serve
+from raygen.core.errors import UserError
+from raygen.core.progress import ProgressLine
+from raygen.core.signals import Signals
+from raygen.core.storage import Folder
+from raygen.tensorboard.mirror import Mirror
+from raygen.tensorboard.options import WatchOptions
+from raygen.tensorboard.server import serve
 
 
 def watch(options: WatchOptions) -> None:

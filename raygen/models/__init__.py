@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-from raygen.config import RunConfig
+from raygen.config.run import RunConfig
 from raygen.models.base import Model
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from raygen.model_options import AdversarialConfig
+from raygen.config.families import AdversarialConfig
 from raygen.models.base import Metrics, Model, Step
 from raygen.models.layers import PENALTY
 

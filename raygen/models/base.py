@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parallel import DistributedDataParallel
 
-from raygen.config import RunConfig
+from raygen.config.run import RunConfig
 from raygen.data.batch import Batch
 from raygen.models import pictures
 from raygen.models.layers import MovingAverage, evaluating, latents

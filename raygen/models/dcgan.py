@@ -12,9 +12,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from raygen.config import RunConfig
+from raygen.config.families import DCGANConfig
+from raygen.config.run import RunConfig
+from raygen.config.schedule import Schedule
 from raygen.data.batch import Batch
-from raygen.model_options import DCGANConfig
 from raygen.models import adversarial
 from raygen.models.adversarial import SLOPE, Normalisation
 from raygen.models.base import Interface, Metrics, Model, Step
@@ -29,7 +30,6 @@ from raygen.models.layers import (
     initialise_uniform,
     scaled,
 )
-from raygen.schedule import Schedule
 
 WEIGHT_STD = 0.02
 DROPOUT = 0.3

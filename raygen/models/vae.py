@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raygen.config import RunConfig
+from raygen.config.families import VAEConfig
+from raygen.config.run import RunConfig
 from raygen.data.batch import Batch
-from raygen.model_options import VAEConfig
 from raygen.models.base import Interface, Metrics, Model, Step
 from raygen.models.layers import (
     TRAINING_NOISE,

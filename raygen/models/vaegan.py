@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raygen.config import RunConfig
+from raygen.config.families import VAEGANConfig
+from raygen.config.run import RunConfig
+from raygen.config.schedule import Schedule
 from raygen.data.batch import Batch
-from raygen.model_options import VAEGANConfig
 from raygen.models import adversarial
 from raygen.models.adversarial import SLOPE, Normalisation, generator_term
 from raygen.models.base import Interface, Metrics, Model, Step
@@ -29,7 +30,6 @@ from raygen.models.layers import (
     reparameterize,
     scaled,
 )
-from raygen.schedule import Schedule
 
 
 def stages(side: int) -> int:

@@ -22,11 +22,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from raygen.checked import Checked, bare, shown
-from raygen.errors import CheckpointError, StorageError
+from raygen.core.checked import Checked, bare, shown
+from raygen.core.errors import CheckpointError, StorageError
+from raygen.core.status import Position
+from raygen.core.storage import Folder, unreadable
 from raygen.models.base import Model
-from raygen.status import Position
-from raygen.storage import Folder, unreadable
 from raygen.training.checkpoint_index import ADVICE, FORMAT_VERSION, STATE, read_checked_state
 
 # What needs no torch is there, and can be reached from here as well.

@@ -5,10 +5,10 @@ import re
 from dataclasses import dataclass, fields
 from typing import Any
 
-from raygen.checked import Checked, shown
-from raygen.errors import CheckpointError
-from raygen.status import Position
-from raygen.storage import Folder
+from raygen.core.checked import Checked, shown
+from raygen.core.errors import CheckpointError
+from raygen.core.status import Position
+from raygen.core.storage import Folder
 
 FORMAT_VERSION = 1
 STATE = "state.json"

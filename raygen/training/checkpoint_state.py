@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from raygen.checked import MOST_BYTES, Checked, parse
-from raygen.errors import CheckpointError
-from raygen.storage import Folder
+from raygen.core.checked import MOST_BYTES, Checked, parse
+from raygen.core.errors import CheckpointError
+from raygen.core.storage import Folder
 
 Layout = dict[str, tuple[str, tuple[int, ...]]]
 """Tensors of a file by name: type, as safetensors calls it, and shape."""

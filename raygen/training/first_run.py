@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from raygen.config import DRAWN, RunConfig
+from raygen.config.run import DRAWN, RunConfig
 from raygen.data.batch import Batch
 from raygen.models import build_model
 from raygen.models.base import Step

@@ -7,10 +7,10 @@ holds: Ray waits for ever, without a word, for processors that are all reserved.
 import math
 from dataclasses import dataclass
 
-from raygen.cluster import Nodes, total
-from raygen.config import RAY_DATA, Reader, RunConfig
-from raygen.data.ray_reader import TASK_CPUS, TASKS_IN_FLIGHT
-from raygen.errors import UserError
+from raygen.cluster.connection import Nodes, total
+from raygen.config.run import RAY_DATA, Reader, RunConfig
+from raygen.core.errors import UserError
+from raygen.data.stream.ray_reader import TASK_CPUS, TASKS_IN_FLIGHT
 
 LEAST_CPUS = 0.25
 """Per worker. More workers than four for each CPU only get in each other's way."""

@@ -23,12 +23,12 @@ from ray.train import FailureConfig, ScalingConfig
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchTrainer, get_device
 
-from raygen import cluster
-from raygen.cluster import Poll
-from raygen.errors import RunError, StorageError, UserError
-from raygen.lease import Fence
-from raygen.retry import OUTAGES, is_lasting, not_written
-from raygen.status import (
+from raygen.cluster import connection as cluster
+from raygen.cluster.connection import Poll
+from raygen.cluster.lease import Fence
+from raygen.core.errors import RunError, StorageError, UserError
+from raygen.core.retry import OUTAGES, is_lasting, not_written
+from raygen.core.status import (
     Callbacks,
     Ended,
     Event,
@@ -38,7 +38,7 @@ from raygen.status import (
     Progress,
     State,
 )
-from raygen.storage import Folder
+from raygen.core.storage import Folder
 from raygen.training.placement import Placement
 from raygen.training.process_group import torch_config
 from raygen.training.session import Session, run_session

@@ -10,13 +10,14 @@ from dataclasses import replace
 
 import torch
 
-import raygen
-from raygen.errors import RunError, UserError
-from raygen.search_space import Value
-from raygen.status import Outcome, Position, Progress
-from raygen.storage import Folder
-from raygen.training import checkpoint_index, hparams
-from raygen.training.history import last_values, read_history
+from raygen.config.domains import Value
+from raygen.core.errors import RunError, UserError
+from raygen.core.history import last_values, read_history
+from raygen.core.status import Outcome, Position, Progress
+from raygen.core.storage import Folder
+from raygen.core.version import VERSION
+from raygen.tensorboard import hparams
+from raygen.training import checkpoint_index
 from raygen.training.run import SUMMARY, RunFolder
 from raygen.training.session import Session
 from raygen.training.summary import Best, Kind, Status, Summary, read_summary
@@ -112,7 +113,7 @@ class RunRecord:
             dataset=session.manifest.fingerprint,
             began_at=round(self._began_at, 2),
             ended_at=None if status == "running" else round(now, 2),
-            raygen_version=raygen.__version__,
+            raygen_version=VERSION,
             torch_version=str(torch.__version__),
         )
         run.check_owner()

@@ -4,15 +4,15 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raygen import marker
-from raygen.checked import bare
-from raygen.config import PRESETS, RESUMABLE_CHANGES, RunConfig
-from raygen.errors import UserError
-from raygen.lease import Fence
-from raygen.marker import Marker
-from raygen.options import option
-from raygen.status import Position
-from raygen.storage import Folder
+from raygen.cluster.lease import Fence
+from raygen.config.fields import option
+from raygen.config.run import PRESETS, RESUMABLE_CHANGES, RunConfig
+from raygen.core import marker
+from raygen.core.checked import bare
+from raygen.core.errors import UserError
+from raygen.core.marker import Marker
+from raygen.core.status import Position
+from raygen.core.storage import Folder
 from raygen.training import checkpoint_index
 
 CONFIG = "config.json"

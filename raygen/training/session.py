@@ -9,20 +9,20 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from raygen.config import RunConfig
-from raygen.data.prefetch import Prefetcher
-from raygen.data.reader import HeldOut, Stored
-from raygen.data.shards import Manifest
-from raygen.data.sources import TRAIN, VALIDATION
-from raygen.data.stream import ImageStream
-from raygen.errors import RunError, UserError
+from raygen.config.run import RunConfig
+from raygen.core.errors import RunError, UserError
+from raygen.core.status import Callbacks, Outcome, Position, Progress
+from raygen.core.storage import Folder
+from raygen.data.shards.manifest import Manifest
+from raygen.data.shards.reader import HeldOut, Stored
+from raygen.data.sources.source import TRAIN, VALIDATION
+from raygen.data.stream.prefetch import Prefetcher
+from raygen.data.stream.stream import ImageStream
 from raygen.models import build_model
 from raygen.models.base import Model
-from raygen.status import Callbacks, Outcome, Position, Progress
-from raygen.storage import Folder
+from raygen.tensorboard.run_log import RunLog
 from raygen.training import checkpoint
 from raygen.training.finite import NotFinite
-from raygen.training.logging import RunLog
 from raygen.training.run import RunFolder
 from raygen.training.trainer import Trainer
 from raygen.training.validation import Validation
@@ -164,7 +164,7 @@ def _train_from(
                     session.total_steps - start.global_step
                 )
                 callbacks.measured(Progress(start.images_seen, total, 0.0, known, start.seconds))
-            log = stack.enter_context(RunLog(run, start.images_seen))
+            log = stack.enter_context(RunLog(run.folder, start.images_seen))
             log.text("config", _as_table(config.to_json()))
         trainer = Trainer(
             model,

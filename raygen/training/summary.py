@@ -3,8 +3,8 @@
 from dataclasses import dataclass, fields
 from typing import Any, Literal, cast, get_args
 
-from raygen.checked import Checked, finite_or_none
-from raygen.storage import Folder
+from raygen.core.checked import Checked, finite_or_none
+from raygen.core.storage import Folder
 from raygen.training.run import SUMMARY
 
 Kind = Literal["training", "trial"]

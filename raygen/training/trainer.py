@@ -15,19 +15,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from raygen.config import RunConfig
+from raygen.config.run import RunConfig
+from raygen.core.status import Callbacks, Outcome, Position, Progress
 from raygen.data.batch import RawBatch
 from raygen.evaluation.objective import own_objective
 from raygen.evaluation.pictures import grid
 from raygen.models.base import Metrics, Model, Step
 from raygen.models.layers import DROPOUT
 from raygen.models.pictures import RECONSTRUCTIONS, Picture
-from raygen.status import Callbacks, Outcome, Position, Progress
+from raygen.tensorboard.projector import codes_of, write_projector
+from raygen.tensorboard.run_log import RunLog
 from raygen.training import checkpoint
 from raygen.training.checkpoint import Score, Snapshot
 from raygen.training.finite import LossWatch, check_weights
-from raygen.training.logging import RunLog
-from raygen.training.projector import codes_of, write_projector
 from raygen.training.run import RunFolder
 from raygen.training.validation import Validation
 from raygen.training.workers import Workers

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from raygen.data.batch import Batch
 from raygen.data.pixels import CPU
-from raygen.data.reader import HeldOut
+from raygen.data.shards.reader import HeldOut
 from raygen.evaluation.metrics import COMPUTED
 from raygen.models.base import Model
 from raygen.models.layers import QUALITY

@@ -7,9 +7,9 @@ Ray Data reads, and the process that drives a trial's workers where there are se
 import math
 from dataclasses import dataclass
 
-from raygen.cluster import Nodes, total
-from raygen.config import Reader
-from raygen.errors import UserError
+from raygen.cluster.connection import Nodes, total
+from raygen.config.run import Reader
+from raygen.core.errors import UserError
 from raygen.training.placement import LEAST_CPUS, fitting_cpus, resources
 
 DRIVER_CPUS = 0.01

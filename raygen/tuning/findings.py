@@ -12,11 +12,11 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from raygen.config import PRESETS, RunConfig
+from raygen.config.domains import Choice, Range, Space, Value, short
+from raygen.config.run import PRESETS, RunConfig
+from raygen.core.storage import Folder
 from raygen.evaluation.objective import Objective
-from raygen.job_options import TRIAL_DEFAULTS
-from raygen.search_space import Choice, Range, Space, Value, short
-from raygen.storage import Folder
+from raygen.tuning.options import TRIAL_DEFAULTS
 from raygen.tuning.records import Trial, best_trial, comparable
 from raygen.tuning.table import describe_values
 

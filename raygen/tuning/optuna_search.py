@@ -6,9 +6,9 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from raygen.errors import UserError
+from raygen.config.domains import MOST_ATTEMPTS, Domain, Range, Space, Values, nothing_fits
+from raygen.core.errors import UserError
 from raygen.evaluation.objective import Objective
-from raygen.search_space import MOST_ATTEMPTS, Domain, Range, Space, Values, nothing_fits
 from raygen.tuning.records import ENDED, Trial
 from raygen.tuning.schedulers import LAST, TIME
 

@@ -3,18 +3,19 @@
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 
-from raygen import marker
-from raygen.checked import shown
-from raygen.config import RESUMABLE_CHANGES, RunConfig
-from raygen.data.shards import Manifest
-from raygen.data.sources import TRAIN, VALIDATION
-from raygen.errors import UserError
+from raygen.config.domains import Space, Values, grid_trials, random_trials, read_space
+from raygen.config.families import CHANGEABLE
+from raygen.config.job import JobOptions
+from raygen.config.run import RESUMABLE_CHANGES, RunConfig
+from raygen.core import marker
+from raygen.core.checked import shown
+from raygen.core.errors import UserError
+from raygen.data.shards.manifest import Manifest
+from raygen.data.sources.source import TRAIN, VALIDATION
 from raygen.evaluation.objective import Objective, choose_objective
-from raygen.job_options import JobOptions, SweepOptions
-from raygen.model_options import CHANGEABLE
-from raygen.search_space import Space, Values, grid_trials, random_trials, read_space
-from raygen.training import hparams
+from raygen.tensorboard import hparams
 from raygen.training.placement import check_batch
+from raygen.tuning.options import SweepOptions
 from raygen.tuning.optuna_search import import_optuna
 from raygen.tuning.records import OWN, REPORTS, SWEEP, TRIAL, SweepFolder, Trial
 

@@ -16,15 +16,15 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise
 from typing import Any, Literal, cast, get_args
 
-from raygen import marker
-from raygen.checked import Checked
-from raygen.config import RunConfig
-from raygen.errors import UserError
+from raygen.cluster.lease import Fence
+from raygen.config.domains import Value, Values
+from raygen.config.run import RunConfig
+from raygen.core import marker
+from raygen.core.checked import Checked
+from raygen.core.errors import UserError
+from raygen.core.marker import Marker
+from raygen.core.storage import Folder
 from raygen.evaluation.objective import Objective
-from raygen.lease import Fence
-from raygen.marker import Marker
-from raygen.search_space import Value, Values
-from raygen.storage import Folder
 from raygen.training.run import RunFolder
 
 SWEEP = "sweep.json"

@@ -13,9 +13,9 @@ from typing import Any
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialScheduler
 
+from raygen.config.domains import Domain, Range, Space
+from raygen.config.families import CHANGEABLE
 from raygen.evaluation.objective import Objective
-from raygen.model_options import CHANGEABLE
-from raygen.search_space import Domain, Range, Space
 from raygen.tuning.records import ENDED, REDUCTION, Report, Trial, trial_name
 
 TIME = "images_seen"

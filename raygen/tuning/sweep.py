@@ -15,16 +15,16 @@ from ray import tune
 from ray.exceptions import RayError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from raygen.cluster import Poll, answer
-from raygen.errors import RunError
-from raygen.job_options import Scheduler, SweepOptions
-from raygen.lease import Lease
-from raygen.search_space import Space
-from raygen.signals import Signals
-from raygen.status import Notice, Progress, State
-from raygen.training import hparams
+from raygen.cluster.connection import Poll, answer
+from raygen.cluster.lease import Lease
+from raygen.config.domains import Space
+from raygen.core.errors import RunError
+from raygen.core.signals import Signals
+from raygen.core.status import Notice, Progress, State
+from raygen.tensorboard import hparams
 from raygen.training.ray_worker import RECORDS, forget_records
 from raygen.training.record import note_end
+from raygen.tuning.options import Scheduler, SweepOptions
 from raygen.tuning.optuna_search import OptunaSearch
 from raygen.tuning.planning import Plan
 from raygen.tuning.records import ENDED, Report, Trial, trial_name

@@ -6,10 +6,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
+from raygen.config.domains import Space, short
+from raygen.core.progress import ProgressLine, duration
+from raygen.core.status import Progress
 from raygen.evaluation.objective import Objective
-from raygen.progress import ProgressLine, duration
-from raygen.search_space import Space, short
-from raygen.status import Progress
 from raygen.tuning.records import ENDED, REDUCTION, Status, Trial, best_trial
 
 REFRESH_SECONDS = 1.0

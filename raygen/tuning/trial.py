@@ -14,16 +14,16 @@ import ray
 import torch
 from ray import tune
 
-from raygen.cluster import Poll, own_actor
-from raygen.config import RunConfig
-from raygen.data.shards import Manifest
-from raygen.data.stored import StoredImages
-from raygen.errors import RunError, StorageError, UserError
+from raygen.cluster.connection import Poll, own_actor
+from raygen.config.domains import Values
+from raygen.config.run import RunConfig
+from raygen.core.errors import RunError, StorageError, UserError
+from raygen.core.retry import OUTAGES, is_lasting, not_written
+from raygen.core.status import Callbacks, Measured, Notice, Outcome, Progress, State, Status
+from raygen.core.storage import Folder
+from raygen.data.shards.manifest import Manifest
+from raygen.data.shards.object_store import StoredImages
 from raygen.evaluation.objective import Objective
-from raygen.retry import OUTAGES, is_lasting, not_written
-from raygen.search_space import Values
-from raygen.status import Callbacks, Measured, Notice, Outcome, Progress, State, Status
-from raygen.storage import Folder
 from raygen.training import checkpoint
 from raygen.training.placement import Placement
 from raygen.training.ray_worker import RUN, fit, use_cores

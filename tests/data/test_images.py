@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
-from raygen.config import ImageFormat
-from raygen.data.drawn_faces import draw_face
+from raygen.config.run import ImageFormat
 from raygen.data.images import BadImage, fit_image, fit_images, open_image, upright_size
+from raygen.data.sources.drawn_faces import draw_face
 
 pytestmark = pytest.mark.numeric
 

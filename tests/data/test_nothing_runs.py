@@ -17,12 +17,12 @@ import ray.data
 from helpers import fails, write_dataset
 from ray.data.extensions import ArrowPythonObjectType
 
-from raygen.data.huggingface import huggingface
-from raygen.data.reader import ShardReader
-from raygen.data.shards import MANIFEST, Manifest
-from raygen.data.sources import TRAIN
-from raygen.errors import UserError
-from raygen.storage import Folder
+from raygen.core.errors import UserError
+from raygen.core.storage import Folder
+from raygen.data.shards.manifest import MANIFEST, Manifest
+from raygen.data.shards.reader import ShardReader
+from raygen.data.sources.huggingface import huggingface
+from raygen.data.sources.source import TRAIN
 
 
 class Harm:

@@ -11,19 +11,19 @@ import pytest
 from helpers import damage, load_image, run_script, write_dataset
 from test_huggingface import write_saved
 
-from raygen.config import ImageFormat, Reader
-from raygen.data.drawn_faces import write_celeba_layout
-from raygen.data.files import Files
-from raygen.data.huggingface import huggingface
+from raygen.config.run import ImageFormat, Reader
+from raygen.core.errors import ShardError, UserError
+from raygen.core.storage import Folder
 from raygen.data.inspect import verify
-from raygen.data.parts import Target
-from raygen.data.prepare import prepare
-from raygen.data.reader import ShardReader
-from raygen.data.shards import Manifest
-from raygen.data.sources import TRAIN, VALIDATION, celeba
-from raygen.data.stream import ImageStream
-from raygen.errors import ShardError, UserError
-from raygen.storage import Folder
+from raygen.data.prepare.parts import Target
+from raygen.data.prepare.prepare import prepare
+from raygen.data.shards.manifest import Manifest
+from raygen.data.shards.reader import ShardReader
+from raygen.data.sources.drawn_faces import write_celeba_layout
+from raygen.data.sources.files import Files
+from raygen.data.sources.huggingface import huggingface
+from raygen.data.sources.source import TRAIN, VALIDATION, celeba
+from raygen.data.stream.stream import ImageStream
 
 SMALL, LARGE = ImageFormat(32, 32, 150), ImageFormat(64, 64, 150)
 

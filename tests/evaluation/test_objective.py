@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from raygen.config import PRESETS
-from raygen.errors import RunError, UserError
+from raygen.config.run import PRESETS
+from raygen.core.errors import RunError, UserError
 from raygen.evaluation.objective import Objective, choose_objective, own_objective
-from raygen.job_options import SweepOptions
+from raygen.tuning.options import SweepOptions
 
 
 def test_a_metric_that_is_never_logged_is_refused() -> None:

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 from helpers import damage, fails, run_script, tiny_config
 
-from raygen.data.shards import Manifest
-from raygen.storage import Folder
+from raygen.core.storage import Folder
+from raygen.data.shards.manifest import Manifest
 from raygen.training import checkpoint
 from raygen.training.run import RunFolder
 

@@ -11,13 +11,13 @@ import pytest
 from helpers import damage, fails, random_images, run_script, write_dataset
 from PIL import Image
 
-from raygen.data.drawn_faces import write_celeba_layout
-from raygen.data.reader import ShardReader
-from raygen.data.shards import Manifest
-from raygen.errors import RunError, UserError
-from raygen.job_options import CelebAOptions, PrepareOptions
+from raygen.core.errors import RunError, UserError
+from raygen.core.storage import Folder
+from raygen.data.options import CelebAOptions, PrepareOptions
+from raygen.data.shards.manifest import Manifest
+from raygen.data.shards.reader import ShardReader
+from raygen.data.sources.drawn_faces import write_celeba_layout
 from raygen.jobs.prepare import open_source, report
-from raygen.storage import Folder
 
 
 @pytest.mark.slow

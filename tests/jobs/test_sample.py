@@ -19,17 +19,17 @@ from PIL import Image
 from torch import Tensor
 
 import raygen
-from raygen.config import PRESETS
+from raygen.config.run import PRESETS
+from raygen.core.storage import Folder
 from raygen.data.pixels import as_images
-from raygen.data.reader import HeldOut
-from raygen.data.shards import MANIFEST, Manifest, ShardFile, write_shard
-from raygen.data.sources import TRAIN, VALIDATION
+from raygen.data.shards.manifest import MANIFEST, Manifest, ShardFile, write_shard
+from raygen.data.shards.reader import HeldOut
+from raygen.data.sources.source import TRAIN, VALIDATION
 from raygen.evaluation.pictures import GridFile, grid, grid_size, to_uint8
-from raygen.job_options import SweepOptions
+from raygen.inference.model import TrainedModel
 from raygen.jobs.sample import read_image
-from raygen.storage import Folder
-from raygen.trained import TrainedModel
 from raygen.training.run import CONFIG
+from raygen.tuning.options import SweepOptions
 from raygen.tuning.records import SWEEP
 
 
@@ -91,7 +91,7 @@ def test_many_samples_are_written_as_they_are_drawn(
         sizes.append(len(codes))
         return from_noise(trained, codes)
 
-    monkeypatch.setattr("raygen.trained.AT_ONCE", 16)
+    monkeypatch.setattr("raygen.inference.model.AT_ONCE", 16)
     monkeypatch.setattr(TrainedModel, "from_noise", counted)
     options = (run, "-n", "70", "--seed", "3")
     assert sample(*options, "--out", tmp_path / "a.png") == 0

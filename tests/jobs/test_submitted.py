@@ -14,8 +14,8 @@ import pytest
 from conftest import Head, add_node, search_path
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from raygen.errors import UserError
-from raygen.storage import Folder
+from raygen.core.errors import UserError
+from raygen.core.storage import Folder
 from raygen.training import checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -205,7 +205,7 @@ def test_a_driver_on_any_node_knows_what_the_cluster_may_come_to_have(
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from raygen.cluster import BOOTSTRAP, HEAD, possible_nodes
+    from raygen.cluster.connection import BOOTSTRAP, HEAD, possible_nodes
 
     others = [n["NodeID"] for n in ray.nodes() if n["Alive"] and HEAD not in n["Resources"]]
     [other] = others
@@ -234,8 +234,8 @@ def test_a_job_s_own_actors_are_not_lost_with_another_node(cluster: Head, ray_se
     import ray
     from ray.util.state import get_actor
 
-    from raygen.cluster import own_actor
-    from raygen.status import Status
+    from raygen.cluster.connection import own_actor
+    from raygen.core.status import Status
 
     with contextlib.ExitStack() as stack:
         actors = [stack.enter_context(own_actor(Status)) for _ in range(6)]
@@ -249,7 +249,7 @@ def test_a_job_s_own_actors_are_not_lost_with_another_node(cluster: Head, ray_se
 def test_folders_that_another_machine_does_not_see_are_refused(
     cluster: Head, ray_session: str, tmp_path: Path
 ) -> None:
-    from raygen.cluster import check_shared
+    from raygen.cluster.connection import check_shared
 
     (tmp_path / "file").write_text("shared")
     everywhere = Folder.at(tmp_path)

@@ -19,11 +19,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from raygen import cluster
+from raygen.cluster import connection as cluster
+from raygen.core.history import last_values, read_history
+from raygen.core.status import Progress, State
+from raygen.core.storage import Folder
 from raygen.jobs.train import Watcher
-from raygen.status import Progress, State
-from raygen.storage import Folder
-from raygen.training.history import last_values, read_history
 from raygen.training.placement import Placement
 from raygen.training.ray_worker import RUN
 from raygen.training.summary import read_summary

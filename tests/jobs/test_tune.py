@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from raygen.cli import TrainCommand, parse_run
+from raygen.core.history import last_values, read_history
+from raygen.core.storage import Folder
 from raygen.evaluation.objective import Objective
-from raygen.storage import Folder
-from raygen.training.history import last_values, read_history
 from raygen.training.summary import read_summary
 from raygen.tuning.records import SweepFolder, best_trial
 from raygen.tuning.sweep import DIED

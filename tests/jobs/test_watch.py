@@ -24,16 +24,16 @@ import numpy as np
 import pytest
 from helpers import descendants, fails, free_port, is_loopback, listeners
 
-from raygen import mirror as mirror_module
+from raygen.config.domains import Choice, Range, Space, Values
+from raygen.core.status import Position
+from raygen.core.storage import Folder
 from raygen.jobs.watch import first_look, keep_current
-from raygen.mirror import Mirror
-from raygen.search_space import Choice, Range, Space, Values
-from raygen.status import Position
-from raygen.storage import Folder
-from raygen.tensorboard import written
-from raygen.training import hparams
-from raygen.training.logging import RunLog
-from raygen.training.projector import NAME, Codes, write_projector
+from raygen.tensorboard import hparams
+from raygen.tensorboard import mirror as mirror_module
+from raygen.tensorboard.mirror import Mirror
+from raygen.tensorboard.projector import NAME, Codes, write_projector
+from raygen.tensorboard.run_log import RunLog
+from raygen.tensorboard.server import written
 from raygen.training.run import RunFolder
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +51,7 @@ SPACE: Space = {"lr_g": Range(1e-5, 1e-3, log=True), "schedule": Choice(("1:1", 
 
 def write_run(run: RunFolder) -> None:
     random = np.random.default_rng(0)
-    with RunLog(run, 0) as log:
+    with RunLog(run.folder, 0) as log:
         log.text("config", "| option | value |\n|---|---|\n| batch_size | 4711 |")
         for k in (1, 2, 3):
             values = {"loss/total": 1 / k, "quality/swd": 50.0, "throughput/images_per_second": 9.0}
@@ -71,7 +71,7 @@ def write_sweep(sweep: Folder) -> None:
         trial = sweep.join("trials", name)
         values: Values = {"lr_g": 1e-4 * (number + 1), "schedule": "5:1"}
         hparams.write_start(trial, name, SPACE, values, time.time())
-        with RunLog(RunFolder(trial), 0) as log:
+        with RunLog(trial, 0) as log:
             log.scalars({"quality/swd": 30.5 + number}, Position(images_seen=100))
         if number < 2:
             hparams.write_end(trial, number == 0)
@@ -152,7 +152,7 @@ def write_codes(run: RunFolder, value: float) -> None:
 
 def write_loss(run: RunFolder, value: float, images_seen: int) -> None:
     """What a session logs that goes on after so many images."""
-    with RunLog(run, images_seen) as log:
+    with RunLog(run.folder, images_seen) as log:
         log.scalars({"loss/total": value}, Position(images_seen=images_seen + 10))
 
 
@@ -303,7 +303,7 @@ def test_a_browser_shows_runs_and_sweeps_of_an_object_store(s3: Folder, page: An
             page.get_by_text(attribute, exact=True).first.wait_for(state="attached")
 
         # What is logged from now on appears by itself.
-        with RunLog(run, 300) as log:
+        with RunLog(run.folder, 300) as log:
             log.scalars({"loss/kl": 0.5}, Position(images_seen=400))
         open_tab("timeseries")
         wait_for(lambda: "loss/kl" in ask(url, "plugin/scalars/tags")["vae"])

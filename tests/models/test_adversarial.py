@@ -21,8 +21,9 @@ from helpers import (
 )
 from torch import Tensor, nn
 
-from raygen.errors import UserError
-from raygen.model_options import DCGANConfig
+from raygen.config.families import DCGANConfig
+from raygen.config.fields import updated
+from raygen.core.errors import UserError
 from raygen.models.adversarial import (
     accuracy,
     discriminator_loss,
@@ -35,7 +36,6 @@ from raygen.models.adversarial import (
 )
 from raygen.models.dcgan import DCGAN
 from raygen.models.layers import PENALTY, latents
-from raygen.options import updated
 
 pytestmark = pytest.mark.numeric
 

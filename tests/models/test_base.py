@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import batch_of, build, build_any, scaled_images, small_config, step_of
 
-from raygen.config import PRESETS
+from raygen.config.run import PRESETS
 from raygen.models.base import Step
 from raygen.models.dcgan import DCGAN
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import batch_of, build_any, scaled_images, small_config, step_of
 
-from raygen.config import PRESETS
+from raygen.config.run import PRESETS
 
 
 @pytest.mark.slow

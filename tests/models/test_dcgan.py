@@ -23,9 +23,11 @@ from helpers import (
 )
 from torch import Tensor, nn
 
-from raygen.config import PRESETS
-from raygen.errors import UserError
-from raygen.model_options import DCGANConfig
+from raygen.config.families import DCGANConfig
+from raygen.config.fields import updated
+from raygen.config.run import PRESETS
+from raygen.config.schedule import Schedule
+from raygen.core.errors import UserError
 from raygen.models.adversarial import binary_loss
 from raygen.models.base import Metrics
 from raygen.models.dcgan import (
@@ -36,8 +38,6 @@ from raygen.models.dcgan import (
     Generator64,
 )
 from raygen.models.layers import VALIDATION, UpsampleConv2d, latents
-from raygen.options import updated
-from raygen.schedule import Schedule
 
 pytestmark = pytest.mark.numeric
 

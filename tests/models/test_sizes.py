@@ -6,8 +6,8 @@ import pytest
 import torch
 from helpers import batch_of, build_any, scaled_images, small_config, step_of
 
-from raygen.config import PRESETS, RunConfig
-from raygen.errors import UserError
+from raygen.config.run import PRESETS, RunConfig
+from raygen.core.errors import UserError
 from raygen.models import build_model
 
 

@@ -26,12 +26,12 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as exact_divergence
 
-from raygen.config import PRESETS, RunConfig
-from raygen.errors import UserError
-from raygen.model_options import VAEConfig
+from raygen.config.families import VAEConfig
+from raygen.config.fields import updated
+from raygen.config.run import PRESETS, RunConfig
+from raygen.core.errors import UserError
 from raygen.models.layers import VALIDATION
 from raygen.models.vae import VAE, Decoder, Encoder, halved
-from raygen.options import updated
 
 pytestmark = pytest.mark.numeric
 

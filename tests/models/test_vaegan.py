@@ -26,12 +26,12 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as exact_divergence
 
-from raygen.config import PRESETS, RunConfig
-from raygen.errors import UserError
-from raygen.model_options import VAEGANConfig
+from raygen.config.families import VAEGANConfig
+from raygen.config.fields import updated
+from raygen.config.run import PRESETS, RunConfig
+from raygen.core.errors import UserError
 from raygen.models.layers import PRIOR_NOISE, TRAINING_NOISE, VALIDATION, latents
 from raygen.models.vaegan import VAEGAN, Decoder, Discriminator, Encoder, feature_distance
-from raygen.options import updated
 
 pytestmark = pytest.mark.numeric
 

@@ -10,12 +10,12 @@ import torch
 from helpers import batch_of, random_images, tiny_config
 from safetensors.torch import load_file
 
+from raygen.core.errors import CheckpointError, StorageError
+from raygen.core.status import Position
+from raygen.core.storage import Folder
 from raygen.data.pixels import scale_images
-from raygen.errors import CheckpointError, StorageError
 from raygen.models import build_model
 from raygen.models.base import Model, Step
-from raygen.status import Position
-from raygen.storage import Folder
 from raygen.training import checkpoint
 from raygen.training.checkpoint import Score
 

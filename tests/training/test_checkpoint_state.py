@@ -12,11 +12,11 @@ from helpers import save_run, small_config
 from safetensors.torch import load_file, save_file
 
 import raygen
-from raygen.errors import CheckpointError
+from raygen.core.errors import CheckpointError
+from raygen.core.status import Position
+from raygen.core.storage import Folder
 from raygen.models import build_model
 from raygen.models.base import Model
-from raygen.status import Position
-from raygen.storage import Folder
 from raygen.training import checkpoint
 
 PRESETS_OF_EACH_OPTIMIZER: dict[str, dict[str, Any]] = {

@@ -10,8 +10,8 @@ import pytest
 from helpers import run_script, save_run
 
 from raygen.cli import named_options
-from raygen.config import PRESETS, RunConfig
-from raygen.storage import Folder
+from raygen.config.run import PRESETS, RunConfig
+from raygen.core.storage import Folder
 from raygen.training import first_run
 from raygen.training.run import RunFolder
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from helpers import write_dataset
 
-from raygen.config import PRESETS
-from raygen.status import Callbacks, Progress
-from raygen.storage import Folder
+from raygen.config.run import PRESETS
+from raygen.core.status import Callbacks, Progress
+from raygen.core.storage import Folder
 from raygen.training.run import RunFolder
 from raygen.training.session import Session, run_session
 from raygen.training.workers import Workers

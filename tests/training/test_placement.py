@@ -3,9 +3,9 @@
 import pytest
 from helpers import tiny_config
 
-from raygen.cluster import Nodes
-from raygen.config import PRESETS, Reader
-from raygen.errors import UserError
+from raygen.cluster.connection import Nodes
+from raygen.config.run import PRESETS, Reader
+from raygen.core.errors import UserError
 from raygen.training.placement import Placement, fitting_cpus, plan_workers
 
 FOUR_GPUS = [{"CPU": 64.0, "GPU": 4.0}]

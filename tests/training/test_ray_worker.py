@@ -7,8 +7,8 @@ from unittest import mock
 
 import pytest
 
-from raygen.status import Position
-from raygen.storage import Folder
+from raygen.core.status import Position
+from raygen.core.storage import Folder
 from raygen.training import ray_worker
 from raygen.training.placement import Placement
 

@@ -13,15 +13,15 @@ import torch
 from helpers import run_processes, tiny_config, write_dataset
 from torch.multiprocessing.spawn import ProcessExitedException
 
-from raygen.data import plan
+from raygen.core.history import read_history
+from raygen.core.status import Callbacks
+from raygen.core.storage import Folder
 from raygen.data.batch import Batch
-from raygen.data.shards import Manifest
-from raygen.data.sources import TRAIN
+from raygen.data.shards.manifest import Manifest
+from raygen.data.sources.source import TRAIN
+from raygen.data.stream import order as plan
 from raygen.models.base import Metrics, Step
 from raygen.models.dcgan import DCGAN
-from raygen.status import Callbacks
-from raygen.storage import Folder
-from raygen.training.history import read_history
 from raygen.training.run import RunFolder
 from raygen.training.session import Session, run_session
 from raygen.training.workers import Workers

@@ -9,11 +9,11 @@ import pytest
 from helpers import tiny_config
 
 import raygen
-from raygen import marker
-from raygen.errors import UserError
+from raygen.core import marker
+from raygen.core.errors import UserError
+from raygen.core.status import Position
+from raygen.core.storage import Folder
 from raygen.models import build_model
-from raygen.status import Position
-from raygen.storage import Folder
 from raygen.training import checkpoint
 from raygen.training.run import RunFolder
 

@@ -10,16 +10,16 @@ import pytest
 import torch
 from helpers import random_images, tiny_config, write_dataset
 
-from raygen.config import RunConfig
+from raygen.config.run import RunConfig
+from raygen.core.errors import RunError, UserError
+from raygen.core.status import Callbacks, Progress
+from raygen.core.storage import Folder
 from raygen.data.batch import Batch
-from raygen.data.rows import Rows
-from raygen.data.shards import Manifest
-from raygen.data.stream import ImageStream
-from raygen.errors import RunError, UserError
+from raygen.data.shards.manifest import Manifest
+from raygen.data.shards.rows import Rows
+from raygen.data.stream.stream import ImageStream
 from raygen.models.base import Metrics, Step
 from raygen.models.dcgan import DCGAN
-from raygen.status import Callbacks, Progress
-from raygen.storage import Folder
 from raygen.training import checkpoint
 from raygen.training.run import RunFolder
 from raygen.training.session import Session, check_compiler, run_session, use_bf16

@@ -12,12 +12,12 @@ import torch
 from helpers import tiny_config, write_checkpoint, write_dataset
 
 import raygen
-from raygen.data.shards import Manifest
-from raygen.errors import RunError, UserError
-from raygen.lease import Fence
-from raygen.status import Outcome, Position, Progress
-from raygen.storage import Folder
-from raygen.training.history import Measurement
+from raygen.cluster.lease import Fence
+from raygen.core.errors import RunError, UserError
+from raygen.core.history import Measurement
+from raygen.core.status import Outcome, Position, Progress
+from raygen.core.storage import Folder
+from raygen.data.shards.manifest import Manifest
 from raygen.training.record import RunRecord, note_end
 from raygen.training.run import RunFolder
 from raygen.training.session import Session

@@ -12,17 +12,17 @@ from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from raygen.config import RunConfig
+from raygen.config.run import RunConfig
+from raygen.core.status import Callbacks, Outcome, Position, Progress
+from raygen.core.storage import Folder
 from raygen.data.batch import RawBatch
-from raygen.data.reader import HeldOut
-from raygen.data.sources import VALIDATION
+from raygen.data.shards.reader import HeldOut
+from raygen.data.sources.source import VALIDATION
 from raygen.models import build_model
 from raygen.models.base import Model
-from raygen.status import Callbacks, Outcome, Position, Progress
-from raygen.storage import Folder
+from raygen.tensorboard.run_log import RunLog
 from raygen.training import checkpoint, trainer
 from raygen.training.finite import NotFinite
-from raygen.training.logging import RunLog
 from raygen.training.run import RunFolder
 from raygen.training.trainer import Stopwatch, Trainer
 from raygen.training.validation import Validation
@@ -87,7 +87,7 @@ def go(
 
     latest = run.latest_checkpoint()
     start = checkpoint.load(latest, model) if latest else Position()
-    with RunLog(run, start.images_seen) as log:
+    with RunLog(run.folder, start.images_seen) as log:
         loop = Trainer(
             model,
             validation(path, every, count),
@@ -267,7 +267,7 @@ def on_worker(rank: int, folder: str) -> None:
     model.to(CPU)
     model.distribute(sync_bn=False)
     workers = Workers(rank, 2)
-    log = RunLog(run, 0) if rank == 0 else None
+    log = RunLog(run.folder, 0) if rank == 0 else None
     start = Position()
     held_out = validation(Path(folder) / str(rank))
     batches = feed(0, 5, rank, 2)

@@ -7,14 +7,14 @@ import pytest
 import torch
 from helpers import CPU, batch_of, build, run_processes, small_config, write_dataset
 
-from raygen.data import reader
-from raygen.data.reader import HeldOut
-from raygen.data.sources import VALIDATION
+from raygen.core.storage import Folder
+from raygen.data.shards import reader
+from raygen.data.shards.reader import HeldOut
+from raygen.data.sources.source import VALIDATION
 from raygen.evaluation.swd import sliced_wasserstein
 from raygen.models import build_model
 from raygen.models.layers import QUALITY
 from raygen.models.vaegan import VAEGAN
-from raygen.storage import Folder
 from raygen.training.validation import Validation
 from raygen.training.workers import Workers
 

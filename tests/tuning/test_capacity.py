@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from raygen.config import Reader
-from raygen.errors import UserError
+from raygen.config.run import Reader
+from raygen.core.errors import UserError
 from raygen.tuning.capacity import TRIAL_MEMORY, Capacity, plan_capacity
 
 GIB = 2**30

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from raygen.config import PRESETS, RunConfig
+from raygen.config.domains import Choice, Range, Space, Value
+from raygen.config.run import PRESETS, RunConfig
+from raygen.core.storage import Folder
 from raygen.evaluation.objective import Objective
-from raygen.search_space import Choice, Range, Space, Value
-from raygen.storage import Folder
 from raygen.tuning.findings import as_csv, best_config, over_seeds, sentence, write_findings
 from raygen.tuning.records import Report, Status, Trial
 

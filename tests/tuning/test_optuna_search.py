@@ -6,9 +6,9 @@ from unittest import mock
 
 import pytest
 
-from raygen.errors import UserError
+from raygen.config.domains import Choice, Range, Space, Values
+from raygen.core.errors import UserError
 from raygen.evaluation.objective import Objective
-from raygen.search_space import Choice, Range, Space, Values
 from raygen.tuning.optuna_search import OptunaSearch
 from raygen.tuning.records import Report, Status, Trial
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from raygen import marker
-from raygen.config import PRESETS, RunConfig
-from raygen.errors import UserError
-from raygen.job_options import JobOptions, SweepOptions
-from raygen.storage import Folder
+from raygen.config.job import JobOptions
+from raygen.config.run import PRESETS, RunConfig
+from raygen.core import marker
+from raygen.core.errors import UserError
+from raygen.core.storage import Folder
+from raygen.tuning.options import SweepOptions
 from raygen.tuning.planning import Plan, check_folder, make_plan
 from raygen.tuning.records import SweepFolder
 

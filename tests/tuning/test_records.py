@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from raygen.config import PRESETS
-from raygen.errors import UserError
+from raygen.config.domains import Values
+from raygen.config.run import PRESETS
+from raygen.core.errors import UserError
+from raygen.core.storage import Folder
 from raygen.evaluation.objective import Objective
-from raygen.job_options import SweepOptions
-from raygen.search_space import Values
-from raygen.storage import Folder
+from raygen.tuning.options import SweepOptions
 from raygen.tuning.planning import Plan, make_plan, read_history
 from raygen.tuning.records import SWEEP, Report, Status, SweepFolder, Trial, best_trial
 

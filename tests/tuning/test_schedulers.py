@@ -5,8 +5,8 @@ from typing import Any
 
 from ray.tune.schedulers import TrialScheduler
 
+from raygen.config.domains import Choice, Range, Space, Values
 from raygen.evaluation.objective import Objective
-from raygen.search_space import Choice, Range, Space, Values
 from raygen.tuning.records import Report, Status, Trial
 from raygen.tuning.schedulers import Halving, Population
 

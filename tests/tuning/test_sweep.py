@@ -9,13 +9,13 @@ from unittest import mock
 
 import pytest
 
-from raygen.errors import RunError
+from raygen.config.domains import Range
+from raygen.core.errors import RunError
+from raygen.core.status import State
+from raygen.core.storage import Folder
 from raygen.evaluation.objective import Objective
-from raygen.job_options import SweepOptions
-from raygen.search_space import Range
-from raygen.status import State
-from raygen.storage import Folder
 from raygen.tuning import sweep
+from raygen.tuning.options import SweepOptions
 from raygen.tuning.records import SweepFolder, Trial
 from raygen.tuning.sweep import Watch
 from raygen.tuning.table import LiveTable

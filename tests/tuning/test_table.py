@@ -4,9 +4,9 @@ import io
 
 import pytest
 
+from raygen.config.domains import Choice, Range, Space
+from raygen.core.status import Progress
 from raygen.evaluation.objective import Objective
-from raygen.search_space import Choice, Range, Space
-from raygen.status import Progress
 from raygen.tuning.records import Report, Status, Trial
 from raygen.tuning.table import LiveTable, aligned, headline, seconds_left, trial_rows
 

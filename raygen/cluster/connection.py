@@ -1,0 +1,394 @@
+"""Connecting to Ray, on a cluster or on this machine, and what it consists of."""
+
+import contextlib
+import logging
+import os
+import shlex
+import signal
+import socket
+import sys
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+import ray.data  # Sets its loggers' levels when imported, so before ours are set.
+import yaml
+from ray._common import utils
+from ray._private import ray_constants, services
+from ray.exceptions import AuthenticationError, GetTimeoutError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from raygen.cluster import local_ray, private_ray
+from raygen.core.errors import UserError
+from raygen.core.signals import ENDING
+from raygen.core.storage import Folder
+
+Nodes = Sequence[Mapping[str, float]]
+"""The resources of each node, by name: CPU, GPU, memory in bytes."""
+HEAD = "node:__internal_head__"
+"""A resource that the head node alone has."""
+BOOTSTRAP = "~/ray_bootstrap_config.yaml"
+"""Where Ray's cluster launcher leaves the cluster's configuration, on the head node."""
+# What `import raygen` sets in the environment comes too late where Ray was imported before it.
+if os.environ.get("RAY_ENABLE_UV_RUN_RUNTIME_ENV") == "0":
+    ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
+
+CONNECT_SECONDS = 10
+ANSWER_SECONDS = 30
+"""Without an answer for so long, Ray, or a node, is looked at: it may be dead, or only slow."""
+
+
+@contextmanager
+def connected(verbose: bool = False, address: str | None = None, **options: Any) -> Iterator[None]:
+    """Ray for the duration of a job.
+
+    Connects to the cluster that `RAY_ADDRESS` names (a submitted job finds it set) or that runs
+    on this machine; starts one for this job alone if there is none. Leaves a Ray that was already
+    running in this process as it is.
+
+    Args:
+        verbose: let Ray's own messages and the workers' output through.
+        address: in place of `RAY_ADDRESS`; `local` starts a Ray in any case.
+        options: further ones of `ray.init`.
+    Raises: UserError if the cluster cannot be reached, or none can be started.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS", "") if address is None else address
+    check_address(address)
+    level = logging.INFO if verbose else logging.ERROR
+    # Workers' warnings would otherwise be repeated on the terminal, once per worker.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if not verbose:
+        for name in ("ray", "ray.data", "ray.train", "ray.tune"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+    if token := private_ray.readable_token():
+        print(
+            f"warning: other users of this machine can read the cluster's token in {token}, and "
+            f"with it run anything on the cluster: chmod 600 {shlex.quote(token)}",
+            file=sys.stderr,
+        )
+    options |= {"logging_level": level, "log_to_driver": verbose}
+    running = running_address(address)
+    with contextlib.ExitStack() as stack:
+        with _kept_signals(), contextlib.nullcontext() if verbose else _silent_stderr():
+            if running:
+                _connect(running, options)
+            else:
+                stack.enter_context(local_ray.prepared())
+                _start_local(options | stack.enter_context(private_ray.closed()))
+        stack.callback(ray.shutdown)
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = verbose
+        context.print_on_execution_start = verbose
+        yield
+
+
+def running_address(address: str) -> str:
+    """The address of the Ray to connect to; nothing where one has to be started.
+
+    Args: address: as in `RAY_ADDRESS`.
+    Raises: UserError if there is to be one, but there is none.
+    """
+    if address not in ("", "auto"):
+        return "" if address == "local" else address
+    # Where `ray start` notes its address, everybody may write.
+    if not address and not private_ray.is_trusted(utils.get_ray_address_file(None)):
+        return ""
+    wish: Any = address or None
+    try:
+        found = services.canonicalize_bootstrap_address(wish)
+    except ConnectionError as error:
+        raise UserError(
+            f"RAY_ADDRESS {address}: no Ray runs on this machine; start one with `ray start "
+            "--head`, or unset RAY_ADDRESS to have this job start its own"
+        ) from error
+    if found and not address:
+        # Ray's record of the one that `ray start` started last; it may be long gone.
+        try:
+            check_address(found)
+        except UserError:
+            return ""
+    return found or ""
+
+
+def _connect(address: str, options: dict[str, Any]) -> None:
+    """Raises: UserError if the cluster there does not let this job in."""
+    try:
+        ray.init(address, **options)
+    except (ConnectionError, AuthenticationError) as error:
+        raise UserError(
+            f"RAY_ADDRESS {address}: what answers there is no Ray cluster that lets this job in; "
+            "check the address, and the cluster's token (RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, "
+            "which `ray get-auth-token` prints on its head node)"
+        ) from error
+
+
+def _start_local(options: dict[str, Any]) -> None:
+    """Start a Ray on this machine, for this job alone. Raises: UserError if that fails twice."""
+    for is_last in (False, True):
+        try:
+            with local_ray.patient_start():
+                ray.init("local", **options)
+            return
+        except Exception as error:
+            ray.shutdown()
+            if is_last:
+                raise local_ray.cannot_start(error) from error
+
+
+@contextmanager
+def _kept_signals() -> Iterator[None]:
+    """Keep what a job does when it is told to stop: Ray puts handlers of its own in their place."""
+    before = {number: signal.getsignal(number) for number in ENDING}
+    yield
+    for number, handler in before.items():
+        if handler not in (None, signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler):
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Keep what Ray's C++ library writes off the terminal, such as at each attempt to connect."""
+    if sys.stderr:
+        sys.stderr.flush()
+    before = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(nowhere)
+
+
+def check_address(address: str) -> None:
+    """Find out soon whether anything answers: Ray itself tries for minutes.
+
+    Args: address: as in `RAY_ADDRESS`.
+    Raises: UserError.
+    """
+    kind, mark, _ = address.partition("://")
+    if mark:
+        what = "Ray's client" if kind == "ray" else "the Jobs API"
+        raise UserError(
+            f"RAY_ADDRESS {address}: is an address of {what}, but a job needs the cluster's own, "
+            "as 10.0.0.1:6379; or submit it: ray job submit --address http://HEAD:8265 "
+            "--working-dir . -- python jobs/..."
+        )
+    if address in ("", "auto", "local"):
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS):
+            pass
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"RAY_ADDRESS {address}: no Ray cluster answers there ({error}); start it with "
+            "`ray start --head`, or unset RAY_ADDRESS to run on this machine alone"
+        ) from error
+
+
+@contextmanager
+def own_actor(kind: type) -> Iterator[Any]:
+    """An actor of this job, on its node: it must not be lost with another that is taken away."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    remote: Any = ray.remote(kind)
+    actor = remote.options(num_cpus=0, scheduling_strategy=here).remote()
+    try:
+        yield actor
+    finally:
+        with contextlib.suppress(RayError):
+            ray.kill(actor)
+
+
+def check_shared(read: Mapping[str, Folder], written: Mapping[str, Folder]) -> None:
+    """Check that every machine of the cluster sees the local folders that a job uses.
+
+    On one that does not, workers would find no images, or leave checkpoints where nobody looks.
+
+    Args:
+        read: files or folders that exist, by the option that names them.
+        written: folders, in which a file is made for a moment.
+    Raises: UserError, also if a folder cannot be written.
+    """
+    for place in written.values():
+        place.check_writable()
+    here = ray.get_runtime_context().get_node_id()
+    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
+    if not others:
+        return
+    probe = f".probe-{uuid.uuid4().hex}"
+    places = {option: (place, place.path) for option, place in read.items() if place.is_local}
+    local = {option: place for option, place in written.items() if place.is_local}
+    places |= {option: (place, place.path_of(probe)) for option, place in local.items()}
+    if not places:
+        return
+    try:
+        for place in local.values():
+            place.write_bytes(probe, b"")
+        expected = {option: _size_of(path) for option, (_, path) in places.items()}
+        look = ray.remote(num_cpus=0)(_sizes_of)
+        paths = {option: path for option, (_, path) in places.items()}
+        answers = [
+            look.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(paths)
+            for node in others
+        ]
+        try:
+            found = _answers(answers, {node["NodeID"] for node in others})
+        except RayError as error:
+            raise UserError(
+                "a machine of the cluster does not answer, or was taken away just now; run the "
+                "same command again"
+            ) from error
+        for node, answer in zip(others, found, strict=True):
+            for option, size in answer.items():
+                if size != expected[option]:
+                    raise UserError(
+                        f"{option} {places[option][0].uri}: is not the same folder on "
+                        f"{node['NodeManagerAddress']}, another machine of the cluster; use a "
+                        "URI, as s3://bucket/folder, or a folder that all its machines share"
+                    )
+    finally:
+        for place in local.values():
+            if place.exists(probe):
+                place.delete_file(probe)
+
+
+def _answers(asked: Sequence[Any], nodes: set[str]) -> list[Any]:
+    """What nodes answer, however slow they are. Raises: RayError if one of them is gone."""
+    while True:
+        try:
+            return list(ray.get(asked, timeout=ANSWER_SECONDS))
+        except GetTimeoutError:
+            if not nodes <= {node["NodeID"] for node in ray.nodes() if node["Alive"]}:
+                raise
+
+
+def answer(method: Any, *arguments: Any) -> Any:
+    """What a method of an actor returns, however slow Ray is.
+
+    Raises: RayError if the actor, or Ray, is gone.
+    """
+    asked = method.remote(*arguments)
+    while True:
+        try:
+            return ray.get(asked, timeout=ANSWER_SECONDS)
+        except GetTimeoutError:
+            if not is_alive():
+                raise
+
+
+def is_alive() -> bool:
+    """Whether the Ray that this process is connected to still runs."""
+    try:
+        check_address(ray.get_runtime_context().gcs_address)
+    except UserError:
+        return False
+    return True
+
+
+def _sizes_of(paths: Mapping[str, str]) -> dict[str, int | None]:
+    return {option: _size_of(path) for option, path in paths.items()}
+
+
+def _size_of(path: str) -> int | None:
+    """Bytes of a file, 0 for a folder; None if there is nothing."""
+    if os.path.isdir(path):
+        return 0
+    return os.path.getsize(path) if os.path.exists(path) else None
+
+
+def total(nodes: Nodes, name: str) -> float:
+    """A resource of all nodes together."""
+    return sum(node.get(name, 0) for node in nodes)
+
+
+def nodes() -> list[dict[str, float]]:
+    """The resources of each node that is alive, by name."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def waits_for_others() -> bool:
+    """Whether workers of any job wait for room that others' have taken."""
+    groups = ray.util.placement_group_table().values()
+    return any(group["state"] in ("PENDING", "RESCHEDULING") for group in groups)
+
+
+def free(name: str) -> float:
+    """How much of a resource nobody has reserved."""
+    return float(ray.available_resources().get(name, 0))
+
+
+def possible_nodes() -> list[dict[str, float]]:
+    """The resources of each node that there is, or that an autoscaler may add.
+
+    Known where Ray's cluster launcher started the cluster: it leaves its configuration on the head
+    node. Any other cluster is taken to stay as it is.
+    """
+    heads = [node for node in ray.nodes() if node["Alive"] and HEAD in node["Resources"]]
+    if not heads:
+        return nodes()
+    [head] = heads
+    if ray.get_runtime_context().get_node_id() == head["NodeID"]:
+        launched = read_launched()
+    else:
+        read = ray.remote(num_cpus=0, resources={HEAD: 0.001})(read_launched)
+        launched = ray.get(read.remote())
+    # More may be there than that file allows for: machines that somebody added by hand.
+    return max(nodes(), [head["Resources"], *launched], key=_size)
+
+
+def read_launched(path: str = BOOTSTRAP) -> list[dict[str, float]]:
+    """The resources of each worker node that the cluster launcher's configuration allows for.
+
+    Args: path: of the configuration; if there is none, there are no such nodes.
+    """
+    try:
+        with open(os.path.expanduser(path)) as file:
+            config = yaml.safe_load(file)
+    except OSError:
+        return []
+    kinds = config["available_node_types"]
+    workers = [
+        kind.get("resources", {})
+        for name, kind in kinds.items()
+        if name != config["head_node_type"]
+        for _ in range(kind.get("max_workers", 0))
+    ]
+    # The cluster has a limit of its own. Those that are wanted for training come first.
+    workers.sort(key=lambda resources: _size([resources]), reverse=True)
+    return workers[: config.get("max_workers", len(workers))]
+
+
+def _size(nodes: Nodes) -> tuple[float, float]:
+    return total(nodes, "GPU"), total(nodes, "CPU")
+
+
+class Poll:
+    """Something that an actor is asked for again and again, without waiting for its answer."""
+
+    def __init__(self) -> None:
+        self._answer: Any = None
+
+    def ask(self, method: Any, *arguments: Any) -> Any:
+        """Ask once more, if the last question is answered.
+
+        Returns: the answer to the question before; None as long as there is none.
+        """
+        answer = None
+        if self._answer is not None:
+            ready, _ = ray.wait([self._answer], timeout=0)
+            if not ready:
+                return None
+            answer = ray.get(self._answer)
+        self._answer = method.remote(*arguments)
+        return answer

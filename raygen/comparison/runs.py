@@ -1,0 +1,194 @@
+"""Which runs a storage holds: trainings, and the trials of sweeps. Without torch."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, cast, get_args
+
+from raygen.config.run import RunConfig
+from raygen.core import marker
+from raygen.core.errors import RunError, UserError
+from raygen.core.history import METRICS, last_values, read_history
+from raygen.core.marker import MARKER, Marker
+from raygen.core.status import Position
+from raygen.core.storage import Folder
+from raygen.training import checkpoint_index
+from raygen.training.run import CHECKPOINTS, CONFIG, SUMMARY, RunFolder
+from raygen.training.summary import Kind, Summary, read_summary
+from raygen.tuning.records import SWEEP, TRIAL, TRIALS, SweepFolder, Trial
+
+Result = TypeVar("Result")
+Status = Literal["begun", "finished", "interrupted", "stopped", "failed"]
+AT_ONCE = 16
+"""Runs that are looked at together: object stores take their time to answer."""
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a storage tells of a run, while it is trained as well as afterwards.
+
+    Attributes:
+        uri: of its folder.
+        name: of its folder.
+        kind: whether it is a sweep's trial.
+        sweep: the name of that sweep's folder; empty for trainings.
+        preset: empty if it is not known.
+        status: as the run or its sweep noted it; `begun` if it has noted no end: it may be at
+            work, or may have been killed.
+        global_step, images_seen: how far it is, or was when it noted that last.
+        metrics: the last value of each that is noted.
+        config: all of its options by name; none if `config.json` is missing or damaged.
+        problem: what of its files cannot be read, in one line; or nothing.
+    """
+
+    uri: str
+    name: str
+    kind: Kind
+    sweep: str = ""
+    preset: str = ""
+    status: Status = "begun"
+    global_step: int = 0
+    images_seen: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a run or a sweep lies.
+
+    Attributes:
+        names: of what its folder holds; none if that is not known yet.
+        sweep: whose trial it is, if any's.
+        deleting: --restart has begun to delete it.
+    """
+
+    folder: Folder
+    names: Sequence[str]
+    is_sweep: bool = False
+    sweep: str = ""
+    deleting: bool = False
+
+
+def list_runs(storage: str | os.PathLike[str]) -> list[RunInfo]:
+    """All runs of a storage: in it, in its sweeps, or the storage itself where it is one of both.
+
+    A run that is damaged is listed with what is known of it, and with its problem. Other folders
+    are passed over; what lies deeper in them is not found.
+
+    Args: storage: folder or URI.
+    Returns: in the order of their names, a sweep's trials together.
+    Raises: UserError if the storage does not exist or cannot be reached.
+    """
+    root = Folder.at(storage)
+    names = root.names()
+    if not names and not root.exists():
+        raise UserError(
+            f"{root.uri}: does not exist; name the folder or URI that the jobs had as --storage"
+        )
+    alone = _recognised(root, names)
+    if alone is None and root.name == TRIALS and root.parent.exists(SWEEP):
+        alone = _Place(root.parent, (), is_sweep=True)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        folders = [] if alone else [root.join(name) for name in root.folders()]
+        places = [alone] if alone else list(filter(None, pool.map(_recognise, folders)))
+        runs = [run for found in pool.map(_runs, places) for run in found]
+        return list(pool.map(_describe, runs))
+
+
+def _recognise(folder: Folder) -> _Place | None:
+    try:
+        return _recognised(folder, folder.names())
+    except UserError:
+        # Whoever may not look into a folder cannot know what it is.
+        return None
+
+
+def _recognised(folder: Folder, names: Sequence[str]) -> _Place | None:
+    """The run or sweep that a folder holds, if it holds one."""
+    known = marker.read(folder) if MARKER in names else None
+    if known is None and SWEEP in names:
+        known = SweepFolder(folder).marker()
+    elif known is None and CONFIG in names:
+        known = RunFolder(folder).marker()
+        if known is None and {MARKER, CHECKPOINTS} <= set(names):
+            # Both of the files that would tell are damaged.
+            known = Marker("run")
+    if known is None or known.raygen == "dataset":
+        return None
+    is_trial = TRIAL in names and folder.parent.name == TRIALS
+    sweep = folder.parent.parent.name if is_trial else ""
+    return _Place(folder, names, known.raygen == "sweep", sweep, known.deleting)
+
+
+def _runs(place: _Place) -> list[_Place]:
+    """A run, or the trials of a sweep."""
+    if not place.is_sweep:
+        return [place]
+    trials = place.folder.join(TRIALS)
+    try:
+        names = trials.folders()
+    except UserError:
+        # The problem will be found once more, and told.
+        return [_Place(trials, (), sweep=place.folder.name)]
+    return [_Place(trials.join(name), (), sweep=place.folder.name) for name in names]
+
+
+def _describe(place: _Place) -> RunInfo:
+    folder, run = place.folder, RunFolder(place.folder)
+    problems = [f"{folder.uri}: is being deleted by --restart"] if place.deleting else []
+
+    def read(reader: Callable[[], Result]) -> Result | None:
+        try:
+            return reader()
+        except (UserError, RunError, OSError) as error:
+            problems.append(" ".join(str(error).split()))
+        return None
+
+    names = place.names or read(folder.names) or ()
+    config = read(lambda: RunConfig.from_json(run.saved_config(), folder.join(CONFIG).uri))
+    summary = read(lambda: read_summary(folder)) if SUMMARY in names else None
+    newest = None
+    if CHECKPOINTS in names and not (summary and summary.is_final):
+        newest = read(lambda: checkpoint_index.newest(run.checkpoints))
+    status: Status = "begun"
+    metrics: dict[str, float] | None = None
+    position = Position()
+    if summary and summary.status != "running" and not _is_beyond(newest, summary):
+        status, metrics = summary.status, summary.metrics
+        position = Position(summary.global_step, summary.images_seen)
+    else:
+        if place.sweep and TRIAL in names:
+            trial = read(lambda: Trial.from_json(folder.read_checked(TRIAL)))
+            if trial and trial.status in get_args(Status):
+                status = cast(Status, trial.status)
+        state = read(lambda: checkpoint_index.read_checked_state(newest)) if newest else None
+        if state:
+            position = checkpoint_index.position_of(state)
+            # Where it was measured together with the checkpoint.
+            metrics = state.value.get("metrics")
+        history = read(lambda: read_history(folder)) if METRICS in names and not metrics else None
+        if history:
+            metrics = last_values(history)
+            if not state:
+                position = Position(history[-1].step, history[-1].images_seen)
+    return RunInfo(
+        uri=folder.uri,
+        name=folder.name,
+        kind="trial" if place.sweep else "training",
+        sweep=place.sweep,
+        preset=config.preset if config else "",
+        status=status,
+        global_step=position.global_step,
+        images_seen=position.images_seen,
+        metrics=metrics or {},
+        config=config.to_json() if config else {},
+        problem=problems[0] if problems else "",
+    )
+
+
+def _is_beyond(newest: Folder | None, summary: Summary) -> bool:
+    """Whether a run went on since its summary was written, as earlier versions let it stand."""
+    return newest is not None and checkpoint_index.step_of(newest.name) > summary.global_step

@@ -1,0 +1,293 @@
+"""What a sweep may try: for each option, a range or a choice of values."""
+
+import itertools
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from raygen.config.fields import read_json_object
+from raygen.core.checked import shown
+from raygen.core.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Value = str | bool | int | float
+Values = dict[str, Value]
+"""Options by name, as one trial has them."""
+
+GRID_POINTS = 3
+"""Values that stand for a range where all combinations are tried."""
+HELP = (
+    "loguniform(1e-5,1e-3), uniform(0,0.3), randint(32,256), choice(1:1,two-phase), or fixed to "
+    "keep it as the options say"
+)
+_TRIAL_VALUES = 7
+"""Tells a sweep's random numbers from a run's."""
+MOST_ATTEMPTS = 100
+MOST_WHOLE = 2**53
+"""Up to here floats, in which ranges are kept, tell all whole numbers apart."""
+LONG_WORD = 60
+"""Characters of a value that an error does not repeat as a whole any more."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, both included.
+
+    Attributes: log: equally likely by their logarithm; whole: whole numbers only.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+    whole: bool = False
+
+    def at(self, share: float) -> float | int:
+        """The value at a share, in [0, 1], of the way from low to high."""
+        value = (
+            math.exp(math.log(self.low) + share * math.log(self.high / self.low))
+            if self.log
+            else self.low + share * (self.high - self.low)
+        )
+        return self.clip(value)
+
+    def share(self, value: Any) -> float:
+        """Where a value lies on the way from low to high; outside [0, 1] if it is beyond."""
+        if self.log:
+            # A default of 0 is infinitely far below.
+            value = max(float(value), self.low / 1e3)
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return float((value - self.low) / (self.high - self.low))
+
+    def clip(self, value: float) -> float | int:
+        value = min(max(value, self.low), self.high)
+        # As many digits as anyone would write.
+        return round(value) if self.whole else float(f"{value:.4g}")
+
+    def sample(self, random: "np.random.Generator") -> float | int:
+        if self.whole and not self.log:
+            return int(random.integers(int(self.low), int(self.high) + 1))
+        return self.at(random.random())
+
+    def points(self) -> list[float | int]:
+        """A few values that stand for all."""
+        last = GRID_POINTS - 1
+        return sorted({self.at(k / last) for k in range(GRID_POINTS)})
+
+    @property
+    def extremes(self) -> list[float | int]:
+        return [self.clip(self.low), self.clip(self.high)]
+
+    def __str__(self) -> str:
+        kind = "loguniform" if self.log else "randint" if self.whole else "uniform"
+        return f"{kind}({self.low:g},{self.high:g})"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several values, in an order that has neighbours mean similar things."""
+
+    values: tuple[Value, ...]
+
+    def share(self, value: Any) -> float:
+        """Where a value stands in the order, in [0, 1]."""
+        last = max(1, len(self.values) - 1)
+        return self.values.index(value) / last if value in self.values else -0.1
+
+    def sample(self, random: "np.random.Generator") -> Value:
+        return self.values[int(random.integers(len(self.values)))]
+
+    def points(self) -> list[Value]:
+        return list(self.values)
+
+    @property
+    def extremes(self) -> list[Value]:
+        return list(self.values)
+
+    def __str__(self) -> str:
+        return f"choice({','.join(map(str, self.values))})"
+
+
+Domain = Range | Choice
+Space = dict[str, Domain]
+
+
+def decades_around(value: float) -> Range:
+    """Two decades, by logarithm, with a value in their middle."""
+    return Range(value / 10, value * 10, log=True)
+
+
+def read_space(
+    default: Space, file: str, settings: Sequence[str], known: Mapping[str, Value]
+) -> Space:
+    """The search space that a user wants.
+
+    Args:
+        default: where to begin.
+        file: of JSON, which is to replace the default: an object of options, each with a text as
+            in `settings` or a list of values; `none`: begin with nothing; empty: the default.
+        settings: `<option>=<domain>`, each of which adds an option or changes its domain.
+        known: all options with the values they have now, whose types the domains' must be.
+    Raises: UserError.
+    """
+    space = dict(default)
+    if file == "none":
+        space = {}
+    elif file:
+        space = _read_file(file, known)
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        name = name.strip().removeprefix("--").replace("-", "_")
+        if not equals or not name:
+            raise UserError(f"--set {setting}: must be an option and its domain, as lr_g={HELP}")
+        if name in known and text.strip() == "fixed":
+            space.pop(name, None)
+        else:
+            space[name] = parse_domain(name, text.strip(), known, f"--set {setting}")
+    return space
+
+
+def _read_file(path: str, known: Mapping[str, Value]) -> Space:
+    space: Space = {}
+    for name, domain in read_json_object("--space", path).items():
+        where = f"--space {path}: {name}"
+        if isinstance(domain, list):
+            _require_known(name, known, where)
+            space[name] = _choice([_word(value, where) for value in domain], known[name], where)
+        elif isinstance(domain, str):
+            space[name] = parse_domain(name, domain, known, where)
+        else:
+            raise UserError(
+                f"{where} is {shown(domain)}; must be a list of values, or a text: {HELP}"
+            )
+    return space
+
+
+def _word(value: Any, where: str) -> str:
+    """A value of a JSON file as it would be written in a domain."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, str | int | float):
+        raise UserError(f"{where}: {shown(value)} must be a text, a number, or true or false")
+    return str(value)
+
+
+def parse_domain(name: str, text: str, known: Mapping[str, Value], where: str) -> Domain:
+    """The domain that a user wrote for an option.
+
+    Raises: UserError if the option is not known, or the domain is none, is empty, or has values of
+        another type.
+    """
+    _require_known(name, known, where)
+    match = re.fullmatch(r"(loguniform|uniform|randint|choice)\((.*)\)", text)
+    if not match:
+        raise UserError(f"{where}: {shown(text)} is no domain; write {HELP}")
+    kind, words = match[1], [word.strip() for word in match[2].split(",") if word.strip()]
+    example = known[name]
+    if kind == "choice":
+        return _choice(words, example, where)
+    if isinstance(example, str | bool):
+        raise UserError(f"{where}: {name} is no number; write choice(...)")
+    if len(words) != 2:
+        raise UserError(f"{where}: must have a lowest and a highest value, as {kind}(1,2)")
+    low, high = (float(_convert(word, 0.0, where)) for word in words)
+    if not low < high or not math.isfinite(high - low):
+        raise UserError(f"{where}: is empty; the first number must be lower than the second")
+    if kind == "loguniform" and low <= 0:
+        raise UserError(f"{where}: must be above 0, which has no logarithm")
+    if kind == "loguniform" and not math.isfinite(high / low):
+        raise UserError(f"{where}: spans more than 300 decades; narrow it")
+    whole = kind == "randint" or isinstance(example, int)
+    if whole and max(-low, high) > MOST_WHOLE:
+        raise UserError(f"{where}: whole numbers must be from {-MOST_WHOLE:,} to {MOST_WHOLE:,}")
+    return Range(low, high, log=kind == "loguniform", whole=whole)
+
+
+def _require_known(name: str, known: Mapping[str, Value], where: str) -> None:
+    if name not in known:
+        names = ", ".join(sorted(known))
+        raise UserError(f"{where}: unknown option {shown(name)}; known are {names}")
+
+
+def _choice(words: Sequence[str], example: Value, where: str) -> Choice:
+    values = tuple(_convert(word, example, where) for word in words)
+    if len(set(values)) < 2:
+        raise UserError(f"{where}: must offer at least two values that differ")
+    return Choice(values)
+
+
+def _convert(word: str, example: Value, where: str) -> Value:
+    """A word as a value of the same type as an example."""
+    said = word if len(word) < LONG_WORD else shown(word)
+    if isinstance(example, bool):
+        if word.lower() in ("true", "false"):
+            return word.lower() == "true"
+        raise UserError(f"{where}: {said} must be true or false")
+    if isinstance(example, str):
+        return word
+    try:
+        value = type(example)(word)
+    except ValueError:
+        kind = "a whole number" if isinstance(example, int) else "a number"
+        raise UserError(f"{where}: {said} must be {kind}") from None
+    if isinstance(value, float) and math.isnan(value):
+        raise UserError(f"{where}: {said} is no value that can be tried")
+    return value
+
+
+def random_trials(
+    space: Space, defaults: Values, seed: int, allowed: Callable[[Values], bool] = lambda _: True
+) -> Iterator[Values]:
+    """The values of trial 0, which are the defaults, and of endless others, drawn at random.
+
+    A trial's values depend on the space and the seed alone. They repeat only where the space has
+    few others.
+
+    Args: allowed: whether values go together; others are drawn in place of those that do not.
+    Raises: UserError if none are found that do.
+    """
+    # Not above: importing the options should not import numpy.
+    import numpy as np
+
+    yield defaults
+    seen = [defaults]
+    for number in itertools.count(1):
+        random = np.random.default_rng((_TRIAL_VALUES, seed, number))
+        fitting: Values = {}
+        for _ in range(MOST_ATTEMPTS):
+            values = {name: domain.sample(random) for name, domain in space.items()}
+            if allowed(values):
+                fitting = values
+                if values not in seen:
+                    break
+        if not fitting:
+            raise nothing_fits(space)
+        values = fitting
+        seen.append(values)
+        yield values
+
+
+def grid_trials(space: Space, defaults: Values) -> list[Values]:
+    """Trial 0, which has the defaults, and all other combinations of the domains' values."""
+    points = itertools.product(*(domain.points() for domain in space.values()))
+    combinations = [dict(zip(space, values, strict=True)) for values in points]
+    return [defaults, *(values for values in combinations if values != defaults)]
+
+
+def nothing_fits(space: Space) -> UserError:
+    """That no values of a space go together with each other and the other options."""
+    domains = ", ".join(f"{name}={domain}" for name, domain in space.items())
+    return UserError(
+        f"--space {domains}: of {MOST_ATTEMPTS} settings drawn from it none can be trained; "
+        "narrow it, with --set"
+    )
+
+
+def short(value: Any) -> str:
+    """A value as tables show it: 2.1e-04, 0.5, two-phase."""
+    if isinstance(value, float):
+        return f"{value:.2g}" if value == 0 or abs(value) >= 0.01 else f"{value:.1e}"
+    return str(value)

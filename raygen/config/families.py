@@ -1,0 +1,289 @@
+"""The options of the model families, apart from the families so that they load without torch."""
+
+from dataclasses import dataclass, replace
+from typing import Literal, Self, get_args
+
+from raygen.config.domains import Choice, Range, Space, decades_around
+from raygen.config.fields import (
+    require,
+    require_at_least,
+    require_choice,
+    require_positive,
+)
+from raygen.config.schedule import TWO_PHASE, Schedule
+
+AdversarialLoss = Literal["non-saturating", "hinge", "least-squares", "wasserstein-gp"]
+VAEGANObjective = Literal["larsen", "article"]
+Optimizer = Literal["rmsprop", "adam"]
+
+LEAST_SIDE = 8
+"""Pixels of the smallest images whose quality can be measured."""
+LARGEST_LATENT = 2**16
+"""Numbers of a latent code: more than the values of the smallest images."""
+
+CHANGEABLE = frozenset(
+    (
+        "beta1",
+        "ema_images",
+        "gamma",
+        "gradient_penalty",
+        "kl_weight",
+        "label_smoothing",
+        "lr",
+        "lr_d",
+        "lr_g",
+        "lr_vae",
+        "schedule",
+    )
+)
+"""Options that may change in the middle of a run: the networks and what the optimizers remember
+are the same under any of their values."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Options that every family has. A family that needs more has a subclass."""
+
+    latent_size: int = 128
+    """Length of a latent code, drawn from N(0, I)."""
+    ema_images: int = 10_000
+    """Half-life, in images, of the moving average of the weights that draws the pictures; 0 draws
+    with the weights as they are."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 1, "latent_size")
+        size = self.latent_size
+        require(size <= LARGEST_LATENT, "--latent-size", size, f"be at most {LARGEST_LATENT}")
+        require_at_least(self, 0, "ema_images")
+
+    @property
+    def images_divisor(self) -> int:
+        """A step takes `batch_size` / this many images from the dataset."""
+        return 1
+
+    @property
+    def least_images(self) -> int:
+        """Images of a step that each worker needs."""
+        return 1
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """The sides of the images, in pixels, that the networks can be built for; none: any."""
+        return ()
+
+    def check_size(self, height: int, width: int, size: str) -> None:
+        """Raises: UserError if the networks cannot be built for images of this size."""
+        if self.sides:
+            known = ", ".join(map(str, self.sides))
+            fits = height == width and height in self.sides
+            require(fits, "--size", size, f"be one of {known}, for this preset's networks")
+        least = min(height, width)
+        require(least >= LEAST_SIDE, "--size", size, f"have at least {LEAST_SIDE} pixels a side")
+
+    @property
+    def explicit(self) -> Self:
+        """The same options, with the numbers that a 0 stands for."""
+        return self
+
+    @property
+    def search_space(self) -> Space:
+        """What a sweep tries if it is not told otherwise."""
+        return {}
+
+    @property
+    def logged(self) -> tuple[str, ...]:
+        """The tags of what the family logs in training steps, and on validation images."""
+        return ()
+
+    @property
+    def best_by(self) -> str:
+        """The tag of the metric that tells the best checkpoint, and the best trial of a sweep."""
+        return "quality/swd"
+
+
+@dataclass(frozen=True)
+class AdversarialConfig(ModelConfig):
+    """Options of the families that have a discriminator."""
+
+    schedule: str = "1:1"
+    """Discriminator steps : generator steps, as 1:1, 5:1, 1:2; or two-phase: 4:1 in the first half
+    of the run and 1:4 in the second."""
+    adversarial_loss: AdversarialLoss = "non-saturating"
+    """non-saturating (Goodfellow et al. 2014), hinge, least-squares, or wasserstein-gp, whose
+    discriminator normalises by layer in place of batch."""
+    gradient_penalty: float = 10.0
+    """Weight of the gradient penalty of wasserstein-gp."""
+    spectral_norm: bool = False
+    """Normalise the discriminator's weights by their largest singular value, in place of batch
+    norm (Miyato et al. 2018, arXiv 1802.05957)."""
+    label_smoothing: float = 0.0
+    """One-sided: the discriminator's target for real images is 1 minus this, in [0, 1); for the
+    losses that have targets, non-saturating and least-squares."""
+    lr_g: float = 1e-4
+    """Learning rate of the generator's Adam."""
+    lr_d: float = 1e-4
+    """Learning rate of the discriminator's Adam."""
+    beta1: float = 0.5
+    """Adam's first-moment decay, for both networks, in [0, 1)."""
+    half_batches: bool = False
+    """The discriminator's step takes half a batch of images of each kind, the generator's a whole
+    batch."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        Schedule.parse(self.schedule)
+        require_choice(self, "adversarial_loss", AdversarialLoss)
+        require_positive(self, "lr_d", "gradient_penalty")
+        require(0 <= self.beta1 < 1, "--beta1", self.beta1, "be in [0, 1)")
+        smoothing = self.label_smoothing
+        require(0 <= smoothing < 1, "--label-smoothing", smoothing, "be in [0, 1)")
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        return (32, 64, 128)
+
+    @property
+    def search_space(self) -> Space:
+        return {
+            "lr_g": decades_around(self.lr_g),
+            "lr_d": decades_around(self.lr_d),
+            # From a discriminator that steps rarely to one that steps often.
+            "schedule": Choice(("1:2", "1:1", "2:1", "4:1", "5:1", TWO_PHASE)),
+            "beta1": Choice((0.0, 0.5)),
+            "label_smoothing": Range(0.0, 0.2),
+        }
+
+    @property
+    def logged(self) -> tuple[str, ...]:
+        names = ["discriminator", "discriminator_real", "discriminator_fake"]
+        critic = self.adversarial_loss == "wasserstein-gp"
+        return (
+            *(f"{group}/{name}" for group in ("loss", "validation") for name in names),
+            "loss/gradient_penalty" if critic else "accuracy/discriminator",
+            "validation/generator",
+        )
+
+
+@dataclass(frozen=True)
+class DCGANConfig(AdversarialConfig):
+    """Options of the DCGAN family (Radford et al. 2015, arXiv 1511.06434)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(self, "lr_g")
+
+    @property
+    def logged(self) -> tuple[str, ...]:
+        return (*super().logged, "loss/generator")
+
+    @property
+    def images_divisor(self) -> int:
+        # Only the discriminator uses images.
+        return 2 if self.half_batches else 1
+
+
+@dataclass(frozen=True)
+class VAEConfig(ModelConfig):
+    """Options of the VAE family (Kingma & Welling 2014, arXiv 1312.6114)."""
+
+    latent_size: int = 512
+    """Length of a latent code, whose prior is N(0, I)."""
+    kl_weight: float = 1e-4
+    """Weight of the KL divergence, in nats per image, against the mean squared error over all
+    pixels."""
+    lr: float = 1e-3
+    """Learning rate."""
+    optimizer: Optimizer = "rmsprop"
+    """rmsprop (decay 0.9) or adam (decays 0.9 and 0.999)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(self, "lr")
+        require_at_least(self, 0, "kl_weight")
+        require_choice(self, "optimizer", Optimizer)
+
+    @property
+    def least_images(self) -> int:
+        # Its codes are normalised over the images alone: of one, the variance is not known.
+        return 2
+
+    @property
+    def search_space(self) -> Space:
+        optimizers: tuple[Optimizer, ...] = get_args(Optimizer)
+        return {
+            "lr": decades_around(self.lr),
+            "kl_weight": decades_around(self.kl_weight or VAEConfig.kl_weight),
+            "optimizer": Choice(optimizers),
+        }
+
+    @property
+    def logged(self) -> tuple[str, ...]:
+        return tuple(
+            f"{group}/{name}" for group in ("loss", "validation") for name in ("total", "mse", "kl")
+        )
+
+    @property
+    def best_by(self) -> str:
+        return "validation/mse"
+
+
+@dataclass(frozen=True)
+class VAEGANConfig(AdversarialConfig):
+    """Options of the VAE-GAN family (Larsen et al. 2015, arXiv 1512.09300)."""
+
+    latent_size: int = 256
+    """Length of a latent code, whose prior is N(0, I)."""
+    schedule: str = "two-phase"
+    """Discriminator steps : generator steps, as 1:1, 5:1, 1:2; or two-phase: 4:1 in the first half
+    of the run and 1:4 in the second. The generator's steps are those of encoder and decoder; the
+    VAE step of the `article` objective is taken in every iteration."""
+    objective: VAEGANObjective = "larsen"
+    """larsen: the paper's, which measures reconstructions by the discriminator's features;
+    article: by pixels, with a VAE step of its own, which tends to collapse the posterior."""
+    gamma: float = 0.1
+    """larsen: weight of the reconstruction against the adversarial loss in the decoder."""
+    lr_g: float = 0.0
+    """Learning rate of the decoder's Adam; 0: the objective's own, 1e-3 for larsen and 1e-4 for
+    article."""
+    lr_d: float = 2e-4
+    """Learning rate of the discriminator's Adam."""
+    lr_vae: float = 0.0
+    """Learning rate of the encoder's Adam (larsen) or of the VAE step's SGD (article); 0: the
+    objective's own, 1e-3 and 3e-4."""
+    half_batches: bool = True
+    """The discriminator's step takes every other image of the batch, of each kind."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least(self, 0, "lr_g", "lr_vae")
+        require_at_least(self, 0, "gamma")
+        require_choice(self, "objective", VAEGANObjective)
+
+    @property
+    def explicit(self) -> Self:
+        decoder, vae = self.learning_rates
+        return replace(self, lr_g=decoder, lr_vae=vae)
+
+    @property
+    def logged(self) -> tuple[str, ...]:
+        names = ["discriminator_reconstruction", "generator_reconstruction", "generator_fake", "kl"]
+        if self.objective == "larsen":
+            names += ["encoder", "decoder", "feature_distance"]
+        else:
+            names += ["vae", "mse", "generator"]
+        measured = ["discriminator_reconstruction", "mse", "kl"]
+        return (
+            *super().logged,
+            *(f"loss/{name}" for name in names),
+            *(f"validation/{name}" for name in measured),
+        )
+
+    @property
+    def search_space(self) -> Space:
+        return super().search_space | {"gamma": decades_around(self.gamma or VAEGANConfig.gamma)}
+
+    @property
+    def learning_rates(self) -> tuple[float, float]:
+        """Of the decoder's optimizer, and of the encoder's or the VAE step's."""
+        decoder, vae = (1e-3, 1e-3) if self.objective == "larsen" else (1e-4, 3e-4)
+        return self.lr_g or decoder, self.lr_vae or vae

@@ -1,0 +1,152 @@
+"""What all dataclasses of options share: names, checks, and replacing values by name."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
+
+from raygen.core.checked import MOST_BYTES, as_float, parse, shown
+from raygen.core.errors import UserError
+from raygen.core.uris import check_all
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Options = TypeVar("Options", bound="DataclassInstance")
+
+LARGEST = 2**64 - 1
+"""Largest whole number that an option takes: a seed of 64 bits."""
+MOST = 10**15
+"""Largest number that an option takes which counts something."""
+LONGEST = 10_000
+"""Most characters of a text that an option takes."""
+_MEANINGS = {
+    bool: "true or false",
+    float: "a finite number",
+    int: "a whole number of at most 64 bits",
+    str: "a text",
+    tuple: "a list of texts",
+}
+_ADVICE = "name a JSON file of options"
+
+
+def option(name: str) -> str:
+    """The command-line spelling of an option: batch_size -> --batch-size."""
+    return "--" + name.replace("_", "-")
+
+
+def require(holds: bool, name: str, value: object, requirement: str) -> None:
+    """Raises: UserError `<name> <value>: must <requirement>` unless it holds."""
+    if not holds:
+        raise UserError(f"{name} {value}: must {requirement}")
+
+
+def require_at_least(
+    options: "DataclassInstance", minimum: int, *names: str, most: int = MOST
+) -> None:
+    """Raises: UserError if one of these numbers is smaller than `minimum` or larger than `most`.
+
+    Larger numbers could only fail later, in the workers.
+    """
+    for name in names:
+        value = getattr(options, name)
+        wish = f"be at least {minimum}" if minimum else "be 0 or more"
+        require(value >= minimum, option(name), value, wish)
+        require(value <= most, option(name), value, f"be at most {most:,}")
+
+
+def require_seed(options: "DataclassInstance") -> None:
+    """Raises: UserError if the seed is none that generators of random numbers take."""
+    value = getattr(options, "seed")  # noqa: B009
+    require(0 <= value <= LARGEST, "--seed", value, f"be from 0 to {LARGEST}")
+
+
+def require_positive(options: "DataclassInstance", *names: str) -> None:
+    """Raises: UserError if one of these numbers is not greater than 0, or not finite."""
+    for name in names:
+        value = getattr(options, name)
+        require(value > 0, option(name), value, "be above 0")
+        require(math.isfinite(value), option(name), value, "be finite")
+
+
+def require_choice(options: "DataclassInstance", name: str, choices: Any) -> None:
+    """Raises: UserError if a value is none of those that a `Literal` type allows."""
+    known = get_args(choices)
+    value = getattr(options, name)
+    require(value in known, option(name), value, f"be one of {', '.join(known)}")
+
+
+def seconds_of(text: str, name: str) -> float:
+    """A time that a user wrote as 90s, 30m or 2h, in seconds. Raises: UserError."""
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)(s|m|h)", text)
+    seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
+    require(seconds > 0, name, text, "be a time, as 90s, 30m or 2h")
+    return seconds
+
+
+def updated(options: Options, values: Mapping[str, Any], where: str, **others: Any) -> Options:
+    """A dataclass of options with some replaced by name.
+
+    Args:
+        where: what to name in errors, e.g. the file the values came from.
+        others: values that are replaced as they are.
+    Raises: UserError for an unknown option or a value of the wrong type, or one that does not fit.
+    """
+    known = {f.name: getattr(options, f.name) for f in fields(options)}
+    for name in values:
+        if name not in known:
+            raise UserError(f"{where}: unknown option {shown(name)}; known are {', '.join(known)}")
+    fitting = {name: _fitting(known[name], v, f"{where}: {name}") for name, v in values.items()}
+    try:
+        return replace(options, **fitting, **others)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _fitting(known: Any, value: Any, where: str) -> Any:
+    """A JSON value as an option has it, of the same type as the value that it replaces."""
+    kind, fits = type(known), False
+    if kind is float:
+        number = as_float(value)
+        fits = number is not None and math.isfinite(number)
+        value = number if fits else value
+    elif kind is tuple:
+        # As JSON has it, or as another dataclass of options does.
+        fits = isinstance(value, list | tuple) and all(map(_is_text, value))
+        value = tuple(value) if fits else value
+    elif kind is str:
+        fits = _is_text(value)
+    elif kind is int:
+        fits = type(value) is int and abs(value) <= LARGEST
+    else:
+        fits = type(value) is kind
+    if not fits:
+        meaning = _MEANINGS.get(kind, f"of type {kind.__name__}")
+        raise UserError(f"{where} is {shown(value)}, but must be {meaning}")
+    return value
+
+
+def _is_text(value: Any) -> bool:
+    # No path, and nothing else, holds a NUL character.
+    return isinstance(value, str) and "\0" not in value and len(value) <= LONGEST
+
+
+def read_json_object(name: str, path: str) -> dict[str, Any]:
+    """What a file or URI that an option names holds: a JSON object. Raises: UserError."""
+    # Not above: importing the options should not import pyarrow.
+    from raygen.core.storage import Folder
+
+    file, said = Folder.at(path), f"{name} {path}"
+    try:
+        data = file.parent.read_bytes(file.name, MOST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", "") or " ".join(str(error).split())
+        raise UserError(f"{said}: cannot be read ({reason}); {_ADVICE}") from error
+    if len(data) > MOST_BYTES:
+        raise UserError(f"{said}: has more than {MOST_BYTES:,} bytes; {_ADVICE}")
+    values: Any = parse(data, said, advice=_ADVICE).value
+    if not isinstance(values, dict):
+        raise UserError(f"{said}: must hold one JSON object of options")
+    check_all(values, f"{said}: ")
+    return values

@@ -1,0 +1,31 @@
+"""Where a job writes and how it goes about it: options that all jobs which train have."""
+
+from dataclasses import dataclass
+
+from raygen.config.fields import seconds_of
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """Where a job writes and how it goes about it; the same for every job."""
+
+    storage: str = "runs"
+    """Folder or URI that holds all runs, each in a folder of its name."""
+    run_name: str = ""
+    """Name of the run. The same name again resumes it. Default: the preset's name."""
+    restart: bool = False
+    """Delete the run of this name and start over."""
+    storage_timeout: str = "10m"
+    """How long to try again while an object store does not answer, as 90s, 10m or 2h."""
+    config: str = ""
+    """JSON file of options (such as a run's config.json) that replace the preset's defaults."""
+    verbose: bool = False
+    """Show Ray's own messages."""
+
+    def __post_init__(self) -> None:
+        seconds_of(self.storage_timeout, "--storage-timeout")
+
+    @property
+    def patience(self) -> float:
+        """The storage's timeout in seconds."""
+        return seconds_of(self.storage_timeout, "--storage-timeout")

@@ -1,0 +1,44 @@
+"""The errors that jobs explain instead of showing a traceback."""
+
+from raygen.core.printable import printable
+
+_LONGEST, _END = 2_000, 400
+"""Characters of a line, and of its end where it is cut."""
+
+
+class UserError(Exception):
+    """A mistake in the user's input: one line saying what, where, and what to do.
+
+    Jobs print the line without a traceback and exit with code 2. Whatever a file or a library puts
+    into it, it stays one line that can be shown, and of a length that can be read.
+    """
+
+    def __init__(self, message: str) -> None:
+        text = printable(" ".join(message.split()))
+        if len(text) > _LONGEST:
+            # The advice stands at the end.
+            text = f"{text[: _LONGEST - _END]} ... {text[-_END:]}"
+        super().__init__(text)
+
+
+class ShardError(UserError):
+    """A dataset on disk that is missing, incomplete or damaged."""
+
+
+class Unreadable(ShardError):
+    """A file of a dataset that may be well, but cannot be read now."""
+
+
+class RunError(Exception):
+    """A failure that is not the user's mistake: what happened, and what of the run is kept.
+
+    Jobs print the text and exit with code 1.
+    """
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is missing, incomplete, damaged, or made by another model."""
+
+
+class StorageError(RunError):
+    """Storage that cannot be read or written any more: a retry would fail the same way."""

@@ -1,0 +1,3 @@
+"""This raygen's version, also for what the package's front imports."""
+
+VERSION = "0.1.0"

@@ -1,0 +1,176 @@
+"""The options of jobs that prepare and show datasets."""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Annotated
+
+import tyro
+
+from raygen.config.fields import require, require_at_least, require_seed, seconds_of
+from raygen.config.run import MOST_WORKERS, ImageFormat, require_drawn_count
+
+Sizes = tyro.conf.UseAppendAction[tuple[str, ...]]
+Names = tyro.conf.UseAppendAction[tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """What a job that prepares a dataset needs to know, wherever the images come from."""
+
+    out: str = ""
+    """Folder or URI to write the dataset to. Required."""
+    size: Annotated[Sizes, tyro.conf.arg(help_behavior_hint="(default: 32)")] = ("32",)
+    """Size of the images in pixels: 32 for square ones, else height x width, as 218x178. Repeat
+    it for several datasets, each in a folder of its size in --out; images are decoded once."""
+    crop: int = -1
+    """Side in pixels of the centred square that is cut out first; 0: none; -1: 150 where --size
+    is square, as the presets do with CelebA's aligned photographs, else none."""
+    max_rejected: str = "1%"
+    """How many images may be left out because they cannot be read, as a number or a share of all;
+    more fail the job. All are listed in the manifest."""
+    num_workers: int = 4
+    """Training workers to prepare for: there are at least four files for each."""
+    restart: bool = False
+    """Replace the dataset that the folder holds."""
+    storage_timeout: str = "10m"
+    """How long to try again while an object store does not answer, as 90s, 10m or 2h."""
+    config: str = ""
+    """JSON file of options that replace the defaults."""
+    verbose: bool = False
+    """Show Ray's own messages."""
+
+    @property
+    def patience(self) -> float:
+        """The storage's timeout in seconds."""
+        return seconds_of(self.storage_timeout, "--storage-timeout")
+
+    def __post_init__(self) -> None:
+        seconds_of(self.storage_timeout, "--storage-timeout")
+        require_at_least(self, 1, "num_workers", most=MOST_WORKERS)
+        self.allowed(100)
+
+    def allowed(self, total: int) -> int:
+        """How many of `total` images may be left out. Raises: UserError."""
+        share = re.fullmatch(r"(\d{1,3}(?:\.\d{1,15})?)%", self.max_rejected, re.ASCII)
+        number = re.fullmatch(r"\d{1,15}", self.max_rejected, re.ASCII) or (
+            share and float(share[1]) <= 100
+        )
+        require(bool(number), "--max-rejected", self.max_rejected, "be a number or 0% to 100%")
+        return int(Fraction(share[1]) * total / 100) if share else int(self.max_rejected)
+
+    @property
+    def images_wanted(self) -> list[ImageFormat]:
+        """One for each size. Raises: UserError."""
+        wanted = [ImageFormat.parse(size, self.crop) for size in self.size]
+        require(len(set(wanted)) == len(wanted) > 0, "--size", " ".join(self.size), "differ")
+        return wanted
+
+
+@dataclass(frozen=True)
+class CelebAOptions(PrepareOptions):
+    """CelebA as it is distributed."""
+
+    images: str = ""
+    """img_align_celeba.zip, or the folder unpacked from it, or their URI. Required."""
+    attributes: str = ""
+    """list_attr_celeba.csv or .txt. Required."""
+    partition: str = ""
+    """list_eval_partition.csv or .txt: which images train, validate and test. Default: the first
+    80 % in the order of their names train, the others validate."""
+    download: str = ""
+    """Folder to download CelebA to, with torchvision, in place of all three: 1.4 GB."""
+
+
+@dataclass(frozen=True)
+class FilesOptions(PrepareOptions):
+    """Images that are not CelebA's."""
+
+    size: Annotated[Sizes, tyro.conf.arg(help_behavior_hint="(default: 64)")] = ("64",)
+    crop: int = 0
+    """Side in pixels of the centred square that is cut out first; 0: none; -1: 150 where --size
+    is square, as for CelebA, else none."""
+    images: str = ""
+    """A folder, zip or tar of JPEG, PNG, WebP, BMP, GIF or TIFF files, or its URI. Required."""
+    validation_share: float = 0.05
+    """Share of the images that is held out to validate on, chosen by their names' hashes, where
+    nothing else names a split."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        share = self.validation_share
+        require(0 < share < 1, "--validation-share", share, "be between 0 and 1")
+
+
+@dataclass(frozen=True)
+class ImageFilesOptions(FilesOptions):
+    """Files of images, whose folders may say something of them."""
+
+    ignore_split_folders: bool = False
+    """Take folders such as train and val, which otherwise say which split their images are of,
+    for folders like others."""
+
+
+@dataclass(frozen=True)
+class AnimeOptions(ImageFilesOptions):
+    """Anime faces."""
+
+
+@dataclass(frozen=True)
+class FolderOptions(ImageFilesOptions):
+    """Any other images."""
+
+    labels: bool = False
+    """Make an attribute of each subfolder, true for the images in it."""
+    keep_attributes: Names = ()
+    """With --labels: the subfolder to make an attribute of; repeat it for several. Default: all."""
+
+
+@dataclass(frozen=True)
+class HuggingFaceOptions(FilesOptions):
+    """A dataset of Hugging Face's that is on a disk already."""
+
+    images: str = ""
+    """The folder that save_to_disk wrote, or its URI. Required. Where it has splits, they are
+    kept, and --validation-share is not used."""
+    keep_attributes: Names = ()
+    """Column of truth values, or class, to keep as an attribute; repeat it for several. Default:
+    all, except for columns of classes with which there would be more than 256."""
+
+
+@dataclass(frozen=True)
+class DrawnOptions(PrepareOptions):
+    """Faces that raygen draws itself."""
+
+    count: Annotated[int, tyro.conf.arg(aliases=["-n", "--drawn-count"])] = 20_000
+    """How many faces to draw, training and validation images together."""
+    seed: int = 0
+    """Decides the faces."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_drawn_count(self.count, "--count")
+        require_seed(self)
+
+
+@dataclass(frozen=True)
+class ShowOptions:
+    """A prepared dataset: its manifest as a table, and a picture of some of its images."""
+
+    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")] = ""
+    """Folder or URI of the dataset. Required."""
+    verify: bool = False
+    """Read every file and compare its checksum with the manifest's."""
+    count: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 24
+    """Random images in the picture; 0: no picture."""
+    seed: int = 0
+    """Decides which."""
+    out: str = ""
+    """File or URI of the picture. Default: the dataset's name with -images.png, in the current
+    folder."""
+    config: str = ""
+    """JSON file of options that replace the defaults."""
+
+    def __post_init__(self) -> None:
+        require_seed(self)
+        require_at_least(self, 0, "count")

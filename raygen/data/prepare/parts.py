@@ -1,0 +1,438 @@
+"""The parts of a preparation: what is in them, and how the cluster makes them.
+
+A part is a range of images that become whole files of every dataset. Ray Data spreads the parts
+over the cluster; where images come from an object store, several are read at once, ahead of their
+use.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from raygen.cluster.lease import Fence
+from raygen.config.run import ImageFormat
+from raygen.core import retry
+from raygen.core.checked import Checked, parse
+from raygen.core.errors import RunError, UserError
+from raygen.core.status import State, Status
+from raygen.core.storage import Folder
+from raygen.data.images import BadImage, fit_images
+from raygen.data.shards.manifest import CHANNELS, ShardFile, rejections, write_shard
+from raygen.data.sources.source import Source
+
+SHARD_BYTES = 64 * 2**20
+"""Aim for files of this size: large enough for object stores, small enough to spread."""
+FILES_PER_WORKER = 4
+TASK_IMAGES = 128
+MAX_ATTEMPTS = 4
+"""Attempts at a task whose process dies; Ray alone would retry for ever."""
+READERS = 16
+"""Images that a process reads from an object store at once: each takes it tens of milliseconds."""
+READ_AHEAD_BYTES = 128 * 2**20
+"""Limit for images that are read but not used yet, so that large ones do not fill memory."""
+TELL_SECONDS = 1.0
+ANSWER_SECONDS = 5
+"""Time to wait for a count, in seconds; the last wait delays the end of the job."""
+RECORDS = ".prepare"
+
+Progress = Callable[[int, int, float], None]
+"""Called with images done, images in total, and images per second."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A dataset to be made: where, and of what images.
+
+    Attributes: fence: what proves that the job still owns the folder.
+    """
+
+    folder: Folder
+    image: ImageFormat
+    fence: Fence | None = None
+
+    @property
+    def image_bytes(self) -> int:
+        return self.image.height * self.image.width * CHANNELS
+
+    @property
+    def records(self) -> Folder:
+        return self.folder.join(RECORDS)
+
+
+@dataclass(frozen=True)
+class File:
+    """A file to write: positions [start, stop) of the source, all of one split."""
+
+    name: str
+    split: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """A file that is written, or None where no image could be kept, and what was left out."""
+
+    file: ShardFile | None
+    rejected: list[dict[str, str]]
+
+    def to_json(self) -> dict[str, Any]:
+        file = dataclasses.asdict(self.file) if self.file else None
+        return {"file": file, "rejected": self.rejected}
+
+    @staticmethod
+    def from_json(values: Checked, image_bytes: int) -> "Record":
+        """Args: image_bytes: of each image. Raises: ShardError."""
+        found = values.entry("file")
+        file = None if found.value is None else ShardFile.from_json(found, image_bytes)
+        return Record(file, list(rejections(values.entry("rejected"))))
+
+
+Part = list[list[File]]
+"""For each target, the files that are made together: they hold the same range of the source."""
+
+
+def plan_parts(
+    splits: dict[str, range], image_bytes: Sequence[int], expected_workers: int
+) -> list[Part]:
+    """Cut each split into blocks, and the blocks into files of about `SHARD_BYTES`.
+
+    There are at least four files of a split for each expected worker, as far as there are images.
+    A target's files do not depend on the other targets.
+
+    Args: image_bytes: of each target.
+    """
+    parts: list[Part] = []
+    for split, positions in splits.items():
+        if not positions:
+            continue
+        blocks = min(FILES_PER_WORKER * expected_workers, len(positions))
+        block_bytes = [math.ceil(len(positions) / blocks) * size for size in image_bytes]
+        files = [math.ceil(size / SHARD_BYTES) for size in block_bytes]
+        per_block = math.gcd(*files)
+        count = blocks * per_block
+        for part in range(count):
+            parts.append(
+                [
+                    [_file(split, positions, part * each + k, count * each) for k in range(each)]
+                    for each in (number // per_block for number in files)
+                ]
+            )
+    return parts
+
+
+def _file(split: str, positions: range, number: int, count: int) -> File:
+    bounds = (positions.start + len(positions) * k // count for k in (number, number + 1))
+    return File(f"{split}-{number:05d}.parquet", split, *bounds)
+
+
+def _tasks(parts: list[Part]) -> list[Part]:
+    """Join neighbouring parts to tasks of some length: to start one takes as long as 50 images."""
+    tasks: list[Part] = []
+    for part in parts:
+        if tasks and _images(tasks[-1]) < TASK_IMAGES:
+            tasks[-1] = [before + files for before, files in zip(tasks[-1], part, strict=True)]
+        else:
+            tasks.append(part)
+    return tasks
+
+
+def _images(part: Part) -> int:
+    """How many images of the source a part needs."""
+    return len(_positions(part))
+
+
+def _positions(part: Part) -> list[int]:
+    return sorted({p for files in part for file in files for p in range(file.start, file.stop)})
+
+
+class Shard:
+    """The images of one file, as they come."""
+
+    def __init__(self, target: Target, file: File) -> None:
+        self._target = target
+        self.file = file
+        self._images = np.empty((file.stop - file.start, target.image_bytes), np.uint8)
+        self._ids: list[str] = []
+        self._values: list[list[int]] = []
+        self._rejected: list[dict[str, str]] = []
+
+    def add(self, id: str, pixels: np.ndarray, values: list[int]) -> None:
+        self._images[len(self._ids)] = pixels.reshape(-1)
+        self._ids.append(id)
+        self._values.append(values)
+
+    def reject(self, id: str, reason: str) -> None:
+        self._rejected.append({"id": id, "split": self.file.split, "reason": reason})
+
+    def write(self) -> Record:
+        """Raises: OSError; RunError if the folder is another job's by now."""
+        if self._target.fence:
+            self._target.fence.check()
+        written = None
+        if self._ids:
+            images = self._images[: len(self._ids)]
+            values = np.array(self._values, np.int8).reshape(len(self._ids), len(self._values[0]))
+            written = write_shard(self._target.folder, self.file.name, images, self._ids, values)
+        record = Record(written, self._rejected)
+        self._target.records.write_json(f"{self.file.name}.json", record.to_json())
+        return record
+
+
+def _count_attempt(source: Source, targets: Sequence[Target], part: Part, run: str) -> None:
+    """Leave a mark that work on a part began. Raises: OSError if it has begun too often.
+
+    Args: run: tells this preparation from earlier ones of the same dataset.
+    """
+    files = [(t.records, file) for t, files in zip(targets, part, strict=True) for file in files]
+    records, file = files[0]
+    marks = [f"{file.name}.begun-{run}-{attempt}" for attempt in range(MAX_ATTEMPTS)]
+    mark = next((mark for mark in marks if not records.exists(mark)), None)
+    if not mark:
+        unfinished = (f for folder, f in files if not folder.exists(f"{f.name}.json"))
+        file = next(unfinished, file)
+        first, last = source.ids[file.start], source.ids[file.stop - 1]
+        raise OSError(
+            f"a process that prepared the images {first} to {last} died {MAX_ATTEMPTS} times: one "
+            "of them is made to do that, or there is too little memory"
+        )
+    # Nothing is lost with it, so it need not be written with the care that takes time.
+    records.patiently(lambda: records.filesystem.open_output_stream(records.path_of(mark)).close())
+
+
+def make_part(
+    source: Source,
+    ids: list[str],
+    targets: Sequence[Target],
+    part: Part,
+    tell: Callable[[int], None] | None = None,
+) -> list[dict[str, Record]]:
+    """Load, fit and write the images of one part; what cannot be read is listed instead.
+
+    Args: tell: called after each image with how many are done.
+    Returns: for each target, the record of each file.
+    Raises: OSError if a place fails.
+    """
+    made: list[dict[str, Record]] = [{} for _ in targets]
+    waiting = [list(files) for files in part]
+    shards: list[Shard | None] = [None for _ in targets]
+    images = [target.image for target in targets]
+    for done, (position, read) in enumerate(_read_ahead(source, _positions(part)), start=1):
+        for number, files in enumerate(waiting):
+            if files and files[0].start == position:
+                shards[number] = Shard(targets[number], files.pop(0))
+        try:
+            image, values = source.open(position, read())
+            fitted, reason = fit_images(image, images), ""
+        except BadImage as error:
+            reason = str(error)
+        for number, shard in enumerate(shards):
+            if not shard:
+                continue
+            if reason:
+                shard.reject(ids[position], reason)
+            else:
+                shard.add(ids[position], fitted[number], values)
+            if position + 1 == shard.file.stop:
+                made[number][shard.file.name] = shard.write()
+                shards[number] = None
+        if tell:
+            tell(done)
+    return made
+
+
+def _read_ahead(
+    source: Source, positions: Sequence[int]
+) -> Iterator[tuple[int, Callable[[], bytes]]]:
+    """Each position with what waits for its bytes, or raises why they cannot be read."""
+    if not source.is_remote:
+        for position in positions:
+            yield position, functools.partial(source.read, position)
+        return
+    with ThreadPoolExecutor(READERS) as pool:
+        reading: deque[tuple[int, Callable[[], bytes]]] = deque()
+        ahead = 0
+        for position in positions:
+            # At least the one that is used next.
+            while reading and (
+                len(reading) > READERS or ahead + source.size(position) > READ_AHEAD_BYTES
+            ):
+                ahead -= source.size(reading[0][0])
+                yield reading.popleft()
+            ahead += source.size(position)
+            reading.append((position, pool.submit(source.read, position).result))
+        while reading:
+            yield reading.popleft()
+
+
+def make_all(
+    source: Source,
+    targets: Sequence[Target],
+    parts: list[Part],
+    progress: Progress | None = None,
+) -> list[dict[str, Record]]:
+    """Make parts as a Ray Data pipeline.
+
+    Args: progress: called about once a second, from another thread too, never twice at a time.
+    Returns: for each target, the record of each file.
+    Raises: RunError if a place cannot be read or written any more.
+    """
+    tasks = _tasks(parts)
+    if not tasks:
+        return [{} for _ in targets]
+    from raygen.cluster.connection import own_actor
+
+    with own_actor(Status) if progress else contextlib.nullcontext() as status:
+        return _make_tasks(source, targets, tasks, progress, status)
+
+
+def _make_tasks(
+    source: Source,
+    targets: Sequence[Target],
+    tasks: list[Part],
+    progress: Progress | None,
+    status: Any,
+) -> list[dict[str, Record]]:
+    import ray
+
+    records: list[dict[str, Record]] = [{} for _ in targets]
+    outage_told = ""
+    # Sent to each node once, not with each task: a list of 200,000 names and attributes is large.
+    shared = ray.put((source, source.ids, targets, tasks))
+    key = shared.hex()
+
+    def make(row: dict[str, Any]) -> dict[str, Any]:
+        source, ids, targets, tasks = _of_process(key, lambda: ray.get(shared))
+        number = int(row["id"])
+        part, told_at = tasks[number], time.monotonic()
+
+        def tell(done: int) -> None:
+            nonlocal told_at
+            if status and time.monotonic() - told_at > TELL_SECONDS:
+                status.progress.remote(number, done)
+                told_at = time.monotonic()
+
+        def outage(text: str) -> None:
+            if status:
+                status.outage.remote(number, text)
+
+        # In case an attempt that was killed was waiting for something.
+        outage("")
+        try:
+            # Of the process that this runs in: named without its module, it would be sent along.
+            with retry.OUTAGES.told_to(outage):
+                _count_attempt(source, targets, part, key)
+                made = make_part(source, ids, targets, part, tell)
+        except (OSError, pa.ArrowException, RunError, UserError) as error:
+            # Raised here, it would arrive buried in Ray's own messages.
+            return {"number": number, "made": "", "error": " ".join(str(error).split())}
+        text = json.dumps([{n: r.to_json() for n, r in files.items()} for files in made])
+        return {"number": number, "made": text, "error": ""}
+
+    def counted() -> dict[int, int]:
+        nonlocal outage_told
+        try:
+            state: State = ray.get(status.state.remote(), timeout=ANSWER_SECONDS)
+        except ray.exceptions.RayError:
+            # Everything may be busy. The tasks that have ended are known without it.
+            return {}
+        if state.outage != outage_told:
+            retry.OUTAGES.tell(state.outage)
+            outage_told = state.outage
+        return state.progress
+
+    results = ray.data.range(len(tasks), override_num_blocks=len(tasks)).map(make)
+    # Ray would keep processors free for operators that have nothing to do: of two, nearly one.
+    results.context.op_resource_reservation_enabled = False
+    with _ProgressThread(progress, [_images(task) for task in tasks], counted) as telling:
+        for row in results.iter_rows():
+            if row["error"]:
+                places = ", ".join(target.folder.uri for target in targets)
+                raise RunError(
+                    f"--out {places}: {row['error']}\nwhat is finished is kept; once that is "
+                    "mended, the same command, without --restart, goes on"
+                )
+            made = parse(row["made"].encode(), "a task's answer").items()
+            for target, known, files in zip(targets, records, made, strict=True):
+                known |= {
+                    name: Record.from_json(values, target.image_bytes)
+                    for name, values in files.entries().items()
+                }
+            telling.ended(int(row["number"]))
+    return records
+
+
+class _ProgressThread:
+    """Tells how far the tasks are: each time that one ends, and about once a second."""
+
+    def __init__(
+        self, progress: Progress | None, images: list[int], counted: Callable[[], dict[int, int]]
+    ) -> None:
+        """Args: images: of each task; counted: those that each running task has come to."""
+        self._progress = progress
+        self._images = images
+        self._counted = counted
+        self._done: dict[int, int] = {}
+        self._began = time.monotonic()
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._raised: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> "_ProgressThread":
+        if self._progress:
+            self._thread.start()
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._over.set()
+        if self._progress:
+            self._thread.join()
+        if self._raised and not error:
+            raise self._raised
+
+    def ended(self, task: int) -> None:
+        """Raises: what `progress` raised, in the other thread too."""
+        if self._raised:
+            raise self._raised
+        self._tell({task: self._images[task]})
+
+    def _run(self) -> None:
+        try:
+            while not self._over.wait(TELL_SECONDS):
+                self._tell(self._counted())
+        except BaseException as error:
+            self._raised = error
+
+    def _tell(self, counts: dict[int, int]) -> None:
+        with self._lock:
+            for task, done in counts.items():
+                # What a task counted may arrive after its end; one that died begins again.
+                self._done[task] = max(done, self._done.get(task, 0))
+            done = sum(self._done.values())
+            if self._progress:
+                total = sum(self._images)
+                self._progress(done, total, done / (time.monotonic() - self._began))
+
+
+_process: dict[str, Any] = {}
+
+
+def _of_process(key: str, load: Callable[[], Any]) -> Any:
+    """What all tasks share, unpacked once in each process."""
+    if key not in _process:
+        _process.clear()
+        _process[key] = load()
+    return _process[key]

@@ -1,0 +1,353 @@
+"""Datasets that Hugging Face's `datasets` saved to a disk (`save_to_disk`) or keeps in its cache.
+
+They are files of Arrow tables, which pyarrow reads: the library itself is not needed.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from raygen.core.checked import parse, shown
+from raygen.core.errors import UserError
+from raygen.core.printable import printable
+from raygen.core.storage import Folder
+from raygen.data.images import BadImage, open_image
+from raygen.data.sources.arrow_file import ArrowFile, scan
+from raygen.data.sources.layout import MAX_LABELS, choose_attributes
+from raygen.data.sources.source import TRAIN_SHARE, first_part_trains, require_splits, shuffled
+from raygen.data.splits import SPLITS, TEST, TRAIN, VALIDATION
+
+_SAVE_AGAIN = "save the dataset again"
+
+
+@dataclass(frozen=True)
+class HuggingFace:
+    """Images of a saved dataset. Columns of truth values and of classes become attributes.
+
+    Attributes:
+        files: in the order of the rows.
+        starts: (files + 1,) int64: the first row of each, and the number of all rows.
+        column: that holds the images.
+        order: (images,) int64: the row of each of `ids`.
+        values: (images, attributes) int8: 1, -1, or 0 where there is no value.
+        ignored: other columns.
+        notes: what users should know of the attributes, a sentence each.
+    """
+
+    place: Folder
+    files: list[ArrowFile]
+    starts: np.ndarray
+    column: str
+    ids: list[str]
+    order: np.ndarray
+    attributes: tuple[str, ...]
+    values: np.ndarray
+    ranges: dict[str, range]
+    ignored: list[str]
+    notes: list[str]
+
+    def splits(self) -> dict[str, range]:
+        return self.ranges
+
+    @property
+    def is_remote(self) -> bool:
+        # A batch of many images is read as a whole, once.
+        return False
+
+    def patient(self, seconds: float) -> "HuggingFace":
+        files = [file.patient(seconds) for file in self.files]
+        return replace(self, place=self.place.patient(seconds), files=files)
+
+    def size(self, position: int) -> int:
+        return 0
+
+    def read(self, position: int) -> bytes:
+        row = int(self.order[position])
+        file = int(np.searchsorted(self.starts, row, side="right")) - 1
+        cell = self.files[file].cell(self.column, row - int(self.starts[file]))
+        data = cell["bytes"] if isinstance(cell, dict) else cell
+        if data is None:
+            raise BadImage("the row holds no bytes; save the dataset with its images inside")
+        return bytes(data)
+
+    def open(self, position: int, data: bytes) -> tuple[Image.Image, list[int]]:
+        return open_image(data), self.values[position].tolist()
+
+    def description(self) -> dict[str, Any]:
+        digest = hashlib.sha256(repr((self.attributes, self.ids)).encode() + self.values.tobytes())
+        for file in (known.file for known in self.files):
+            size = file.filesystem.get_file_info(file.path).size
+            digest.update(f"{file.name} {size}\n".encode())
+        return {
+            "kind": "huggingface",
+            "images": self.place.name,
+            "count": len(self.ids),
+            "files_sha256": digest.hexdigest(),
+            "splits": {split: len(positions) for split, positions in self.ranges.items()},
+        }
+
+
+def huggingface(
+    images: str, train_share: float = TRAIN_SHARE, chosen: Sequence[str] = ()
+) -> HuggingFace:
+    """A dataset, or a dictionary of splits, that `save_to_disk` wrote.
+
+    Args:
+        images: its folder, local or not.
+        train_share: of the images are for training, where it has no split for validation.
+        chosen: the attributes that are kept; empty for all.
+    Raises: UserError if there is none, or none with images.
+    """
+    said = f"--images {images}"
+    place = Folder.at(images)
+    splits = _list(place, said)
+    files: list[ArrowFile] = []
+    counts: dict[str, int] = {}
+    starts, others = [0], []
+    for split, part in splits.items():
+        for place_of_file in part:
+            # Not the images: of all files, they would all be in memory.
+            file, table = scan(place_of_file, lambda schema: _image_column(schema, said))
+            files.append(file)
+            if not file.schema.equals(files[0].schema):
+                raise UserError(
+                    f"{said}: {file.file.name} has other columns than {files[0].file.name}; save "
+                    "it again as one dataset"
+                )
+            counts[split] = counts.get(split, 0) + file.rows
+            starts.append(starts[-1] + file.rows)
+            others.append(_with_plain_integers(table))
+    if not files:
+        raise UserError(f"{said}: holds no split; {_SAVE_AGAIN}")
+    column = _image_column(files[0].schema, said)
+    rows = [f"{split}/{row:07d}" for split, count in counts.items() for row in range(count)]
+    if len(rows) < 2:
+        raise UserError(f"{said}: holds {len(rows)} images; training and validation need one each")
+    attributes, values, ignored, notes = _attributes(
+        pa.concat_tables(others), len(rows), chosen, said
+    )
+    if len(splits) == 1:
+        # Within a split, rows stay in their order: whoever reads some reads few files.
+        ranges = first_part_trains(len(rows), train_share)
+        trains = np.sort(shuffled(rows)[: len(ranges[TRAIN])])
+        order = np.concatenate([trains, np.setdiff1d(np.arange(len(rows)), trains)])
+    else:
+        order = np.arange(len(rows))
+        bounds = np.cumsum([0, *counts.values()]).tolist()
+        ranges = {split: range(bounds[k], bounds[k + 1]) for k, split in enumerate(splits)}
+        require_splits(ranges, said)
+    return HuggingFace(
+        place=place,
+        files=files,
+        starts=np.array(starts),
+        column=column,
+        ids=[rows[row] for row in order],
+        order=order,
+        attributes=attributes,
+        values=values[order],
+        ranges=ranges,
+        ignored=ignored,
+        notes=notes,
+    )
+
+
+def _list(place: Folder, said: str) -> dict[str, list[Folder]]:
+    """The Arrow files of each split. Raises: UserError."""
+    if place.is_file():
+        raise UserError(
+            f"{said}: is a file; name the folder that save_to_disk wrote (a Parquet or CSV file is "
+            "opened with datasets.load_dataset first)"
+        )
+    if place.exists("dataset_dict.json"):
+        values = place.read_checked("dataset_dict.json", advice=_SAVE_AGAIN)
+        names = values.entry("splits").texts()
+        found = {split: _saved(place.join(name), said) for split, name in _splits(names, said)}
+    else:
+        named: dict[str, list[Folder]] = {}
+        for file in _saved(place, said):
+            # As the cache names them; save_to_disk leaves the split out.
+            match = re.search(r"-([a-z]+)(-\d+-of-\d+)?\.arrow$", file.name)
+            name = match[1] if match and match[1] in SPLITS else ""
+            named.setdefault(name, []).append(file)
+        if len(named) == 1:
+            return {TRAIN: next(iter(named.values()))}
+        found = {split: named[name] for split, name in _splits(list(named), said)}
+    if VALIDATION not in found and TEST in found:
+        found[VALIDATION] = found.pop(TEST)
+    return {split: found[split] for split in (TRAIN, VALIDATION, TEST) if split in found}
+
+
+def _splits(names: Sequence[str], said: str) -> list[tuple[str, str]]:
+    """What each name means, and the name. Raises: UserError if that is not clear."""
+    for number, name in enumerate(names):
+        again = name in SPLITS and SPLITS[name] in [SPLITS[other] for other in names[:number]]
+        if name not in SPLITS or again:
+            problem = "means the same as another" if again else "is not known"
+            raise UserError(
+                f"{said}: the split {shown(name)} {problem} ({', '.join(SPLITS)} are known); name "
+                "the folder of one split, or rename it"
+            )
+    return [(SPLITS[name], name) for name in names]
+
+
+def _saved(place: Folder, said: str) -> list[Folder]:
+    """The files of one dataset. Raises: UserError."""
+    if place.exists("state.json"):
+        values = place.read_checked("state.json", advice=_SAVE_AGAIN)
+        names = [file.entry("filename").text() for file in values.entry("_data_files").items()]
+    else:
+        # The cache has no list; cache-*.arrow are results of other work on the dataset.
+        names = [n for n in place.names() if n.endswith(".arrow") and not n.startswith("cache-")]
+    if not names:
+        raise UserError(
+            f"{said}: holds no dataset of Hugging Face's; name a folder that save_to_disk wrote "
+            "(with dataset_dict.json or state.json in it)"
+        )
+    if any(set(name) & set("/\\\0") or name in ("", ".", "..") for name in names):
+        raise UserError(f"{said}: state.json names files in other folders; it is not read")
+    return [place.join(name) for name in names]
+
+
+def _with_plain_integers(table: pa.Table) -> pa.Table:
+    """The same columns, with all integers signed and of 64 bits."""
+    for number, field in enumerate(table.schema):
+        if pa.types.is_integer(field.type):
+            # What is too large becomes negative, which stands for no class.
+            column = table.column(number).cast(pa.int64(), safe=False)
+            table = table.set_column(number, field.with_type(pa.int64()), column)
+    return table
+
+
+def _features(schema: pa.Schema) -> dict[str, Any]:
+    """What the library says of each column, as far as it does. Raises: UserError."""
+    text = (schema.metadata or {}).get(b"huggingface", b"{}")
+    values = parse(text, "the description of the columns", advice=_SAVE_AGAIN)
+    info = values.optional("info")
+    features = info.optional("features") if info else None
+    if features is None or features.value is None:
+        return {}
+    known: dict[str, Any] = {}
+    for name, feature in features.entries().items():
+        if isinstance(feature.value, dict):
+            # Of structures, an entry may be called names, too.
+            classes = feature.optional("names")
+            names = classes.texts() if classes and isinstance(classes.value, list) else ()
+            known[name] = feature.value | {"names": list(names)}
+    return known
+
+
+def _image_column(schema: pa.Schema, said: str) -> str:
+    """Raises: UserError."""
+    features = _features(schema)
+    marked = [name for name in schema.names if features.get(name, {}).get("_type") == "Image"]
+    columns: list[str] = marked or [
+        f.name
+        for f in schema
+        if pa.types.is_struct(f.type) and f.type.get_field_index("bytes") >= 0
+    ]
+    if len(columns) != 1:
+        found = ", ".join(columns) or f"none among {', '.join(schema.names)}"
+        raise UserError(f"{said}: must have one column of images; found {found}")
+    kind = schema.field(columns[0]).type
+    if pa.types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        kind = kind.field(index).type if index >= 0 else kind
+    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        raise UserError(
+            f"{said}: the column of images, {columns[0]}, is of {kind}, not of bytes; save the "
+            "dataset with its images inside"
+        )
+    return columns[0]
+
+
+@dataclass(frozen=True)
+class _Attribute:
+    """An attribute that a column may become.
+
+    Attributes: number: of the class that it stands for, in a column of classes.
+    """
+
+    name: str
+    column: str
+    number: int | None = None
+
+
+def _attributes(
+    table: pa.Table, rows: int, chosen: Sequence[str], said: str
+) -> tuple[tuple[str, ...], np.ndarray, list[str], list[str]]:
+    """The attributes of a table's rows.
+
+    Args: chosen: names of those that are wanted; empty for all.
+    Returns: names; values (rows, attributes) int8; columns that are none; notes for users.
+    Raises: UserError if there are too many, or one that was chosen is not there.
+    """
+    columns, notes = _columns(table), []
+    if not chosen:
+        # Classes first, as they are many, and the largest of them: others may all fit.
+        largest = sorted(
+            (name for name, found in columns.items() if found[0].number is not None),
+            key=lambda name: -len(columns[name]),
+        )
+        while largest and sum(map(len, columns.values())) > MAX_LABELS:
+            name = largest.pop(0)
+            notes.append(
+                f"column {name} is left out: with its {len(columns.pop(name))} classes there are "
+                f"more than {MAX_LABELS} attributes; --keep-attributes chooses some of them"
+            )
+    candidates = [attribute for found in columns.values() for attribute in found]
+    names = choose_attributes([a.name for a in candidates], chosen, said)
+    if len(names) > MAX_LABELS:
+        raise UserError(
+            f"{said}: has {len(names)} attributes, but at most {MAX_LABELS} can be kept; choose "
+            "some with --keep-attributes"
+        )
+    kept = [attribute for attribute in candidates if attribute.name in set(names)]
+    values = np.empty((rows, len(kept)), np.int8)
+    for number, attribute in enumerate(kept):
+        values[:, number] = _values(table.column(attribute.column), attribute.number)
+    used = {attribute.column for attribute in kept}
+    return tuple(names), values, [name for name in table.column_names if name not in used], notes
+
+
+def _columns(table: pa.Table) -> dict[str, list[_Attribute]]:
+    """The attributes that each column may become, of those that may."""
+    features = _features(table.schema)
+    columns: dict[str, list[_Attribute]] = {}
+    known: set[str] = set()
+    for field in table.schema:
+        classes = features.get(field.name, {}).get("names")
+        whole = pa.types.is_integer(field.type)
+        if classes and whole:
+            # Several columns may have classes such as yes and no.
+            own = [printable(str(c)) for c in classes]
+            names = [f"{field.name}={name}" if name in known else name for name in own]
+            found = [_Attribute(name, field.name, k) for k, name in enumerate(names)]
+        elif pa.types.is_boolean(field.type) or (
+            whole and set(table.column(field.name).unique().to_pylist()) <= {-1, 0, 1}
+        ):
+            found = [_Attribute(field.name, field.name)]
+        else:
+            continue
+        columns[field.name] = found
+        known |= {attribute.name for attribute in found}
+    return columns
+
+
+def _values(cells: pa.ChunkedArray, number: int | None) -> np.ndarray:
+    """(rows,) 1, -1 or 0. Args: number: of the class that is asked for, in a column of classes."""
+    if pa.types.is_boolean(cells.type):
+        truth = cells.cast(pa.int8()).fill_null(-1).to_numpy()
+        values: np.ndarray = np.array([0, -1, 1], np.int8)[truth + 1]
+        return values
+    if number is not None:
+        classes = cells.fill_null(-1).to_numpy()
+        return np.where(classes < 0, 0, np.where(classes == number, 1, -1))
+    numbers: np.ndarray = cells.to_numpy().astype(np.int8)
+    # Of 0 and 1, 0 says no; beside -1, it says that nobody knows.
+    return numbers if numbers.min(initial=0) < 0 else 2 * numbers - 1

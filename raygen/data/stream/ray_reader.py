@@ -1,0 +1,121 @@
+"""Reading ahead with Ray Data: the cluster's tasks read, and the object store keeps what they read.
+
+For workers on nodes with few processors, or where other nodes are closer to the data. On one
+machine it is slower than the workers' own threads (`jobs/bench.py ingest` tells how much).
+"""
+
+import itertools
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from raygen.core.errors import ShardError
+from raygen.data.shards.manifest import as_array, as_column
+from raygen.data.shards.reader import ATTRIBUTES, ShardReader
+from raygen.data.shards.rows import Rows
+from raygen.data.stream.order import Piece, StreamPlan
+
+PIECES_AT_ONCE = 4
+"""Pieces that are read ahead together, where the object store has room for them."""
+STORE_SHARE = 0.25
+"""Of the object store, for the pieces that are read together. The pieces before them, which are
+being used, take as much."""
+TASKS_IN_FLIGHT = 2
+TASK_CPUS = 0.25
+"""A read is mostly waiting and copying. Must fit beside the training workers (see ray_worker)."""
+
+
+def read_ahead(
+    shards: ShardReader,
+    plan: StreamPlan,
+    first_step: int,
+    stop_step: int,
+    rank: int,
+    world_size: int,
+) -> Iterator[Rows]:
+    """Read a worker's part of the plan by one Ray Data execution for a few pieces each.
+
+    A single execution for all pieces would be simpler. But inside a training worker, once its
+    results have to wait to be used, its scheduling thread was seen never to rest (Ray 2.60), and
+    training ran at a third of its speed. These run to their end at once.
+
+    Raises: ShardError.
+    """
+    steps, at_once = plan_pieces(plan, ray.cluster_resources().get("object_store_memory", 0))
+    groups = _grouped(plan.pieces(first_step, stop_step, steps), at_once)
+    first_group = next(groups, None)
+    if not first_group:
+        return
+    share = plan.batch_size // world_size
+
+    def execute(group: list[Piece]) -> list[ray.ObjectRef[pa.Table]]:
+        def read(row: pa.Table) -> pa.Table:
+            chunk, first, stop = group[row.column("id")[0].as_py()]
+            rows = plan.worker_rows(chunk, rank, world_size)[first:stop].reshape(-1)
+            try:
+                found = shards.read(rows)
+            except ShardError as error:
+                # Raised here, it would arrive buried in Ray's own messages.
+                return pa.table({"error": [str(error)]})
+            columns = {"image": as_column(found.images.reshape(len(rows), -1)), "row": rows}
+            if shards.manifest.attributes:
+                columns[ATTRIBUTES] = as_column(found.attributes.view(np.uint8))
+            return pa.table(columns)
+
+        tables = ray.data.range(len(group), override_num_blocks=len(group)).map_batches(
+            read,
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=TASK_CPUS,
+            # Ray warns where there are fewer blocks than tasks.
+            compute=ray.data.TaskPoolStrategy(size=min(TASKS_IN_FLIGHT, len(group))),
+        )
+        tables.context.execution_options.preserve_order = True
+        # One block for each piece, as it was read: to split or merge blocks copies the images.
+        tables.context.target_max_block_size = None
+        tables.context.enable_progress_bars = False
+        tables.context.print_on_execution_start = False
+        refs: list[ray.ObjectRef[pa.Table]] = tables.materialize().to_arrow_refs()
+        return refs
+
+    with ThreadPoolExecutor(1, "stream") as thread:
+        ahead = thread.submit(execute, first_group)
+        for following in itertools.chain(groups, [None]):
+            refs = ahead.result()
+            if following:
+                ahead = thread.submit(execute, following)
+            while refs:
+                # Dropping the reference lets Ray free the images once they are used.
+                table: pa.Table = ray.get(refs.pop(0))
+                if "error" in table.column_names:
+                    raise ShardError(table.column("error")[0].as_py())
+                images = as_array(table.column("image"))
+                rows = table.column("row").to_numpy()
+                attributes = np.empty((len(rows), 0), np.int8)
+                if shards.manifest.attributes:
+                    attributes = as_array(table.column(ATTRIBUTES)).view(np.int8)
+                for start in range(0, len(rows), share):
+                    part = slice(start, start + share)
+                    # Copies, so that the store's memory can be used again.
+                    pixels = images[part].reshape(shards.manifest.shape(share)).copy()
+                    yield Rows(pixels, attributes[part].copy(), rows[part].copy())
+
+
+def plan_pieces(plan: StreamPlan, store_bytes: float) -> tuple[int, int]:
+    """How to cut chunks for an object store: steps of a piece, and pieces to read at once."""
+    chunk_bytes = plan.chunk_steps * plan.batch_size * plan.image_bytes
+    room = STORE_SHARE * store_bytes
+    if room >= chunk_bytes:
+        return plan.chunk_steps, min(PIECES_AT_ONCE, int(room / chunk_bytes))
+    return max(1, int(plan.chunk_steps * room / chunk_bytes)), 1
+
+
+def _grouped(pieces: Iterator[Piece], at_once: int) -> Iterator[list[Piece]]:
+    """Cut into groups of 1, 2, 4 and so on pieces: the first batch is not to wait for all."""
+    size = 1
+    while group := list(itertools.islice(pieces, size)):
+        yield group
+        size = min(2 * size, at_once)

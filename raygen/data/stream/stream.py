@@ -1,0 +1,176 @@
+"""Shards to batches: one stream per run, in an order that is known before it starts.
+
+What it promises, each tested:
+
+- every epoch delivers each image exactly once, whatever the batch size and worker count;
+- the order depends on (seed, epoch, global batch size) alone: the images of step k are the same
+  for any number of workers, and a run resumed at step k sees what an uninterrupted one saw;
+- epochs follow each other without a pause: a batch may hold the end of one and the beginning of
+  the next, so no batch is short and no image is left out;
+- memory is bounded by the chunk size, not by the dataset;
+- every delivered row is checked against the plan: a lost or repeated image raises.
+
+How: a `StreamPlan` says which rows each worker uses in each step. They are read ahead a chunk at a
+time, by threads of the worker (`read_ahead`) or by Ray Data's tasks (`ray_reader.py`).
+"""
+
+import functools
+import itertools
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from raygen.config.run import RAY_DATA, Reader
+from raygen.core.errors import ShardError
+from raygen.core.storage import Folder
+from raygen.data.shards.manifest import Manifest
+from raygen.data.shards.reader import RowGroup, ShardReader, Stored
+from raygen.data.shards.rows import Rows
+from raygen.data.stream.order import Piece, StreamPlan
+
+LOCAL_THREADS, REMOTE_THREADS = 2, 16
+"""That read row groups. An object store takes long to answer, but answers many at once."""
+_NO_ROWS = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True)
+class ImageStream:
+    """A split of a dataset, as batches for training.
+
+    Attributes:
+        folder: where the dataset lies.
+        reader: who reads ahead.
+        stored: where to take images from instead of the files, if anywhere.
+    """
+
+    folder: Folder
+    manifest: Manifest
+    split: str
+    batch_size: int
+    seed: int
+    reader: Reader = "direct"
+    stored: Stored | None = None
+
+    @functools.cached_property
+    def plan(self) -> StreamPlan:
+        groups = [rows for file in self.manifest.splits[self.split] for rows in file.row_groups]
+        return StreamPlan(tuple(groups), self.batch_size, self.manifest.image_bytes, self.seed)
+
+    def batches(
+        self, first_step: int, stop_step: int, rank: int = 0, world_size: int = 1
+    ) -> Iterator[Rows]:
+        """One worker's share of the steps [first_step, stop_step), read ahead, step by step.
+
+        No two steps share memory.
+
+        Args: rank, world_size: which worker of how many; `world_size` must divide `batch_size`.
+        Raises: ShardError if a file is missing or damaged, or an image was lost or repeated.
+        """
+        if self.reader == RAY_DATA:
+            # Ray is imported where it is used: all else works without it.
+            from raygen.data.stream.ray_reader import read_ahead as read
+        else:
+            read = read_ahead
+        shards = ShardReader(self.folder, self.manifest, self.split, self.stored)
+        expected = itertools.chain.from_iterable(
+            self.plan.worker_rows(chunk, rank, world_size)[first:stop]
+            for chunk, first, stop in self.plan.pieces(first_step, stop_step)
+        )
+        delivered = 0
+        for batch in read(shards, self.plan, first_step, stop_step, rank, world_size):
+            if not np.array_equal(batch.rows, next(expected, _NO_ROWS)):
+                raise ShardError(
+                    f"{self.folder.uri}: step {first_step + delivered} received other images than "
+                    f"planned (rank {rank} of {world_size}, rows {batch.rows[:4].tolist()}...); "
+                    "the data stream lost or repeated some"
+                )
+            delivered += 1
+            yield batch
+        if delivered != stop_step - first_step:
+            raise ShardError(
+                f"{self.folder.uri}: the data stream ended after {delivered} of "
+                f"{stop_step - first_step} steps (rank {rank} of {world_size})"
+            )
+
+
+def read_ahead(
+    shards: ShardReader,
+    plan: StreamPlan,
+    first_step: int,
+    stop_step: int,
+    rank: int,
+    world_size: int,
+) -> Iterator[Rows]:
+    """Read a worker's part of the plan in threads of this process, a piece ahead of its use.
+
+    Raises: ShardError.
+    """
+    pieces = plan.pieces(first_step, stop_step)
+    first_piece = next(pieces, None)
+    if not first_piece:
+        return
+    share = plan.batch_size // world_size
+    threads = LOCAL_THREADS if shards.folder.is_local else REMOTE_THREADS
+    # Row groups that the last piece used in part: the next one may use the rest.
+    partial: dict[int, RowGroup] = {}
+
+    def start(piece: Piece) -> _Reading:
+        chunk, first, stop = piece
+        rows = plan.worker_rows(chunk, rank, world_size)[first:stop]
+        images = deque(np.empty((share, plan.image_bytes), np.uint8) for _ in rows)
+        flat, at_hand = rows.reshape(-1), partial
+        attributes = np.empty((len(flat), len(shards.manifest.attributes)), np.int8)
+        of_steps = attributes.reshape(*rows.shape, attributes.shape[1])
+        # What is delivered, as `batches` will compare it with what should be.
+        arrived = np.full(len(flat), -1)
+
+        def fill(group: int, positions: np.ndarray) -> RowGroup | None:
+            found = at_hand[group] if group in at_hand else shards.group(group)
+            sources = shards.row_in_group(flat[positions], group)
+            # Image by image to its place: arrays of indices would copy twice.
+            for position, source in zip(positions.tolist(), sources.tolist(), strict=True):
+                step, place = divmod(position, share)
+                images[step][place] = found.images[source]
+            attributes[positions] = found.attributes[sources]
+            arrived[positions] = flat[positions]
+            return found if len(positions) < len(found.images) else None
+
+        places = shards.places(flat).items()
+        loads = {group: pool.submit(fill, group, positions) for group, positions in places}
+        return _Reading(arrived.reshape(rows.shape), images, of_steps, loads)
+
+    pool = ThreadPoolExecutor(threads, "read")
+    try:
+        ahead = start(first_piece)
+        for following in itertools.chain(pieces, [None]):
+            reading = ahead
+            loaded = {group: load.result() for group, load in reading.loads.items()}
+            partial = {group: found for group, found in loaded.items() if found is not None}
+            if following:
+                ahead = start(following)
+            for rows, attributes in zip(reading.rows, reading.attributes, strict=True):
+                # Taken out, so that the memory of a step is free once the step is over.
+                images = reading.images.popleft()
+                yield Rows(images.reshape(shards.manifest.shape(share)), attributes, rows)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A piece on its way.
+
+    Attributes:
+        rows: (steps, share) row numbers.
+        images: of each step, (share, image_bytes).
+        attributes: (steps, share, attributes).
+        loads: who loads them, by row group.
+    """
+
+    rows: np.ndarray
+    images: deque[np.ndarray]
+    attributes: np.ndarray
+    loads: dict[int, Future[RowGroup | None]]

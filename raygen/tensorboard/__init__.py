@@ -1,0 +1,1 @@
+"""What TensorBoard reads of a run, and TensorBoard itself."""

@@ -1,0 +1,131 @@
+"""A local copy of what TensorBoard reads of a storage, kept up to date.
+
+TensorBoard reads only some object stores, each with another library's settings. The copy works for
+every URI that raygen's other jobs take, and of a file that has grown only its new end is fetched.
+"""
+
+import errno
+import os
+import re
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from pyarrow import fs
+
+from raygen.core.paths import LeavesFolder, inside
+from raygen.core.storage import Folder
+
+CODES_CONFIG, CODES = "projector_config.pbtxt", "projector"
+"""What the projector shows of a run: a file, and a folder of what it names."""
+WANTED = re.compile(rf"(.*/)?([^/]*tfevents[^/]*|{re.escape(CODES_CONFIG)}|{CODES}/[^/]+)")
+HPARAMS = ".hparams"
+"""How the names of the event files end that hold a trial's values and outcome."""
+AT_ONCE = 16
+SETTLED_SECONDS = 2.0
+"""After so long, a change of a file shows in its time, which stores note in whole seconds."""
+NO_FILES = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EILSEQ)
+"""Errors of names that a disk cannot have, or not beside others that an object store allows."""
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """A local folder that holds what TensorBoard reads of a storage.
+
+    Attributes:
+        storage: whose files are copied.
+        place: the local folder.
+        refused: names of files that are not copied, since they cannot lie in the folder.
+    """
+
+    storage: Folder
+    place: str
+    refused: set[str] = field(default_factory=set)
+
+    def update(self, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
+        """Copy what is new, and delete what is gone.
+
+        Args: progress: called with files done and files in total.
+        Returns: how many files changed.
+        Raises: OSError if the storage cannot be read.
+        """
+        selector = fs.FileSelector(self.storage.path, allow_not_found=True, recursive=True)
+        root = self.storage.path.rstrip("/") + "/"
+        found = {
+            info.path.removeprefix(root): info
+            for info in self.storage.filesystem.get_file_info(selector)
+            if info.type == fs.FileType.File
+        }
+        wanted = {name: info for name, info in found.items() if WANTED.fullmatch(name)}
+        gone = [path for name, path in self._present().items() if name not in wanted]
+        for path in gone:
+            os.remove(path)
+        # For TensorBoard, a run is there as long as its folder is.
+        for folder, _, _ in os.walk(self.place, topdown=False):
+            if folder != self.place and not os.listdir(folder):
+                os.rmdir(folder)
+        changed = len(gone)
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for done, copied in enumerate(pool.map(self._copy, wanted, wanted.values()), 1):
+                changed += copied
+                progress(done, len(wanted))
+        return changed
+
+    def _present(self) -> dict[str, str]:
+        """The paths of the copies, by their names in the storage."""
+        paths = [os.path.join(top, file) for top, _, files in os.walk(self.place) for file in files]
+        return {os.path.relpath(path, self.place): path for path in paths}
+
+    def _copy(self, name: str, info: fs.FileInfo) -> bool:
+        """Bring one file up to date. Returns: whether it was not. Raises: OSError."""
+        try:
+            return self._copy_to(inside(self.place, name), name, info)
+        except LeavesFolder:
+            self.refused.add(name)
+        except OSError as error:
+            if error.errno not in NO_FILES:
+                raise
+            self.refused.add(name)
+        return False
+
+    def _copy_to(self, target: str, name: str, info: fs.FileInfo) -> bool:
+        try:
+            before = os.stat(target)
+        except FileNotFoundError:
+            before = None
+        if before and before.st_size == info.size and before.st_mtime_ns == info.mtime_ns:
+            return False
+        # Event files grow at their end; the others are written anew, and a trial's records too.
+        grows = "tfevents" in name and not name.endswith(HPARAMS)
+        grown = before is not None and grows and before.st_size <= info.size
+        start = before.st_size if before and grown else 0
+        try:
+            with self.storage.filesystem.open_input_file(info.path) as file:
+                file.seek(start)
+                data = file.read()
+        except FileNotFoundError:
+            # Deleted since it was listed.
+            return False
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        if grown:
+            with open(target, "ab") as copy:
+                copy.write(data)
+        else:
+            # TensorBoard takes whatever has "tfevents" in its name.
+            temporary = os.path.join(os.path.dirname(target), f".{uuid.uuid4().hex}.tmp")
+            try:
+                with open(temporary, "wb") as copy:
+                    copy.write(data)
+                os.replace(temporary, target)
+            except OSError:
+                with suppress(FileNotFoundError):
+                    os.remove(temporary)
+                raise
+        # Written anew once more in the same second, a file might look as it did.
+        settled = grows or time.time() - info.mtime_ns / 1e9 > SETTLED_SECONDS
+        stamp = info.mtime_ns if settled else 0
+        os.utime(target, ns=(stamp, stamp))
+        return True

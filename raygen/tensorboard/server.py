@@ -1,0 +1,143 @@
+"""TensorBoard, made to follow runs in progress and runs that are started over."""
+
+import copy
+import glob
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+from google.protobuf import text_format
+from tensorboard import default, program
+from tensorboard.backend.event_processing import directory_watcher
+from tensorboard.context import RequestContext
+from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
+from tensorboard.plugins.projector.projector_plugin import LRUCache, ProjectorPlugin
+
+from raygen.core.errors import UserError
+from raygen.core.paths import LeavesFolder, inside
+from raygen.tensorboard.mirror import CODES, CODES_CONFIG
+from raygen.tensorboard.options import WatchOptions
+
+
+class FreshProjector(ProjectorPlugin):  # type: ignore[misc]
+    """TensorBoard's projector, for runs in progress, and for runs of strangers.
+
+    By itself it looks for a run's codes once, when it first sees the run. But they come with the
+    first validation, and change with each. It also shows whatever files a run's configuration
+    names, and shows no run at all if one of them cannot be read.
+    """
+
+    _configs: dict[str, ProjectorConfig]
+    config_fpaths: dict[str, str]
+
+    def __init__(self, context: Any) -> None:
+        super().__init__(context)
+        self._seen: tuple[dict[str, str], dict[str, int]] = {}, {}
+        # Several threads answer requests.
+        self._lock = threading.Lock()
+
+    def _update_configs(self) -> None:
+        with self._lock:
+            runs = self.data_provider.list_runs(RequestContext(), experiment_id="")
+            folders = {run.run_name: os.path.join(self.logdir, run.run_name) for run in runs}
+            folders.setdefault(".", self.logdir)
+            seen = {path: at for folder in folders.values() for path, at in written(folder).items()}
+            if (folders, seen) == self._seen:
+                return
+            self.tensor_cache = LRUCache(1)
+            configs: dict[str, ProjectorConfig] = {}
+            places: dict[str, str] = {}
+            for run, folder in folders.items():
+                # A run's files may hold anything, which must not hide the others. What has not
+                # come yet is seen when it does.
+                with suppress(Exception):
+                    alone = copy.copy(self)
+                    place = inside(folder, CODES_CONFIG)
+                    alone._configs, alone.config_fpaths = {run: read_config(place)}, {run: place}
+                    # Reads the tables of codes, for their sizes.
+                    alone._augment_configs_with_checkpoint_info()
+                    configs |= alone._configs
+                    places |= alone.config_fpaths
+            self._configs, self.config_fpaths = configs, places
+            self._seen = folders, seen
+
+
+def read_config(path: str) -> ProjectorConfig:
+    """A run's configuration of the projector, without what names files outside the run's folder.
+
+    Raises: OSError; ValueError; ParseError.
+    """
+    config = ProjectorConfig()
+    with open(path, encoding="utf-8") as file:
+        text_format.Parse(file.read(), config)
+    config.model_checkpoint_path = ""
+    for embedding in list(config.embeddings):
+        named = (
+            embedding.tensor_path,
+            embedding.metadata_path,
+            embedding.bookmarks_path,
+            embedding.sprite.image_path,
+        )
+        if not embedding.tensor_path or not all(_lies_in(os.path.dirname(path), n) for n in named):
+            config.embeddings.remove(embedding)
+    return config
+
+
+def _lies_in(folder: str, name: str) -> bool:
+    """Whether a file that a run may name, if it does, is one of its own."""
+    try:
+        # The projector would take ~ for a home.
+        return not name or (not name.startswith("~") and bool(inside(folder, name)))
+    except LeavesFolder:
+        return False
+
+
+def written(run: str) -> dict[str, int]:
+    """When the projector's files of a run came to be as they are, in nanoseconds."""
+    paths = glob.glob(os.path.join(glob.escape(run), CODES, "*"))
+    paths.append(os.path.join(run, CODES_CONFIG))
+    # Not when they were modified: the copy has that from the storage, in whole seconds.
+    return {path: os.stat(path).st_ctime_ns for path in paths if os.path.exists(path)}
+
+
+class RunWatcher(directory_watcher.DirectoryWatcher):  # type: ignore[misc]
+    """TensorBoard's reader of a run's event files, for runs that are started over.
+
+    By itself it waits for a file that was deleted, as long as the run's folder is there, and reads
+    no other.
+    """
+
+    def Load(self) -> Iterator[Any]:  # noqa: N802
+        if self._path and not os.path.exists(self._path):
+            # For this TensorBoard drops the run, and reads it from its beginning the next time.
+            raise directory_watcher.DirectoryDeletedError(self._path)
+        yield from super().Load()
+
+
+def serve(logdir: str, options: WatchOptions) -> str:
+    """Start TensorBoard in this process. Returns: its address. Raises: UserError."""
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)
+    plugins = default.get_plugins()
+    plugins[plugins.index(ProjectorPlugin)] = FreshProjector
+    # TensorBoard takes plugins, but no other reader.
+    directory_watcher.DirectoryWatcher = RunWatcher
+    board = program.TensorBoard(plugins)
+    board.configure(
+        argv=[
+            "tensorboard",
+            *("--logdir", logdir, "--host", options.host, "--port", str(options.port)),
+            *("--reload_interval", str(options.reload_seconds)),
+            # Its fast reader is a program of its own, in which none of this holds.
+            *("--load_fast", "false", "--samples_per_plugin", "images=100"),
+        ]
+    )
+    try:
+        return str(board.launch())
+    except program.TensorBoardServerException as error:
+        raise UserError(
+            f"--port {options.port}: TensorBoard cannot listen there ({error}); use another port, "
+            "or 0 for any that is free"
+        ) from error
