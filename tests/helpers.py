@@ -279,7 +279,12 @@ def in_double_precision(model: Model) -> Iterator[None]:
         network.double()
     for name in ("noise", "fixed_noise"):
         drawn = getattr(model, name)
-        setattr(model, name, lambda *given, drawn=drawn: drawn(*given).double())
+
+        def exact(*given: Any, drawn: Any = drawn, **named: Any) -> Tensor:
+            numbers: Tensor = drawn(*given, **named)
+            return numbers.double()
+
+        setattr(model, name, exact)
     # What makes results single, for bfloat16's sake.
     with mock.patch.object(Tensor, "float", Tensor.double):
         yield
