@@ -11,24 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from raygen.cli import parse_choice, run_job
-from raygen.data.options import (
-    AnimeOptions,
-    CelebAOptions,
-    DrawnOptions,
-    FolderOptions,
-    HuggingFaceOptions,
-    PrepareOptions,
-    ShowOptions,
-)
-
-KINDS: dict[str, type[PrepareOptions | ShowOptions]] = {
-    "celeba": CelebAOptions,
-    "anime": AnimeOptions,
-    "folder": FolderOptions,
-    "huggingface": HuggingFaceOptions,
-    "drawn": DrawnOptions,
-    "show": ShowOptions,
-}
+from raygen.data.options import KINDS, ShowOptions
 
 
 def main(argv: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ python jobs/train.py dcgan-celeba --data data/celeba-32 --steps 1500
 import sys
 from collections.abc import Sequence
 
-from raygen.cli import TrainCommand, parse_run, run_job
+from raygen.cli import TrainCommand, named_options, parse_run, run_job
 
 ABOUT = (
     "Train a model. The same command again resumes the run. dcgan-celeba on drawn faces, without "
@@ -20,7 +20,7 @@ def main(argv: Sequence[str]) -> None:
     # Imported only now, as it takes seconds, which --help and a mistake in an option should not.
     from raygen.jobs.train import train
 
-    train(command, argv)
+    train(command, named_options(argv), argv)
 
 
 if __name__ == "__main__":

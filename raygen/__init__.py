@@ -1,14 +1,18 @@
 """raygen: train, tune and compare classic deep generative image models on Ray."""
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from raygen.core.output import open_missing
 from raygen.core.version import VERSION
 
 if TYPE_CHECKING:
     from raygen.comparison.runs import RunInfo
+    from raygen.core.status import Callbacks
+    from raygen.data.shards.manifest import Manifest
     from raygen.inference.model import TrainedModel
+    from raygen.jobs.tune import Findings
+    from raygen.training.summary import Summary
 
 # `uv run` would otherwise make Ray start every worker through `uv run` in a second environment
 # that it installs from a copy of the working directory. Ray reads this while it is imported, so
@@ -19,6 +23,66 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 open_missing()
 
 __version__ = VERSION
+
+
+def prepare(kind: str, out: str, *, quiet: bool = False, **options: Any) -> list["Manifest"]:
+    """Turn images into a dataset that `train` reads; what is there already is left as it is.
+
+    Like all functions here, it uses the Ray that this process is connected to, or else the cluster
+    of `RAY_ADDRESS`, or starts a Ray for itself alone.
+
+    Args:
+        kind: where the images come from: celeba, anime, folder, huggingface or drawn.
+        out: folder or URI to write the dataset to.
+        quiet: tell nothing on the terminal.
+        options: those of `jobs/prepare.py`, by name: images="photos", size=64, count=2_000, ...
+    Returns: what the dataset holds; one for each size, where there are several.
+    Raises: UserError for a mistake; RunError if the work cannot go on. What is finished is kept.
+    """
+    from raygen.jobs.calls import prepare as call
+
+    return call(kind, out, quiet, options)
+
+
+def train(
+    preset: str = "dcgan-celeba",
+    *,
+    quiet: bool = False,
+    callbacks: "Callbacks | None" = None,
+    **options: Any,
+) -> "Summary":
+    """Train a model; the same call again goes on with the run.
+
+    Args:
+        preset: the model and its defaults.
+        quiet: tell nothing on the terminal.
+        callbacks: its methods are called, in this process, with the run's progress and what is
+            measured; where `progress` returns True, the run is saved and ended.
+        options: those of `jobs/train.py`, by name: data="data/celeba-32", steps=1_500, lr_g=1e-4,
+            storage="runs", run_name="mine", restart=True, ...
+    Returns: how the run ended, with the last value of each metric.
+    Raises: UserError for a mistake; RunError if the training fails; `raygen.cli.Interrupted` if it
+        was ended early. What is saved is kept.
+    """
+    from raygen.jobs.calls import train as call
+
+    return call(preset, quiet, callbacks, options)
+
+
+def tune(preset: str = "dcgan-celeba", *, quiet: bool = False, **options: Any) -> "Findings":
+    """Search for better options of a preset.
+
+    Args:
+        preset: the model and its defaults.
+        quiet: tell nothing on the terminal.
+        options: those of `jobs/tune.py`, by name: trials=24, steps=500, set=["lr_g=uniform(0,1)"],
+            resume=True, ...
+    Returns: all trials, and the options of the best one.
+    Raises: as `train`; RunError too if no trial could be measured.
+    """
+    from raygen.jobs.calls import tune as call
+
+    return call(preset, quiet, options)
 
 
 def load(run: str, checkpoint: str | int = "last", device: str = "cpu") -> "TrainedModel":

@@ -1,5 +1,6 @@
 """One line on the terminal that says how far a long operation is."""
 
+import io
 import shutil
 import sys
 import time
@@ -43,6 +44,12 @@ class ProgressLine:
         self._written_at = now
         self._shown = ""
 
+    def tell(self, text: str) -> None:
+        """Leave the line, and write something that stays."""
+        self.close()
+        self._stream.write(f"{text}\n")
+        self._stream.flush()
+
     def close(self) -> None:
         """Make the last state visible and leave the line."""
         if self._rewrites and self._written_at > float("-inf"):
@@ -52,6 +59,19 @@ class ProgressLine:
         self._stream.flush()
         self._shown = ""
         self._written_at = float("-inf")
+
+
+class Silence(ProgressLine):
+    """Shows nothing, for those who watch in another way."""
+
+    def __init__(self) -> None:
+        super().__init__(io.StringIO())
+
+    def show(self, text: str) -> None:
+        pass
+
+    def tell(self, text: str) -> None:
+        pass
 
 
 def describe(done: int, total: int, per_second: float, unit: str = "images") -> str:

@@ -174,3 +174,14 @@ class ShowOptions:
     def __post_init__(self) -> None:
         require_seed(self)
         require_at_least(self, 0, "count")
+
+
+KINDS: dict[str, type[PrepareOptions | ShowOptions]] = {
+    "celeba": CelebAOptions,
+    "anime": AnimeOptions,
+    "folder": FolderOptions,
+    "huggingface": HuggingFaceOptions,
+    "drawn": DrawnOptions,
+    "show": ShowOptions,
+}
+"""By the word that a user says: where the images come from, or that a dataset is to be shown."""

@@ -37,9 +37,11 @@ from raygen.evaluation.pictures import encode_png
 SHOWN_REASONS = 3
 
 
-def prepare_dataset(options: PrepareOptions) -> None:
+def prepare_dataset(options: PrepareOptions, line: ProgressLine | None = None) -> list[Manifest]:
     """Prepare a dataset for each size, or what is missing of it.
 
+    Args: line: where to tell how far that is.
+    Returns: the manifest of each size's dataset.
     Raises: UserError, RunError, Interrupted.
     """
     if not options.out:
@@ -47,14 +49,12 @@ def prepare_dataset(options: PrepareOptions) -> None:
     place, images = folder_to_write("--out", options.out), options.images_wanted
     several = len(images) > 1
     targets = [Target(place.join(image.size) if several else place, image) for image in images]
-    line = ProgressLine()
+    line = line or ProgressLine()
     try:
         line.show("listing the images")
         source = open_source(options)
-        if source.notes:
-            line.close()
         for note in source.notes:
-            print(printable(note))
+            line.tell(printable(note))
         about = source.description()
         ready = not options.restart and all(is_finished(about, target) for target in targets)
         # What refuses is asked before Ray is started, and again when the folders are this job's.
@@ -80,8 +80,7 @@ def prepare_dataset(options: PrepareOptions) -> None:
                 line.show,
             )
         if ready:
-            line.close()
-            print("these images are already prepared; --restart does it again")
+            line.tell("these images are already prepared; --restart does it again")
     except KeyboardInterrupt:
         line.close()
         raise Interrupted(
@@ -90,7 +89,8 @@ def prepare_dataset(options: PrepareOptions) -> None:
     finally:
         line.close()
     for target, manifest in zip(targets, manifests, strict=True):
-        report(target.folder, manifest)
+        report(target.folder, manifest, line)
+    return manifests
 
 
 def open_source(options: PrepareOptions) -> Source:
@@ -136,12 +136,12 @@ def require_path(option: str, value: str, remedy: str) -> None:
         raise UserError(f"{option}: is required; {remedy}")
 
 
-def report(place: Folder, manifest: Manifest) -> None:
+def report(place: Folder, manifest: Manifest, line: ProgressLine) -> None:
     """Say what the dataset holds, what was left out, and how to use it."""
     files = manifest.files
     counts = [f"{manifest.rows(split):,} {split}" for split in manifest.splits]
     size = sum(file.bytes for file in files) / 1e6
-    print(
+    line.tell(
         f"{', '.join(counts[:-1])} and {counts[-1]} images of {manifest.size} in {len(files)} "
         f"files, {size:,.1f} MB: {place.uri}"
     )
@@ -153,22 +153,22 @@ def report(place: Folder, manifest: Manifest) -> None:
             more = f" and {count - 1:,} more" if count > 1 else ""
             shown.append(printable(f"{first} ({reason}){more}"))
         more = "; ..." if len(reasons) > SHOWN_REASONS else ""
-        print(f"rejected {len(manifest.rejected):,}: {'; '.join(shown)}{more}")
-        print(f"all rejected images are listed in {place.join(MANIFEST).uri}")
+        line.tell(f"rejected {len(manifest.rejected):,}: {'; '.join(shown)}{more}")
+        line.tell(f"all rejected images are listed in {place.join(MANIFEST).uri}")
     ignored = manifest.ignored
     if ignored:
         more = f" and {len(ignored) - 1:,} more" if len(ignored) > 1 else ""
-        print(f"ignored, as they are no images: {printable(ignored[0])}{more}")
+        line.tell(f"ignored, as they are no images: {printable(ignored[0])}{more}")
     for sentence in remedies(ignored):
-        print(f"among them {sentence}")
+        line.tell(f"among them {sentence}")
     fitting = [name for name, run in PRESETS.items() if run.size == manifest.size]
     for name in fitting:
-        print(f"train on it: {command_line('jobs/train.py', name, '--data', place.uri)}")
+        line.tell(f"train on it: {command_line('jobs/train.py', name, '--data', place.uri)}")
     if not fitting:
         able = [name for name, run in PRESETS.items() if run.fits(manifest.height, manifest.width)]
         for name in able:
             again = [name, "--data", place.uri, "--size", manifest.size]
-            print(f"train on it: {command_line('jobs/train.py', *again)}")
+            line.tell(f"train on it: {command_line('jobs/train.py', *again)}")
 
 
 def show(options: ShowOptions) -> None:

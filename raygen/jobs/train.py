@@ -1,6 +1,5 @@
 """Train a model, on a Ray cluster or on this machine: what `jobs/train.py` does."""
 
-import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,38 +10,50 @@ from raygen.cli import (
     Interrupted,
     TrainCommand,
     command_line,
-    named_options,
     watch_command,
 )
 from raygen.cluster import connection as cluster
-from raygen.cluster.lease import Lease, only_owner
+from raygen.cluster.lease import Lease
 from raygen.core.errors import RunError, UserError
 from raygen.core.progress import ProgressLine, describe, duration
-from raygen.core.retry import OUTAGES
 from raygen.core.signals import Signals
-from raygen.core.status import Event, Notice, Progress, Started, State, Status
+from raygen.core.status import Callbacks, Event, Measured, Notice, Progress, Started, State
 from raygen.data.dataset import check_files, draw_dataset, open_dataset
-from raygen.data.shards.manifest import MANIFEST
 from raygen.data.sources.source import TRAIN
 from raygen.evaluation.metrics import progress_text
+from raygen.launch import launched
 from raygen.training import first_run
 from raygen.training.placement import Placement, plan_workers
 from raygen.training.ray_worker import RUN, fit
 from raygen.training.record import RunRecord
 from raygen.training.run import RunFolder
 from raygen.training.session import Session, check_compiler
+from raygen.training.summary import Summary, read_summary
+
+SAVING = "a checkpoint is being saved"
 
 
-def train(command: TrainCommand, argv: Sequence[str]) -> None:
+def train(
+    command: TrainCommand,
+    named: frozenset[str],
+    argv: Sequence[str] = (),
+    line: ProgressLine | None = None,
+    callbacks: Callbacks | None = None,
+) -> Summary:
     """Train, or go on with a run.
 
-    Args: argv: the command line, which tells given options from defaults.
+    Args:
+        named: names of the options that the user gave; a first run chooses some of the others.
+        argv: the command line, if there is one, for a message that repeats it.
+        line: where to tell how far the run is.
+        callbacks: called in this process with what is told.
+    Returns: how it ended.
     Raises: UserError, RunError, Interrupted.
     """
     began_at = time.time()
+    line = line or ProgressLine()
     config, job = command.run, command.job
     run = RunFolder.at(job.storage, job.run_name)
-    named = named_options(argv)
     chooses = first_run.may_be_first(config, named)
     if chooses and not job.restart and (begun := first_run.as_begun(config, named, run)):
         config, chooses = begun, False
@@ -52,30 +63,17 @@ def train(command: TrainCommand, argv: Sequence[str]) -> None:
     # Both have answered: from here on, they are waited for.
     run, data = run.patient(job.patience), data.patient(job.patience)
 
-    line = ProgressLine()
-    line.show("starting Ray")
-    # The signals outermost, so that Ctrl-C just after the end does not spoil it.
-    saving = "a checkpoint is being saved"
-    with (
-        Signals(line.close, saving) as signals,
-        OUTAGES.told_to(line.warn),
-        # Left after Ray, whose workers may write until it has ended.
-        contextlib.ExitStack() as leases,
-        cluster.connected(job.verbose),
-        contextlib.ExitStack() as stack,
-    ):
+    with launched(line, SAVING, job.verbose) as launch:
         placement = plan_workers(config, cluster.nodes(), cluster.possible_nodes())
         if chooses:
             line.show("measuring how fast this machine is")
             config = first_run.fitting(config, named, placement.use_gpu)
             data = open_dataset(config, job.storage)[0].patient(job.patience)
-        read = {"--data": data.join(MANIFEST)} if manifest else {}
-        cluster.check_shared(read, {"--storage": run.folder.parent})
-        lease = leases.enter_context(only_owner(run.folder, "--run-name", line.show))
+        lease = launch.own(run.folder, data if manifest else None)
         run = replace(run, fence=lease.fence)
         # Another job may have been at work here until just now.
         run.check(config, job.restart)
-        status = stack.enter_context(cluster.own_actor(Status))
+        status = launch.status()
         if manifest is None:
             manifest = draw_dataset(config, data, line)
         elif job.restart:
@@ -90,49 +88,55 @@ def train(command: TrainCommand, argv: Sequence[str]) -> None:
         # From here on, something that was there may be deleted.
         run.open(config, job.restart)
         line.close()
-        done = run.position().global_step
-        if done >= total_steps:
-            print(
-                f"this run is complete at step {done:,}; go on with a larger --steps or --epochs, "
-                "or start over with --restart"
+        if run.position().global_step >= total_steps:
+            line.tell(
+                f"this run is complete at step {run.position().global_step:,}; go on with a larger "
+                "--steps or --epochs, or start over with --restart"
             )
         else:
-            if chooses:
-                print(first_run.describe(config))
-            print(
-                f"{config.preset}: {total_steps:,} steps of {config.batch_size} images on "
-                f"{workers} {'GPU' if use_gpu else 'CPU'} workers; "
-                f"{manifest.rows(TRAIN):,} training images in {data.uri}"
-            )
-            if done:
-                print(f"resuming {run.folder.uri} at step {done:,}")
-            watcher = Watcher(line, signals, placement, lease)
+            _announce(session, line, chooses)
             record = RunRecord(session, "training", began_at)
             record.begin()
+            watcher = Watcher(line, launch.signals, placement, lease, callbacks or Callbacks())
             try:
-                outcome = fit(session, watcher, signals.stop, placement, status)
+                outcome = fit(session, watcher, launch.signals.stop, placement, status)
             except (UserError, RunError):
                 record.fail()
                 raise
             line.close()
             if outcome.finished:
-                signals.ignore()
+                launch.signals.ignore()
             record.end(outcome)
             if not outcome.finished:
                 raise Interrupted(
                     f"interrupted: saved at step {outcome.position.global_step:,} of "
                     f"{total_steps:,}; the same command goes on from there"
                 )
-            print(
+            line.tell(
                 f"done: {outcome.position.images_seen:,} images seen, "
                 f"{outcome.images_per_second:,.0f} images/s, "
                 f"{duration(time.time() - began_at)} in all{progress_text(outcome.metrics)}"
             )
-        print(f"pictures:    {run.samples.uri}")
-        if chooses:
+        line.tell(f"pictures:    {run.samples.uri}")
+        if chooses and argv:
             again = [*argv, "--steps", str(5 * total_steps)]
-            print(f"go on:       {command_line('jobs/train.py', *again)}")
-        print(f"TensorBoard: {watch_command(run.folder.parent)}")
+            line.tell(f"go on:       {command_line('jobs/train.py', *again)}")
+        line.tell(f"TensorBoard: {watch_command(run.folder.parent)}")
+        return read_summary(run.folder)
+
+
+def _announce(session: Session, line: ProgressLine, chosen: bool) -> None:
+    """Say what is about to be trained. Args: chosen: whether raygen chose size and length."""
+    config, done = session.config, session.run.position().global_step
+    if chosen:
+        line.tell(first_run.describe(config))
+    line.tell(
+        f"{config.preset}: {session.total_steps:,} steps of {config.batch_size} images on "
+        f"{session.num_workers} {'GPU' if session.use_gpu else 'CPU'} workers; "
+        f"{session.manifest.rows(TRAIN):,} training images in {session.data.uri}"
+    )
+    if done:
+        line.tell(f"resuming {session.run.folder.uri} at step {done:,}")
 
 
 SILENT_SECONDS = 30
@@ -142,12 +146,18 @@ BUSY_SECONDS = 10
 
 
 class Watcher:
-    """Shows what is known of a run as one line."""
+    """Shows what is known of a run as one line, and calls whoever wants to know."""
 
     def __init__(
-        self, line: ProgressLine, signals: Signals, placement: Placement, lease: Lease
+        self,
+        line: ProgressLine,
+        signals: Signals,
+        placement: Placement,
+        lease: Lease,
+        callbacks: Callbacks,
     ) -> None:
         self._line = line
+        self._callbacks = callbacks
         self._lease = lease
         self._signals = signals
         self._placement = placement
@@ -173,6 +183,8 @@ class Watcher:
             self._line.show(f"starting workers, {duration(silent)} so far{self._awaited(silent)}")
             return
         self._signals.save()
+        if self._callbacks.progress(progress):
+            self._signals.stop.set()
         text = describe(progress.images_seen, progress.total_images, progress.images_per_second)
         stopping = "stopping: " if self._signals.stop.is_set() else ""
         if silent > SILENT_SECONDS and not state.outage:
@@ -182,14 +194,17 @@ class Watcher:
         self._line.show(stopping + doing + text + progress_text(progress.metrics))
 
     def _tell(self, event: Event) -> None:
-        text = event.text if isinstance(event, Notice) else ""
-        if isinstance(event, Started):
-            if 1 < event.group > self._groups:
-                text = f"a worker failed; going on from step {event.step:,}"
-            self._groups = event.group
-        if text:
-            self._line.close()
-            print(text)
+        match event:
+            case Notice(text):
+                self._line.tell(text)
+                self._callbacks.notice(text)
+            case Started(step, group):
+                if 1 < group > self._groups:
+                    self._line.tell(f"a worker failed; going on from step {step:,}")
+                self._groups = group
+                self._callbacks.started(step)
+            case Measured(progress):
+                self._callbacks.measured(progress)
 
     def _awaited(self, silent: float) -> str:
         """What has yet to come, by an autoscaler or after a node was lost, or to become free."""

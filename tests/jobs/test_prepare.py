@@ -12,6 +12,7 @@ from helpers import damage, fails, random_images, run_script, write_dataset
 from PIL import Image
 
 from raygen.core.errors import RunError, UserError
+from raygen.core.progress import ProgressLine
 from raygen.core.storage import Folder
 from raygen.data.options import CelebAOptions, PrepareOptions
 from raygen.data.shards.manifest import Manifest
@@ -132,7 +133,7 @@ def test_what_is_left_out_is_reported_by_its_kind(
     ] + [{"id": "\x1b[31m\n.jpg", "split": "train", "reason": "empty file"}]
     ignored = (".git/", "a.zip", "b.TAR", "clip.mov", "notes\n.txt", "table.parquet")
     changed = replace(manifest, rejected=tuple(rejected), ignored=ignored)
-    report(Folder.at(tmp_path), changed)
+    report(Folder.at(tmp_path), changed, ProgressLine())
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == (
         "rejected 4: IMG_0.HEIC (a HEIC picture, which raygen does not) and 2 more; "

@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from raygen.cluster import connection as cluster
 from raygen.core.history import last_values, read_history
-from raygen.core.status import Progress, State
+from raygen.core.status import Callbacks, Progress, State
 from raygen.core.storage import Folder
 from raygen.jobs.train import Watcher
 from raygen.training.placement import Placement
@@ -266,7 +266,7 @@ def test_a_run_that_waits_for_machines_says_so(monkeypatch: pytest.MonkeyPatch) 
 
     def shown(placement: Placement) -> str:
         line = mock.Mock()
-        Watcher(line, mock.Mock(), placement, mock.Mock())(State({}))
+        Watcher(line, mock.Mock(), placement, mock.Mock(), Callbacks())(State({}))
         [[text]] = [call.args for call in line.show.call_args_list]
         return str(text)
 
@@ -281,7 +281,7 @@ def test_a_run_whose_machines_were_taken_away_says_so(monkeypatch: pytest.Monkey
     monkeypatch.setattr(cluster, "nodes", lambda: [{"CPU": 8.0, "GPU": 2.0}])
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     signals = mock.Mock(stop=threading.Event())
-    watcher = Watcher(line, signals, Placement(8, True, 1.0), mock.Mock())
+    watcher = Watcher(line, signals, Placement(8, True, 1.0), mock.Mock(), Callbacks())
     progress = Progress(640, 1000, 10.0, {"loss/kl": 2.0})
     shown = "640/1,000 images, 64% - 10 images/s, 0:36 left - KL 2"
     for seconds, state, text in (

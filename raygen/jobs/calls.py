@@ -1,0 +1,103 @@
+"""The Python API: what the jobs do, called from Python, in a notebook for instance.
+
+Options have the names of the command line's, with underscores, and their defaults.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from raygen.cli import TrainCommand, TuneCommand
+from raygen.config.fields import option, updated
+from raygen.config.job import JobOptions
+from raygen.config.run import PRESETS, RunConfig
+from raygen.core.checked import shown
+from raygen.core.errors import UserError
+from raygen.core.progress import ProgressLine, Silence
+from raygen.core.status import Callbacks
+from raygen.data.options import KINDS, PrepareOptions
+from raygen.data.shards.manifest import Manifest
+from raygen.jobs.prepare import prepare_dataset
+from raygen.jobs.train import train as run_training
+from raygen.jobs.tune import Findings, resumed
+from raygen.jobs.tune import tune as run_sweep
+from raygen.training.summary import Summary
+from raygen.tuning.options import TRIAL_DEFAULTS, SweepOptions
+
+Dataclass = TypeVar("Dataclass", JobOptions, SweepOptions)
+WHERE = "options"
+
+
+def prepare(kind: str, out: str, quiet: bool, options: Mapping[str, Any]) -> list[Manifest]:
+    """See `raygen.prepare`."""
+    kinds = {name: known for name, known in KINDS.items() if issubclass(known, PrepareOptions)}
+    if kind not in kinds:
+        raise UserError(f"kind {shown(kind)}: must be one of {', '.join(kinds)}")
+    values = dict(options)
+    if isinstance(values.get("size"), int | str):
+        values["size"] = [values["size"]]
+    if "size" in values:
+        values["size"] = [str(size) for size in values["size"]]
+    default = kinds[kind]()
+    wanted = updated(default, _as_texts(default, values | {"out": out}), WHERE)
+    return prepare_dataset(wanted, _line(quiet))
+
+
+def train(
+    preset: str, quiet: bool, callbacks: Callbacks | None, options: Mapping[str, Any]
+) -> Summary:
+    """See `raygen.train`."""
+    job, rest = _taken(JobOptions(run_name=preset), options)
+    command = TrainCommand(_run(preset, rest), job)
+    return run_training(command, frozenset(rest), line=_line(quiet), callbacks=callbacks)
+
+
+def tune(preset: str, quiet: bool, options: Mapping[str, Any]) -> Findings:
+    """See `raygen.tune`."""
+    job, rest = _taken(JobOptions(run_name=f"{preset}-sweep"), options)
+    sweep, rest = _taken(SweepOptions(), rest)
+    command = TuneCommand(_run(preset, TRIAL_DEFAULTS | rest), job, sweep)
+    if sweep.resume:
+        # What the sweep was begun with stands between the defaults and what is given.
+        command = resumed(command, _words(preset, options))
+    return run_sweep(command, _line(quiet))
+
+
+def _run(preset: str, values: Mapping[str, Any]) -> RunConfig:
+    if preset not in PRESETS:
+        raise UserError(f"preset {shown(preset)}: unknown; choose one of {', '.join(PRESETS)}")
+    return PRESETS[preset].updated(_as_texts(PRESETS[preset], values), WHERE)
+
+
+def _taken(default: Dataclass, options: Mapping[str, Any]) -> tuple[Dataclass, dict[str, Any]]:
+    """The options that a dataclass has, and the others. `config` is the command line's alone."""
+    own = {field.name for field in fields(default)} - {"config"}
+    taken = {name: value for name, value in options.items() if name in own}
+    rest = {name: value for name, value in options.items() if name not in own}
+    return updated(default, _as_texts(default, taken), WHERE), rest
+
+
+def _as_texts(default: object, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Options, with numbers as texts where a text may also be a number, as in trials or size."""
+    return {
+        name: str(value)
+        if isinstance(getattr(default, name, None), str) and type(value) in (int, float)
+        else value
+        for name, value in values.items()
+    }
+
+
+def _words(preset: str, options: Mapping[str, Any]) -> list[str]:
+    """Options as a command line gives them."""
+    words = [preset]
+    for name, value in options.items():
+        if isinstance(value, bool):
+            words += [option(name)] if value else []
+        else:
+            values = value if isinstance(value, list | tuple) else [value]
+            words += [f"{option(name)}={each}" for each in values]
+    return words
+
+
+def _line(quiet: bool) -> ProgressLine | None:
+    return Silence() if quiet else None

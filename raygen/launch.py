@@ -1,0 +1,74 @@
+"""What the start of every job that trains has in common: signals, outages, Ray, owners, a status.
+
+The order is what matters. Signals are the outermost, so that Ctrl-C just after the end does not
+spoil it; folders are given up after Ray has ended, whose workers may write until then.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from raygen.cluster import connection as cluster
+from raygen.cluster.lease import Lease, only_owner
+from raygen.core.progress import ProgressLine
+from raygen.core.retry import OUTAGES
+from raygen.core.signals import Signals
+from raygen.core.status import Status
+from raygen.core.storage import Folder
+from raygen.data.shards.manifest import MANIFEST
+
+
+class Launch:
+    """A job that has started.
+
+    Attributes: signals: how the user ends it; line: where it tells how far it is.
+    """
+
+    def __init__(
+        self,
+        signals: Signals,
+        line: ProgressLine,
+        leases: contextlib.ExitStack,
+        actors: contextlib.ExitStack,
+    ) -> None:
+        self.signals = signals
+        self.line = line
+        self._leases = leases
+        self._actors = actors
+
+    def own(self, folder: Folder, data: Folder | None) -> Lease:
+        """Become the only owner of a run's or sweep's folder.
+
+        Args: data: the dataset, if it is there already, which all machines have to see as well.
+        Raises: UserError if another job works in the folder, or a machine does not see it.
+        """
+        read = {"--data": data.join(MANIFEST)} if data else {}
+        cluster.check_shared(read, {"--storage": folder.parent})
+        return self._leases.enter_context(only_owner(folder, "--run-name", self.line.show))
+
+    def status(self) -> Any:
+        """An actor of `Status`, which ends with the job."""
+        return self._actors.enter_context(cluster.own_actor(Status))
+
+
+@contextmanager
+def launched(
+    line: ProgressLine, saving: str, verbose: bool, leave: Callable[[], None] | None = None
+) -> Iterator[Launch]:
+    """Start a job: connect to Ray, or start one.
+
+    Args:
+        saving: what is being saved when the user ends the job, for a message.
+        leave: makes room on the terminal for that message; None: leave the line.
+    Raises: UserError if Ray cannot be reached or started.
+    """
+    line.show("starting Ray")
+    with (
+        Signals(leave or line.close, saving) as signals,
+        OUTAGES.told_to(line.warn),
+        contextlib.ExitStack() as leases,
+        cluster.connected(verbose),
+        contextlib.ExitStack() as actors,
+    ):
+        yield Launch(signals, line, leases, actors)
