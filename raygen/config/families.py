@@ -5,6 +5,7 @@ from typing import Literal, Self, get_args
 
 from raygen.config.domains import Choice, Range, Space, decades_around
 from raygen.config.fields import (
+    Changeable,
     require,
     require_at_least,
     require_choice,
@@ -21,24 +22,6 @@ LEAST_SIDE = 8
 LARGEST_LATENT = 2**16
 """Numbers of a latent code: more than the values of the smallest images."""
 
-CHANGEABLE = frozenset(
-    (
-        "beta1",
-        "ema_images",
-        "gamma",
-        "gradient_penalty",
-        "kl_weight",
-        "label_smoothing",
-        "lr",
-        "lr_d",
-        "lr_g",
-        "lr_vae",
-        "schedule",
-    )
-)
-"""Options that may change in the middle of a run: the networks and what the optimizers remember
-are the same under any of their values."""
-
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -46,7 +29,7 @@ class ModelConfig:
 
     latent_size: int = 128
     """Length of a latent code, drawn from N(0, I)."""
-    ema_images: int = 10_000
+    ema_images: Changeable[int] = 10_000
     """Half-life, in images, of the moving average of the weights that draws the pictures; 0 draws
     with the weights as they are."""
 
@@ -105,25 +88,25 @@ class ModelConfig:
 class AdversarialConfig(ModelConfig):
     """Options of the families that have a discriminator."""
 
-    schedule: str = "1:1"
+    schedule: Changeable[str] = "1:1"
     """Discriminator steps : generator steps, as 1:1, 5:1, 1:2; or two-phase: 4:1 in the first half
     of the run and 1:4 in the second."""
     adversarial_loss: AdversarialLoss = "non-saturating"
     """non-saturating (Goodfellow et al. 2014), hinge, least-squares, or wasserstein-gp, whose
     discriminator normalises by layer in place of batch."""
-    gradient_penalty: float = 10.0
+    gradient_penalty: Changeable[float] = 10.0
     """Weight of the gradient penalty of wasserstein-gp."""
     spectral_norm: bool = False
     """Normalise the discriminator's weights by their largest singular value, in place of batch
     norm (Miyato et al. 2018, arXiv 1802.05957)."""
-    label_smoothing: float = 0.0
+    label_smoothing: Changeable[float] = 0.0
     """One-sided: the discriminator's target for real images is 1 minus this, in [0, 1); for the
     losses that have targets, non-saturating and least-squares."""
-    lr_g: float = 1e-4
+    lr_g: Changeable[float] = 1e-4
     """Learning rate of the generator's Adam."""
-    lr_d: float = 1e-4
+    lr_d: Changeable[float] = 1e-4
     """Learning rate of the discriminator's Adam."""
-    beta1: float = 0.5
+    beta1: Changeable[float] = 0.5
     """Adam's first-moment decay, for both networks, in [0, 1)."""
     half_batches: bool = False
     """The discriminator's step takes half a batch of images of each kind, the generator's a whole
@@ -188,10 +171,10 @@ class VAEConfig(ModelConfig):
 
     latent_size: int = 512
     """Length of a latent code, whose prior is N(0, I)."""
-    kl_weight: float = 1e-4
+    kl_weight: Changeable[float] = 1e-4
     """Weight of the KL divergence, in nats per image, against the mean squared error over all
     pixels."""
-    lr: float = 1e-3
+    lr: Changeable[float] = 1e-3
     """Learning rate."""
     optimizer: Optimizer = "rmsprop"
     """rmsprop (decay 0.9) or adam (decays 0.9 and 0.999)."""
@@ -233,21 +216,21 @@ class VAEGANConfig(AdversarialConfig):
 
     latent_size: int = 256
     """Length of a latent code, whose prior is N(0, I)."""
-    schedule: str = "two-phase"
+    schedule: Changeable[str] = "two-phase"
     """Discriminator steps : generator steps, as 1:1, 5:1, 1:2; or two-phase: 4:1 in the first half
     of the run and 1:4 in the second. The generator's steps are those of encoder and decoder; the
     VAE step of the `article` objective is taken in every iteration."""
     objective: VAEGANObjective = "larsen"
     """larsen: the paper's, which measures reconstructions by the discriminator's features;
     article: by pixels, with a VAE step of its own, which tends to collapse the posterior."""
-    gamma: float = 0.1
+    gamma: Changeable[float] = 0.1
     """larsen: weight of the reconstruction against the adversarial loss in the decoder."""
-    lr_g: float = 0.0
+    lr_g: Changeable[float] = 0.0
     """Learning rate of the decoder's Adam; 0: the objective's own, 1e-3 for larsen and 1e-4 for
     article."""
-    lr_d: float = 2e-4
+    lr_d: Changeable[float] = 2e-4
     """Learning rate of the discriminator's Adam."""
-    lr_vae: float = 0.0
+    lr_vae: Changeable[float] = 0.0
     """Learning rate of the encoder's Adam (larsen) or of the VAE step's SGD (article); 0: the
     objective's own, 1e-3 and 3e-4."""
     half_batches: bool = True

@@ -4,7 +4,8 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_type_hints
 
 from raygen.core.checked import MOST_BYTES, as_float, parse, shown
 from raygen.core.errors import UserError
@@ -14,6 +15,33 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Options = TypeVar("Options", bound="DataclassInstance")
+
+Value = TypeVar("Value")
+
+
+class Policy(Enum):
+    """When an option may change, declared where the option is; one without may not at all."""
+
+    RESUMABLE = "when a run is resumed: it does not change what was learnt so far"
+    CHANGEABLE = (
+        "in the middle of a run: the networks, and what the optimizers remember, are the same "
+        "under any of its values"
+    )
+    NOT_SEARCHED = "never within a sweep, whose trials are comparable only while it is the same"
+
+
+Resumable = Annotated[Value, Policy.RESUMABLE]
+Changeable = Annotated[Value, Policy.CHANGEABLE]
+NotSearched = Annotated[Value, Policy.NOT_SEARCHED]
+
+
+def having(options: type, policy: Policy) -> frozenset[str]:
+    """The names of a dataclass's options of a policy."""
+    hints = get_type_hints(options, include_extras=True)
+    return frozenset(
+        name for name, hint in hints.items() if policy in getattr(hint, "__metadata__", ())
+    )
+
 
 LARGEST = 2**64 - 1
 """Largest whole number that an option takes: a seed of 64 bits."""

@@ -21,6 +21,10 @@ from raygen.config.families import (
 )
 from raygen.config.fields import (
     MOST,
+    NotSearched,
+    Policy,
+    Resumable,
+    having,
     option,
     require,
     require_at_least,
@@ -73,7 +77,7 @@ class ImageFormat:
 
     height: int
     width: int
-    crop: int = 0
+    crop: Resumable[int] = 0
 
     @staticmethod
     def parse(size: str, crop: int = -1) -> "ImageFormat":
@@ -107,29 +111,31 @@ class ImageFormat:
 class RunConfig:
     """What a training run is."""
 
-    preset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PRESET")] = "dcgan-celeba"
+    preset: NotSearched[Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PRESET")]] = (
+        "dcgan-celeba"
+    )
     """The model and its defaults: vae-celeba, dcgan-celeba, dcgan-anime or vaegan-anime."""
-    family: tyro.conf.Suppress[str] = "dcgan:DCGAN"
+    family: NotSearched[tyro.conf.Suppress[str]] = "dcgan:DCGAN"
     """The class of the model, as `<module in raygen.models>:<class>`."""
-    size: str = "32x32"
+    size: NotSearched[str] = "32x32"
     """Size of the images in pixels: 32 for square ones, else height x width, as 218x178. DCGAN and
     VAE-GAN have networks for 32, 64 and 128; the VAE for any size."""
     crop: int = 0
     """Side in pixels of the centred square that is cut out of photographs first, which are to be
     reconstructed; 0: none."""
-    data: str = DRAWN
+    data: Resumable[str] = DRAWN
     """Dataset: a folder or URI that jobs/prepare.py wrote, or `drawn` for the built-in faces."""
-    drawn_count: int = 3_200
+    drawn_count: NotSearched[int] = 3_200
     """How many faces `--data drawn` draws, training and validation images together."""
-    steps: int = 0
+    steps: Resumable[int] = 0
     """Length of the run in training steps (batches); 0: as long as --epochs says."""
-    epochs: float = 0.0
+    epochs: Resumable[float] = 0.0
     """Length of the run in passes over the training images, where --steps is 0; 0: the preset's
     own length, or 4 over the built-in faces, which are fewer."""
     batch_size: int = 128
     """Images per training step, over all workers together (with dcgan-anime's --half-batches,
     half of them from the dataset)."""
-    num_workers: int = 0
+    num_workers: Resumable[int] = 0
     """Training processes; 0: one per GPU of the cluster, or two where there is no GPU."""
     seed: int = 0
     """Decides the initial weights, the order of the images and all noise."""
@@ -137,42 +143,42 @@ class RunConfig:
     """Multiplies the number of channels of every layer, for smaller or larger models."""
     precision: Precision = "auto"
     """fp32, bf16 (autocast), or auto: bf16 where the hardware computes in it."""
-    compile: bool = False
+    compile: Resumable[bool] = False
     """Compile the networks (torch.compile): slower to start, faster from then on."""
-    on_nan: OnNan = "stop"
+    on_nan: Resumable[OnNan] = "stop"
     """What to do when a loss is not finite: stop; or restore: go on from the last checkpoint with
     halved learning rates, at most 3 times."""
     sync_bn: bool = False
     """Batch statistics over all workers' images (SyncBatchNorm); GPUs only."""
-    reader: Reader = "direct"
+    reader: Resumable[Reader] = "direct"
     """Who reads images ahead of the training, in the same order: each worker's own threads
     (direct), or Ray Data's tasks on any node of the cluster (ray-data), which is slower."""
-    log_images: int = 1_000
+    log_images: Resumable[int] = 1_000
     """Log scalars every so many images."""
-    sample_images: int = 4_000
+    sample_images: Resumable[int] = 4_000
     """Draw sample pictures every so many images (and at the start and the end)."""
-    sample_count: int = 15
+    sample_count: Resumable[int] = 15
     """Images in a grid of samples."""
-    validate_images: int = 0
+    validate_images: Resumable[int] = 0
     """Measure losses and quality on the validation split every so many images (and at the end);
     0: once in each pass over the training images."""
-    validation_count: int = 1_000
+    validation_count: Resumable[int] = 1_000
     """Validation images to measure them on, the first ones."""
-    projector_images: int = 500
+    projector_images: Resumable[int] = 500
     """Validation images whose codes are shown in TensorBoard's projector whenever losses are
     measured on them, where the model has an encoder; 0: none."""
-    checkpoint_images: int = 20_000
+    checkpoint_images: Resumable[int] = 20_000
     """Save a checkpoint every so many images (and at the end)."""
-    keep: int = 3
+    keep: Resumable[int] = 3
     """How many checkpoints to keep: the newest ones; the best one besides."""
-    max_failures: int = 3
+    max_failures: Resumable[int] = 3
     """How often in a row, without a newer checkpoint, to go on from the last one after a worker
     died."""
-    own_epochs: tyro.conf.Suppress[float] = 1.0
+    own_epochs: Resumable[tyro.conf.Suppress[float]] = 1.0
     """The length of a run for which neither steps nor epochs are chosen."""
-    own_steps: tyro.conf.Suppress[int] = 0
+    own_steps: Resumable[tyro.conf.Suppress[int]] = 0
     """The same in steps, where it is not 0."""
-    own_two_phase_steps: tyro.conf.Suppress[int] = 0
+    own_two_phase_steps: Resumable[tyro.conf.Suppress[int]] = 0
     """The same under the two-phase schedule, where it is not 0."""
     model: ModelConfig = field(default_factory=DCGANConfig)
     """Options of this preset's model family."""
@@ -319,32 +325,9 @@ class RunConfig:
         return replace(config, data=without_keys(config.data))
 
 
-RESUMABLE_CHANGES = frozenset(
-    (
-        "data",
-        "crop",
-        "steps",
-        "epochs",
-        "num_workers",
-        "compile",
-        "on_nan",
-        "reader",
-        "log_images",
-        "sample_images",
-        "sample_count",
-        "validate_images",
-        "validation_count",
-        "projector_images",
-        "checkpoint_images",
-        "keep",
-        "max_failures",
-        "own_epochs",
-        "own_steps",
-        "own_two_phase_steps",
-    )
-)
-"""Options that may differ when a run is resumed, because they do not change what was learnt so
-far. (That `data` is the same dataset, wherever it lies now, is checked by its fingerprint.)"""
+RESUMABLE_CHANGES = having(RunConfig, Policy.RESUMABLE)
+"""Options that may differ when a run is resumed. (That `data` is the same dataset, wherever it lies
+now, is checked by its fingerprint.)"""
 
 
 PRESETS: dict[str, RunConfig] = {

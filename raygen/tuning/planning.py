@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 
 from raygen.config.domains import Space, Values, grid_trials, random_trials, read_space
-from raygen.config.families import CHANGEABLE
+from raygen.config.fields import Policy, having
 from raygen.config.job import JobOptions
 from raygen.config.run import RESUMABLE_CHANGES, RunConfig
 from raygen.core import marker
@@ -20,7 +20,7 @@ from raygen.tuning.optuna_search import import_optuna
 from raygen.tuning.records import OWN, REPORTS, SWEEP, TRIAL, SweepFolder, Trial
 
 TRIALS = 16
-NOT_SEARCHED = RESUMABLE_CHANGES | {"preset", "family", "size", "drawn_count"}
+NOT_SEARCHED = RESUMABLE_CHANGES | having(RunConfig, Policy.NOT_SEARCHED)
 """They decide how long trials are and how they are measured, which must be the same for all."""
 
 
@@ -42,6 +42,12 @@ class Plan:
     count: int
     workers: int = 1
 
+    @property
+    def mutable(self) -> Space:
+        """What may change in the middle of a trial."""
+        known = _changeable(self.config)
+        return {name: domain for name, domain in self.space.items() if name in known}
+
     def check(self, values: Values) -> None:
         """Raises: UserError if values do not go together, with each other or the other options."""
         check_batch(self.config.updated(values, "--set"), self.workers)
@@ -52,6 +58,10 @@ class Plan:
         except UserError:
             return False
         return True
+
+
+def _changeable(run: RunConfig) -> frozenset[str]:
+    return having(type(run.model), Policy.CHANGEABLE)
 
 
 def make_plan(run: RunConfig, sweep: SweepOptions) -> Plan:
@@ -74,10 +84,10 @@ def make_plan(run: RunConfig, sweep: SweepOptions) -> Plan:
     count = sweep.count or TRIALS
     plan = Plan(run, objective, space, [defaults], count, sweep.workers_per_trial)
     plan.check(defaults)
-    if sweep.scheduler == "pbt" and not space.keys() & CHANGEABLE:
+    if sweep.scheduler == "pbt" and not plan.mutable:
         raise UserError(
             "--scheduler pbt: changes values in the middle of a run, which none of the search "
-            f"space allows; add one of {', '.join(sorted(CHANGEABLE))}"
+            f"space allows; add one of {', '.join(sorted(_changeable(run)))}"
         )
     if sweep.scheduler == "pbt" and sweep.workers_per_trial > 1:
         raise UserError(

@@ -14,7 +14,6 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialScheduler
 
 from raygen.config.domains import Domain, Range, Space
-from raygen.config.families import CHANGEABLE
 from raygen.evaluation.objective import Objective
 from raygen.tuning.records import ENDED, REDUCTION, Report, Trial, trial_name
 
@@ -77,9 +76,8 @@ class Population(PopulationBasedTraining):
     quarter, with changed values.
     """
 
-    def __init__(self, objective: Objective, report_images: int, space: Space, seed: int) -> None:
-        """Args: space: at least one of its options can change while networks are trained."""
-        mutable = {name: domain for name, domain in space.items() if name in CHANGEABLE}
+    def __init__(self, objective: Objective, report_images: int, mutable: Space, seed: int) -> None:
+        """Args: mutable: the options that can change while networks are trained; at least one."""
 
         def within(config: dict[str, Any]) -> dict[str, Any]:
             values = config["trial"]["values"]

@@ -95,7 +95,7 @@ def run_sweep(
     if options.scheduler == "asha":
         scheduler = Halving(objective, report_images, task.total_images, history)
     elif options.scheduler == "pbt":
-        scheduler = Population(objective, report_images, plan.space, seed)
+        scheduler = Population(objective, report_images, plan.mutable, seed)
     else:
         scheduler = FIFOScheduler()
     _quiet(task.verbose)

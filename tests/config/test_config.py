@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from raygen.config.run import DRAWN, PRESETS, ImageFormat, RunConfig
+from raygen.config.families import VAEConfig, VAEGANConfig
+from raygen.config.fields import Policy, having
+from raygen.config.run import DRAWN, PRESETS, RESUMABLE_CHANGES, ImageFormat, RunConfig
 from raygen.core.errors import UserError
 from raygen.training.placement import check_batch, most_workers
 
@@ -210,3 +212,20 @@ def test_images_of_another_size_are_refused() -> None:
     RUN.check_images(32, 32)
     with pytest.raises(UserError, match="holds 64x64 images, but dcgan-celeba trains on 32x32"):
         RUN.check_images(64, 64)
+
+
+def test_when_an_option_may_change_is_declared_with_it() -> None:
+    resumable, fixed = (having(RunConfig, p) for p in (Policy.RESUMABLE, Policy.NOT_SEARCHED))
+    assert (
+        {"data", "steps", "epochs", "num_workers", "keep", "reader"}
+        < resumable
+        == RESUMABLE_CHANGES
+    )
+    assert fixed == {"preset", "family", "size", "drawn_count"}
+    # These decide what is learnt.
+    assert not resumable & {"batch_size", "seed", "width", "precision", "sync_bn", *fixed}
+    changeable = having(VAEGANConfig, Policy.CHANGEABLE)
+    assert {"lr_g", "lr_d", "lr_vae", "beta1", "gamma", "schedule", "ema_images"} < changeable
+    # These decide the networks, or what the optimizers remember.
+    assert not changeable & {"latent_size", "spectral_norm", "adversarial_loss", "objective"}
+    assert having(VAEConfig, Policy.CHANGEABLE) == {"lr", "kl_weight", "ema_images"}

@@ -93,7 +93,8 @@ def test_a_trial_that_ends_without_a_measurement_is_let_go() -> None:
 
 def test_changed_values_stay_in_the_space_and_the_rest_is_the_donor_s() -> None:
     space = SPACE | {"seed": Choice((1, 2)), "label_smoothing": Range(0.0, 0.2)}
-    scheduler = Population(LOW, 100, space, 0)
+    mutable = {name: domain for name, domain in space.items() if name != "seed"}
+    scheduler = Population(LOW, 100, mutable, 0)
     values = {"lr_g": 9.9e-4, "schedule": "1:1", "seed": 2, "label_smoothing": 0.19}
     donor: Any = SimpleNamespace(config={"trial": {"number": 3, "values": values}})
     seen = []
