@@ -3,8 +3,11 @@
 import contextlib
 import importlib.util
 import os
+import signal
 import socket
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -432,3 +435,51 @@ def batch_of(images: Tensor, attributes: Tensor | None = None) -> Batch:
     count = len(images)
     known = torch.zeros(count, 0, dtype=torch.int8) if attributes is None else attributes
     return Batch(images, known, torch.arange(count))
+
+
+ROOT = Path(__file__).parents[1]
+JOB_SECONDS = 600
+"""Only for the case that a job hangs."""
+
+
+class Job:
+    """A job as a process of its own, as a terminal would start it."""
+
+    def __init__(self, address: str, log: Path, name: str, *arguments: str | Path) -> None:
+        self.log = log
+        self.process = subprocess.Popen(
+            [sys.executable, str(ROOT / "jobs" / f"{name}.py"), *map(str, arguments)],
+            stdout=log.open("w"),
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"RAY_ADDRESS": address, "PYTHONPATH": str(ROOT)},
+            # A process group of its own, so that a signal can reach all of it, like Ctrl-C.
+            start_new_session=True,
+        )
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text()
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + JOB_SECONDS
+        while not condition():
+            assert self.process.poll() is None, self.output
+            assert time.monotonic() < deadline, self.output
+            time.sleep(0.1)
+
+    def end(self) -> int:
+        """Returns: the exit code."""
+        code = self.process.wait(JOB_SECONDS)
+        assert "Traceback" not in self.output
+        return code
+
+
+@contextlib.contextmanager
+def job(address: str, log: Path, name: str, *arguments: str | Path) -> Iterator[Job]:
+    started = Job(address, log, name, *arguments)
+    try:
+        yield started
+    finally:
+        if started.process.poll() is None:
+            os.killpg(started.process.pid, signal.SIGKILL)
+            started.process.wait()

@@ -10,13 +10,11 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from helpers import damage, fails, run_script, tiny_config
+from helpers import JOB_SECONDS, ROOT, damage, fails, job, run_script, tiny_config
 
 from raygen.core.storage import Folder
 from raygen.data.shards.manifest import Manifest
@@ -25,52 +23,7 @@ from raygen.training.run import RunFolder
 
 pytestmark = pytest.mark.faults
 
-ROOT = Path(__file__).parents[2]
 SMALL = ("--width", "0.125", "--batch-size", "16", "--drawn-count", "60", "--num-workers", "1")
-TIMEOUT = 600
-"""Seconds; only for the case that something hangs."""
-
-
-class Job:
-    """A job as a process of its own, as a terminal would start it."""
-
-    def __init__(self, address: str, log: Path, name: str, *arguments: str | Path) -> None:
-        self.log = log
-        self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / f"jobs/{name}.py"), *map(str, arguments)],
-            stdout=log.open("w"),
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"RAY_ADDRESS": address, "PYTHONPATH": str(ROOT)},
-            start_new_session=True,
-        )
-
-    @property
-    def output(self) -> str:
-        return self.log.read_text()
-
-    def wait_for(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + TIMEOUT
-        while not condition():
-            assert self.process.poll() is None, self.output
-            assert time.monotonic() < deadline, self.output
-            time.sleep(0.1)
-
-    def end(self) -> int:
-        """Returns: the exit code."""
-        code = self.process.wait(TIMEOUT)
-        assert "Traceback" not in self.output
-        return code
-
-
-@contextmanager
-def job(address: str, log: Path, name: str, *arguments: str | Path) -> Iterator[Job]:
-    started = Job(address, log, name, *arguments)
-    try:
-        yield started
-    finally:
-        if started.process.poll() is None:
-            os.killpg(started.process.pid, signal.SIGKILL)
-            started.process.wait()
 
 
 def newest(checkpoints: Path) -> int:
@@ -402,7 +355,7 @@ def test_a_full_disk_ends_a_run_in_one_line(ray_session: str, tmp_path: Path, si
         env=os.environ | {"RAY_ADDRESS": "local", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=TIMEOUT,
+        timeout=JOB_SECONDS,
     )
     assert "Traceback" not in done.stdout
     assert "a worker failed" not in done.stdout

@@ -4,17 +4,14 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
 import pytest
-from helpers import damage, fails, run_script, write_dataset
+from helpers import damage, fails, job, run_script, write_dataset
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -28,10 +25,7 @@ from raygen.training.placement import Placement
 from raygen.training.ray_worker import RUN
 from raygen.training.summary import read_summary
 
-ROOT = Path(__file__).parents[2]
 SMALL = ("--width", "0.125", "--batch-size", "16", "--drawn-count", "60", "--num-workers", "2")
-TIMEOUT = 240
-"""Seconds; only for the case that something hangs."""
 
 
 def train(*arguments: str | Path) -> int:
@@ -166,32 +160,6 @@ def test_a_loss_that_is_not_finite_ends_the_job(
     assert read_summary(Folder.at(tmp_path / "runs/dcgan-celeba")).status == "failed"
 
 
-class Job:
-    """jobs/train.py as a process of its own, as a terminal would start it."""
-
-    def __init__(self, address: str, log: Path, *arguments: str | Path) -> None:
-        self._log = log
-        self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "jobs/train.py"), *map(str, arguments)],
-            stdout=log.open("w"),
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"RAY_ADDRESS": address, "PYTHONPATH": str(ROOT)},
-            # A process group of its own, so that a signal can reach all of it, like Ctrl-C.
-            start_new_session=True,
-        )
-
-    @property
-    def output(self) -> str:
-        return self._log.read_text()
-
-    def wait_for(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + TIMEOUT
-        while not condition():
-            assert self.process.poll() is None, self.output
-            assert time.monotonic() < deadline, self.output
-            time.sleep(0.1)
-
-
 def worker_pids(address: str) -> list[int]:
     from ray.util.state import list_actors
 
@@ -209,22 +177,17 @@ def test_a_killed_worker_is_replaced_and_ctrl_c_saves(ray_session: str, tmp_path
 
     options = ("--storage", tmp_path / "runs", "--run-name", "run", *SMALL)
     endless = ("--steps", "1000000", "--checkpoint-images", "800")
-    job = Job(ray_session, tmp_path / "log", *endless, *options)
-    try:
-        job.wait_for(lambda: newest() >= 50)
+    with job(ray_session, tmp_path / "log", "train", *endless, *options) as run:
+        run.wait_for(lambda: newest() >= 50)
         os.kill(worker_pids(ray_session)[0], signal.SIGKILL)
-        job.wait_for(lambda: "a worker failed; going on from step" in job.output)
-        resumed = int(re.findall(r"going on from step ([\d,]+)", job.output)[0].replace(",", ""))
+        run.wait_for(lambda: "a worker failed; going on from step" in run.output)
+        resumed = int(re.findall(r"going on from step ([\d,]+)", run.output)[0].replace(",", ""))
         assert resumed >= 50
-        job.wait_for(lambda: newest() > resumed)
-        os.killpg(job.process.pid, signal.SIGINT)
-        assert job.process.wait(TIMEOUT) == 130, job.output
-    finally:
-        if job.process.poll() is None:
-            job.process.kill()
-    [stopped] = re.findall(r"interrupted: saved at step ([\d,]+) of 1,000,000", job.output)
+        run.wait_for(lambda: newest() > resumed)
+        os.killpg(run.process.pid, signal.SIGINT)
+        assert run.end() == 130, run.output
+    [stopped] = re.findall(r"interrupted: saved at step ([\d,]+) of 1,000,000", run.output)
     assert newest() == int(stopped.replace(",", ""))
-    assert "Traceback" not in job.output
     summary = read_summary(Folder.at(tmp_path / "runs/run"))
     assert (summary.status, summary.global_step) == ("interrupted", newest())
     history = read_history(Folder.at(tmp_path / "runs/run"))
