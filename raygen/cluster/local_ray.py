@@ -22,7 +22,7 @@ from ray._common.utils import get_default_system_temp_dir
 from ray._private import node, services
 from ray._private.ray_constants import PROCESS_TYPE_GCS_SERVER, PROCESS_TYPE_RAYLET
 
-from raygen.core.errors import UserError
+from raygen.core.errors import UserError, one_line
 from raygen.core.signals import ENDING
 
 START_SECONDS = 300
@@ -107,7 +107,7 @@ class PatientNode(node.Node):
 
 def cannot_start(error: Exception) -> UserError:
     """What to tell of a Ray that has failed to start."""
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = one_line(error)
     return UserError(
         f"Ray cannot start on this machine ({reason}): it needs free ports on this machine, and a "
         "folder for its files with free space (RAY_TMPDIR names another); --verbose shows more of "

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar, cast, get_args
 
 from raygen.config.run import RunConfig
 from raygen.core import marker
-from raygen.core.errors import RunError, UserError
+from raygen.core.errors import RunError, UserError, one_line
 from raygen.core.history import METRICS, last_values, read_history
 from raygen.core.marker import MARKER, Marker
 from raygen.core.status import Position
@@ -144,7 +144,7 @@ def _describe(place: _Place) -> RunInfo:
         try:
             return reader()
         except (UserError, RunError, OSError) as error:
-            problems.append(" ".join(str(error).split()))
+            problems.append(one_line(error))
         return None
 
     names = place.names or read(folder.names) or ()

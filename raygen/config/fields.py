@@ -8,7 +8,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_type_hints
 
 from raygen.core.checked import MOST_BYTES, as_float, parse, shown
-from raygen.core.errors import UserError
+from raygen.core.errors import UserError, reason_of
 from raygen.core.uris import check_all
 
 if TYPE_CHECKING:
@@ -169,8 +169,7 @@ def read_json_object(name: str, path: str) -> dict[str, Any]:
     try:
         data = file.parent.read_bytes(file.name, MOST_BYTES + 1)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", "") or " ".join(str(error).split())
-        raise UserError(f"{said}: cannot be read ({reason}); {_ADVICE}") from error
+        raise UserError(f"{said}: cannot be read ({reason_of(error)}); {_ADVICE}") from error
     if len(data) > MOST_BYTES:
         raise UserError(f"{said}: has more than {MOST_BYTES:,} bytes; {_ADVICE}")
     values: Any = parse(data, said, advice=_ADVICE).value

@@ -1,9 +1,25 @@
 """The errors that jobs explain instead of showing a traceback."""
 
+import os
+
 from raygen.core.printable import printable
 
 _LONGEST, _END = 2_000, 400
 """Characters of a line, and of its end where it is cut."""
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def reason_of(error: BaseException) -> str:
+    """Why something failed on this machine: what the system calls it, or what the error says."""
+    number, said = getattr(error, "errno", None), getattr(error, "strerror", None)
+    if not number:
+        return one_line(error)
+    # pyarrow repeats the path, which whoever tells the reason knows, and ends with a detail.
+    return said if said and "Detail:" not in said else os.strerror(number)
 
 
 class UserError(Exception):

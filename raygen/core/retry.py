@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from raygen.core.errors import StorageError
+from raygen.core.errors import StorageError, one_line
 from raygen.core.progress import duration
 
 Result = TypeVar("Result")
@@ -126,7 +126,7 @@ def patiently(operation: Callable[[], Result], seconds: float, uri: str) -> Resu
             except FileNotFoundError:
                 raise
             except OSError as error:
-                reason = " ".join(str(error).split())
+                reason = one_line(error)
                 if not seconds or not (is_outage(error) or is_refusal(error)):
                     raise
                 if is_refusal(error):

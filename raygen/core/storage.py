@@ -17,7 +17,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from raygen.core.checked import DAMAGED, MOST_BYTES, Checked, parse
-from raygen.core.errors import StorageError, UserError
+from raygen.core.errors import StorageError, UserError, reason_of
 from raygen.core.paths import LeavesFolder, leads_out
 from raygen.core.regular_file import open_regular
 from raygen.core.retry import is_lasting, not_written, patiently
@@ -323,8 +323,7 @@ class Folder:
 
 
 def _cannot_look_up(uri: str, error: OSError | ValueError) -> UserError:
-    number = getattr(error, "errno", None)
-    reason = os.strerror(number) if number else " ".join(str(error).split())
+    reason = reason_of(error)
     return UserError(
         f"{uri}: cannot be looked up ({reason}); check the name and the permissions of the folders "
         "above it"
@@ -333,7 +332,7 @@ def _cannot_look_up(uri: str, error: OSError | ValueError) -> UserError:
 
 def unreadable(where: str, problem: OSError, error: type[UserError] = UserError) -> UserError:
     """That a file cannot be read, which says nothing about what it holds."""
-    reason = problem.strerror or " ".join(str(problem).split())
+    reason = reason_of(problem)
     return error(
         f"{where}: cannot be read ({reason}); check its permissions, the disk and the network"
     )

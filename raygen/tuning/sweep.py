@@ -18,7 +18,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from raygen.cluster.connection import Poll, answer
 from raygen.cluster.lease import Lease
 from raygen.config.domains import Space
-from raygen.core.errors import RunError
+from raygen.core.errors import RunError, one_line
 from raygen.core.signals import Signals
 from raygen.core.status import Notice, Progress, State
 from raygen.tensorboard import hparams
@@ -330,7 +330,7 @@ class Watch(tune.Callback):
     def _take(self, state: State) -> None:
         """Take note of what is known, and tell what has happened since the last time."""
         self._progress, self._outage = state.progress, state.outage
-        self.error = " ".join(str(state.error).split()) if state.error else ""
+        self.error = one_line(state.error) if state.error else ""
         for event in state.after(self._events):
             if isinstance(event, Notice):
                 self._table.tell(event.text)

@@ -17,7 +17,7 @@ from ray import tune
 from raygen.cluster.connection import Poll, own_actor
 from raygen.config.domains import Values
 from raygen.config.run import RunConfig
-from raygen.core.errors import RunError, StorageError, UserError
+from raygen.core.errors import RunError, StorageError, UserError, one_line
 from raygen.core.retry import OUTAGES, is_lasting, not_written
 from raygen.core.status import Callbacks, Measured, Notice, Outcome, Progress, State, Status
 from raygen.core.storage import Folder
@@ -142,7 +142,7 @@ def _run_trial(config: dict[str, Any], task: Task, number: int) -> None:
         raise
     except (UserError, RunError) as error:
         # One line, which the sweep's table can show.
-        raise RunError(" ".join(str(error).split())) from error
+        raise RunError(one_line(error)) from error
 
 
 def _take_over(run: RunFolder, number: int, task: Task) -> None:

@@ -25,7 +25,7 @@ from raygen.cluster.lease import Fence
 from raygen.config.run import ImageFormat
 from raygen.core import retry
 from raygen.core.checked import Checked, parse
-from raygen.core.errors import RunError, UserError
+from raygen.core.errors import RunError, UserError, one_line
 from raygen.core.status import State, Status
 from raygen.core.storage import Folder
 from raygen.data.images import BadImage, fit_images
@@ -337,7 +337,7 @@ def _make_tasks(
                 made = make_part(source, ids, targets, part, tell)
         except (OSError, pa.ArrowException, RunError, UserError) as error:
             # Raised here, it would arrive buried in Ray's own messages.
-            return {"number": number, "made": "", "error": " ".join(str(error).split())}
+            return {"number": number, "made": "", "error": one_line(error)}
         text = json.dumps([{n: r.to_json() for n, r in files.items()} for files in made])
         return {"number": number, "made": text, "error": ""}
 

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import fs
 
-from raygen.core.errors import StorageError, UserError
+from raygen.core.errors import StorageError, UserError, one_line, reason_of
 from raygen.core.printable import printable
 from raygen.core.regular_file import open_regular
 from raygen.core.storage import Folder
@@ -156,8 +156,8 @@ class Files:
         except UserError:
             raise
         except (OSError, UnicodeEncodeError) as error:
-            number = error.errno if isinstance(error, OSError) and place.is_local else None
-            reason = os.strerror(number) if number else " ".join(str(error).split())
+            # An object store's own words say more than the system's.
+            reason = reason_of(error) if place.is_local else one_line(error)
             raise UserError(
                 f"{said}: cannot be read ({reason}); check path and permissions"
             ) from error
@@ -239,7 +239,7 @@ class Files:
             raise
         except Exception as error:
             # zipfile, zlib, lzma and struct report damage with many exceptions.
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = one_line(error)
             raise BadImage(f"cannot be unpacked: {reason}") from error
 
     def digest(self) -> str:

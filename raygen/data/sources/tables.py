@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from raygen.core.errors import UserError
+from raygen.core.errors import UserError, reason_of
 from raygen.core.printable import printable
 from raygen.core.storage import Folder
 from raygen.data.kinds import HEAD_BYTES, unread_kind
@@ -223,7 +223,7 @@ def _text(uri: str, where: str, example: str) -> str:
     try:
         data = file.parent.read_bytes(file.name)
     except (OSError, pa.ArrowException) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        reason = reason_of(error)
         raise UserError(f"{where}: cannot be read ({reason}); name CelebA's {example}") from error
     kind = unread_kind(data[:HEAD_BYTES])
     if kind:
