@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-FAMILY, PRESET = re.findall(
+FAMILY, OPTIONS, PRESET = re.findall(
     r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL
 )
 SMALL = "--width 0.2 --batch-size 16 --validation-count 16 --sample-count 4 --drawn-count 80"
@@ -59,8 +59,9 @@ def test_the_example_is_trained_swept_sampled_exported_and_loaded(tmp_path: Path
     for name in ("raygen", "jobs"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "raygen/models/flow.py").write_text(FAMILY)
-    with (tmp_path / "raygen/config/run.py").open("a") as file:
-        file.write("\n\n" + PRESET)
+    for name, added in ("families.py", OPTIONS), ("run.py", PRESET):
+        with (tmp_path / "raygen/config" / name).open("a") as file:
+            file.write("\n\n" + added)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     done = subprocess.run(
         [sys.executable, "-c", USE],
