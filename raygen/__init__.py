@@ -61,8 +61,8 @@ def train(
         options: those of `jobs/train.py`, by name: data="data/celeba-32", steps=1_500, lr_g=1e-4,
             storage="runs", run_name="mine", restart=True, ...
     Returns: how the run ended, with the last value of each metric.
-    Raises: UserError for a mistake; RunError if the training fails; `raygen.cli.Interrupted` if it
-        was ended early. What is saved is kept.
+    Raises: those of `raygen.core.errors`: UserError for a mistake; RunError if the training fails;
+        Interrupted if it was ended early. What is saved is kept.
     """
     from raygen.jobs.calls import train as call
 

@@ -18,7 +18,7 @@ from raygen.benchmarks.options import BenchOptions
 from raygen.config.fields import option, read_json_object, updated
 from raygen.config.job import JobOptions
 from raygen.config.run import PRESETS, RunConfig
-from raygen.core.errors import RunError, UserError
+from raygen.core.errors import Interrupted, RunError, UserError
 from raygen.core.output import keep_printing
 from raygen.core.printable import printable
 from raygen.core.signals import Signals
@@ -41,10 +41,6 @@ Command = TypeVar("Command", bound="TrainCommand")
 Plain = TypeVar(
     "Plain", bound=PrepareOptions | ShowOptions | BenchOptions | TrainedOptions | WatchOptions
 )
-
-
-class Interrupted(Exception):
-    """Ctrl-C was pressed and the job has put its work in order. The text says what was kept."""
 
 
 def run_job(main: Callable[[Sequence[str]], None]) -> int:

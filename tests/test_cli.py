@@ -9,17 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from raygen.cli import (
-    Interrupted,
-    TrainCommand,
-    command_line,
-    parse_options,
-    parse_run,
-    run_job,
-    watch_command,
-)
+from raygen.cli import TrainCommand, command_line, parse_options, parse_run, run_job, watch_command
 from raygen.config.families import DCGANConfig
-from raygen.core.errors import UserError
+from raygen.core.errors import Interrupted, UserError
 from raygen.core.storage import Folder
 from raygen.data.options import FolderOptions
 

@@ -4,6 +4,7 @@ By itself, Ray listens on all interfaces, and every user of the machine may writ
 Whoever gets in runs what they like, with the rights and the keys of the job.
 """
 
+import functools
 import os
 import secrets
 import socket
@@ -27,7 +28,7 @@ def closed() -> Iterator[dict[str, Any]]:
     settings = {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback} if loopback else {}
     if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
         # Passed in the environment only: Ray would write a token file that everybody can read.
-        settings["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        settings["RAY_AUTH_TOKEN"] = _token()
     before = ray_constants.ENABLE_RAY_CLUSTER
     # Where it is off, as on macOS, this machine's address is 127.0.0.1 to Ray, and all of Ray's
     # processes listen there alone. Ray replaces a 127.0.0.1 that it is told.
@@ -37,6 +38,12 @@ def closed() -> Iterator[dict[str, Any]]:
             yield {"_temp_dir": os.path.join(own_folder(), "ray")}
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@functools.cache
+def _token() -> str:
+    """One for each process: Ray's library keeps the first that it sees, for later Rays as well."""
+    return secrets.token_hex(32)
 
 
 def own_folder() -> str:

@@ -58,3 +58,7 @@ class CheckpointError(UserError):
 
 class StorageError(RunError):
     """Storage that cannot be read or written any more: a retry would fail the same way."""
+
+
+class Interrupted(Exception):
+    """Ctrl-C was pressed and the job has put its work in order. The text says what was kept."""

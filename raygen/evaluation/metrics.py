@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from raygen.config.families import DCGANConfig, ModelConfig, VAEConfig, VAEGANConfig
+from raygen.config.families import ModelConfig
+from raygen.config.run import PRESETS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -144,8 +145,8 @@ def logged(options: ModelConfig) -> list[str]:
 
 def metric_help() -> str:
     """What `--metric` takes, for its help."""
-    families = (VAEConfig(), DCGANConfig(), VAEGANConfig())
-    own = {options.best_by: metric_of(options.best_by).name for options in families}
+    options = [run.model for run in PRESETS.values()]
+    own = {model.best_by: metric_of(model.best_by).name for model in options}
     defaults = " or ".join(f"{tag} ({name})" for tag, name in own.items())
     return (
         "What decides: the name of any metric that the preset's training logs. Default: "

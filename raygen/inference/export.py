@@ -90,7 +90,7 @@ def _require_onnx() -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError(
-            f"--format onnx: needs the package {error.name}; install raygen[onnx]"
+            f"--format onnx: needs the package {error.name}; run it with `uv run --extra onnx`"
         ) from error
 
 

@@ -5,11 +5,11 @@ import time
 from collections import Counter
 from dataclasses import replace
 
-from raygen.cli import Interrupted, command_line
+from raygen.cli import command_line
 from raygen.cluster import connection as cluster
 from raygen.config.run import PRESETS
 from raygen.core.destination import file_to_write, folder_to_write
-from raygen.core.errors import RunError, UserError
+from raygen.core.errors import Interrupted, RunError, UserError
 from raygen.core.printable import printable
 from raygen.core.progress import ProgressLine, describe
 from raygen.core.retry import OUTAGES

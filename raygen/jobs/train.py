@@ -6,15 +6,10 @@ from dataclasses import replace
 
 import torch
 
-from raygen.cli import (
-    Interrupted,
-    TrainCommand,
-    command_line,
-    watch_command,
-)
+from raygen.cli import TrainCommand, command_line, watch_command
 from raygen.cluster import connection as cluster
 from raygen.cluster.lease import Lease
-from raygen.core.errors import RunError, UserError
+from raygen.core.errors import Interrupted, RunError, UserError
 from raygen.core.progress import ProgressLine, describe, duration
 from raygen.core.signals import Signals
 from raygen.core.status import Callbacks, Event, Measured, Notice, Progress, Started, State

@@ -5,20 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raygen.cli import (
-    Interrupted,
-    TuneCommand,
-    command_line,
-    given_options,
-    parse_run,
-    watch_command,
-)
+from raygen.cli import TuneCommand, command_line, given_options, parse_run, watch_command
 from raygen.cluster import connection as cluster
 from raygen.config.fields import option, updated
 from raygen.config.job import JobOptions
 from raygen.config.run import RESUMABLE_CHANGES, RunConfig
 from raygen.core.checked import bare
-from raygen.core.errors import RunError, UserError
+from raygen.core.errors import Interrupted, RunError, UserError
 from raygen.core.progress import ProgressLine, describe
 from raygen.core.uris import names_host
 from raygen.data.dataset import check_files, draw_dataset, open_dataset

@@ -152,8 +152,8 @@ def import_optuna() -> Any:
         import optuna
     except ImportError as error:
         raise UserError(
-            "--search optuna: needs Optuna, which is not installed; pip install raygen[optuna], "
-            "or use --search random"
+            "--search optuna: needs Optuna, which is not installed; run it with `uv run --extra "
+            "optuna`, or use --search random"
         ) from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna

@@ -62,6 +62,14 @@ def test_ray_starts_beside_folders_that_it_cannot_use_and_keeps_the_jobs_priorit
 
 
 @pytest.mark.slow
+def test_a_process_starts_one_ray_after_another() -> None:
+    # As a notebook does, call by call.
+    done = run(LOOK + LOOK[LOOK.index("with ") :])
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 2
+
+
+@pytest.mark.slow
 def test_where_ray_cannot_start_one_line_says_so_and_no_process_is_left() -> None:
     # Ray's server is there by the time that the next process is to be started.
     code = (

@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 START = """
 import sys, time
-from raygen.cli import Interrupted, run_job
+from raygen.core.errors import Interrupted
+from raygen.cli import run_job
 from raygen.core.progress import ProgressLine
 from raygen.core.signals import Signals
 

@@ -17,7 +17,7 @@ def download_celeba(folder: str) -> tuple[str, str, str]:
         raise UserError(f"--download {folder}: must be a local folder; prepare from there")
     if importlib.util.find_spec("gdown") is None:
         raise UserError(
-            "--download: needs the package gdown; install it with `pip install raygen[download]`"
+            "--download: needs the package gdown; run it with `uv run --extra download`"
         )
     from torchvision.datasets import CelebA
 
