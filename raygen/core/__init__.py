@@ -1,1 +1,1 @@
-"""What everything stands on: errors, storages, names and values that come from outside, status."""
+"""The basis of all other packages: errors, storage, checked outside values, job status."""

@@ -18,13 +18,13 @@ from raygen.core.uris import without_keys
 MOST_BYTES = 16 * 2**20
 """Largest file that is parsed, in bytes, unless its reader says otherwise."""
 MOST_VALUES = 4_000_000
-"""Values in a file. Each takes about a hundred times the memory that it takes on disk."""
+"""Most values in one file: each takes about a hundred times its size on disk in memory."""
 MOST_DEPTH = 50
-"""Levels of objects and lists inside each other. Python fails at several hundred."""
+"""Deepest nesting of objects and lists that is parsed. Python fails at several hundred."""
 INT64 = 2**63 - 1
 DAMAGED = "restore the file"
 _SHOWN = 60
-"""Characters of a wrong value that an error repeats."""
+"""Length to which an error truncates a wrong value, in characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,30 +46,30 @@ class Checked:
     advice: str = DAMAGED
 
     def fail(self, expected: str) -> NoReturn:
-        """Raises: UserError, that this value must be what is expected."""
+        """Reject the value. Raises: UserError saying what was expected here."""
         what = f"{self.path} is" if self.path else "holds"
         self.refuse(f"{what} {shown(self.value)}, but must be {expected}")
 
     def refuse(self, problem: str) -> NoReturn:
-        """Raises: UserError, with what is wrong with the file."""
+        """Reject the file. Raises: UserError saying what is wrong with it."""
         raise self.error(f"{self.file}: damaged ({problem}); {self.advice}")
 
     def entries(self) -> dict[str, "Checked"]:
-        """The entries of an object. Raises: UserError if it is none."""
+        """The entries of an object. Raises: UserError if the value is not an object."""
         if not isinstance(self.value, dict):
             self.fail("an object")
         pairs = self.value.items()
         return {name: self._inside(value, _joined(self.path, name)) for name, value in pairs}
 
     def entry(self, name: str) -> "Checked":
-        """An entry of an object. Raises: UserError if it is none, or lacks the entry."""
+        """An entry of an object. Raises: UserError if there is no object or no such entry."""
         found = self.optional(name)
         if found is None:
             self.refuse(f"{_joined(self.path, name)} is missing")
         return found
 
     def optional(self, name: str) -> "Checked | None":
-        """An entry of an object, None if it lacks it. Raises: UserError if it is no object."""
+        """An entry of an object, or None. Raises: UserError if the value is not an object."""
         if not isinstance(self.value, dict):
             self.fail("an object")
         if name not in self.value:
@@ -77,21 +77,21 @@ class Checked:
         return self._inside(self.value[name], _joined(self.path, name))
 
     def items(self) -> list["Checked"]:
-        """The values of a list. Raises: UserError if it is none."""
+        """The values of a list. Raises: UserError if the value is not a list."""
         if not isinstance(self.value, list):
             self.fail("a list")
         return [self._inside(v, f"{self.path}[{k}]") for k, v in enumerate(self.value)]
 
     def pair(self) -> list["Checked"]:
-        """The values of a list of two. Raises: UserError if it is none."""
+        """The values of a list of two. Raises: UserError if the value is anything else."""
         values = self.items()
         if len(values) != 2:
             self.fail("a list of two")
         return values
 
     def integer(self, at_least: int = 0, at_most: int = INT64) -> int:
-        """A whole number within bounds. Raises: UserError."""
-        # True is an int to Python but no number to a user.
+        """An integer in [at_least, at_most]. Raises: UserError."""
+        # Python counts True as an int, but a user does not mean a number by it.
         if type(self.value) is not int or not at_least <= self.value <= at_most:
             limit = f" to {at_most:,}" if at_most != INT64 else " or more"
             self.fail(f"a whole number, {at_least:,}{limit}")
@@ -102,7 +102,7 @@ class Checked:
     ) -> float:
         """A number in [at_least, below).
 
-        Args: finite: whether NaN and infinities are refused; if not, they are within all bounds.
+        Args: finite: whether to refuse NaN and infinities; otherwise they pass all bounds.
         Raises: UserError.
         """
         number = as_float(self.value)
@@ -115,9 +115,9 @@ class Checked:
         return number
 
     def number_or_nan(self, finite: bool = True) -> float:
-        """A number, or NaN, for which null stands.
+        """A number; null is read as NaN.
 
-        Args: finite: whether NaN and infinities themselves are refused, as JSON has none.
+        Args: finite: whether to refuse literal NaN and infinities, which JSON does not have.
         Raises: UserError.
         """
         if self.value is None:
@@ -136,7 +136,7 @@ class Checked:
     def text(self, pattern: str = "", meaning: str = "a text") -> str:
         """A text.
 
-        Args: pattern: regular expression that all of it must match; meaning: of that, in words.
+        Args: pattern: must match the whole text; meaning: the pattern in words, for errors.
         Raises: UserError.
         """
         if not isinstance(self.value, str) or (pattern and not re.fullmatch(pattern, self.value)):
@@ -145,7 +145,7 @@ class Checked:
 
     def texts(self) -> tuple[str, ...]:
         """A list of texts. Raises: UserError."""
-        # Of names there may be millions, of which only a wrong one needs its place.
+        # There may be millions of names, so a place is built only for a wrong one.
         if isinstance(self.value, list) and all(isinstance(item, str) for item in self.value):
             return tuple(self.value)
         return tuple(item.text() for item in self.items())
@@ -157,7 +157,7 @@ class Checked:
         return self.value
 
     def only(self, known: Collection[str]) -> None:
-        """Raises: UserError if it is no object, or has entries besides the known ones."""
+        """Raises: UserError if the value is not an object or has unknown entries."""
         for name in self.entries():
             if name not in known:
                 self.refuse(f"{_joined(self.path, name)} is unknown")
@@ -169,10 +169,10 @@ class Checked:
 def parse(
     data: bytes, file: str, error: type[UserError] = UserError, advice: str = DAMAGED
 ) -> Checked:
-    """The JSON value that a file holds. NaN and infinities, which `json` writes, are read.
+    """Parse the JSON of a file, including the NaN and infinities that `json` writes.
 
-    Args: file: to name in errors; error, advice: see `Checked`.
-    Raises: UserError if it is no JSON, names an entry twice, or is too large or deep.
+    Args: file: its name for errors; error, advice: see `Checked`.
+    Raises: UserError if it is not JSON, names an entry twice, or is too large or deep.
     """
     try:
         if sum(map(data.count, (b",", b"[", b"{"))) > MOST_VALUES:
@@ -184,14 +184,14 @@ def parse(
         problem = f"nested more than {MOST_DEPTH} levels deep"
         raise error(f"{file}: damaged ({problem}); {advice}") from None
     except ValueError as reason:
-        # Whether it is not UTF-8, not JSON, or has numbers of thousands of digits.
+        # Covers text that is not UTF-8 or not JSON, and numbers of thousands of digits.
         raise error(f"{file}: not valid JSON ({reason}); {advice}") from reason
     return Checked(value, file, "", error, advice)
 
 
 def as_float(value: Any) -> float | None:
-    """A JSON number as a float; None if it is no number, or beyond what a float can hold."""
-    # JSON writes 3.0 as 3.
+    """A JSON number as a float; None for anything else and for numbers too large for a float."""
+    # JSON writers may write 3.0 as 3, so integers are accepted too.
     if type(value) not in (int, float):
         return None
     try:
@@ -201,13 +201,13 @@ def as_float(value: Any) -> float | None:
 
 
 def finite_or_none(values: Mapping[str, float]) -> dict[str, float | None]:
-    """Numbers as they are written to JSON, which has no NaN and no infinities: null for those."""
+    """Replace NaN and infinities by None, because JSON can only write them as null."""
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def shown(value: Any) -> str:
-    """A JSON value for a message: short, on one line, without a URI's keys and anything that a
-    terminal acts on."""
+    """Format a JSON value for a message: short, on one line, without a URI's keys and without
+    terminal control characters."""
     if isinstance(value, Mapping):
         return f"an object of {len(value):,} entries"
     if isinstance(value, list | tuple):
@@ -220,7 +220,7 @@ def shown(value: Any) -> str:
 
 
 def bare(value: Any) -> str:
-    """A JSON value for a message, as on a command line: texts without quotation marks."""
+    """Format a JSON value as on a command line: texts without quotation marks."""
     return shown(value).strip("'")
 
 

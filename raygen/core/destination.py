@@ -1,4 +1,4 @@
-"""Where jobs write what users ask for: checked before the work, and complete or absent after it."""
+"""Outputs that users ask for: checked before the work starts, complete or absent after it."""
 
 import contextlib
 import errno
@@ -17,7 +17,7 @@ COPY_BYTES = 8 * 2**20
 
 
 def file_to_write(option: str, uri: str, default: str) -> Folder:
-    """The file that an option names; where it names a folder, the default name inside it.
+    """The file that an option names, or the default name inside a folder that it names.
 
     Args: uri: what the user wrote; empty: the default name in the current folder.
     Raises: UserError if no file can be written there.
@@ -46,7 +46,7 @@ def folder_to_write(option: str, uri: str) -> Folder:
 
 @contextlib.contextmanager
 def writing(file: Folder) -> Iterator[BinaryIO]:
-    """A file to write piece by piece, which is there only once all of it is.
+    """Open a file to write piece by piece; it appears only when it is complete.
 
     For an object store it is kept on this machine's disk until then.
 
@@ -81,7 +81,7 @@ def _upload(path: str, file: Folder) -> None:
 
 
 def free_bytes(place: Folder) -> float:
-    """Room on the disk of a folder that may not exist yet; without end in an object store."""
+    """Free bytes on the disk of a folder, which need not exist; infinite for object stores."""
     if not place.is_local:
         return float("inf")
     path = place.path

@@ -5,7 +5,7 @@ import os
 from raygen.core.printable import printable
 
 _LONGEST, _END = 2_000, 400
-"""Characters of a line, and of its end where it is cut."""
+"""Length to which a message is truncated, and how much of its end is kept, in characters."""
 
 
 def one_line(error: BaseException) -> str:
@@ -38,11 +38,11 @@ class UserError(Exception):
 
 
 class ShardError(UserError):
-    """A dataset on disk that is missing, incomplete or damaged."""
+    """The dataset on disk is missing, incomplete or damaged."""
 
 
 class Unreadable(ShardError):
-    """A file of a dataset that may be well, but cannot be read now."""
+    """A file of a dataset cannot be read now, which does not mean that it is damaged."""
 
 
 class RunError(Exception):
@@ -53,11 +53,11 @@ class RunError(Exception):
 
 
 class CheckpointError(UserError):
-    """A checkpoint that is missing, incomplete, damaged, or made by another model."""
+    """The checkpoint is missing, incomplete, damaged, or made by another model."""
 
 
 class StorageError(RunError):
-    """Storage that cannot be read or written any more: a retry would fail the same way."""
+    """The storage can no longer be read or written; a retry would fail the same way."""
 
 
 class Interrupted(Exception):

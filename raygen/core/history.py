@@ -1,9 +1,9 @@
-"""`metrics.jsonl`: all that a run has measured, a line of JSON for each measurement.
+"""`metrics.jsonl`: everything that a run has measured, one line of JSON per measurement.
 
     {"step": 20, "images_seen": 2560, "seconds": 31.4, "values": {"loss/generator": 1.25}}
 
-It says what TensorBoard's events say, for whoever has no TensorBoard. Lines stand in the order of
-`images_seen`. JSON has no NaN and no infinities: in their place it says null.
+It holds the same numbers as TensorBoard's events, for readers without TensorBoard. Lines are in the
+order of `images_seen`. JSON has no NaN and no infinities, so they are written as null.
 """
 
 import json
@@ -17,19 +17,19 @@ from raygen.core.storage import Folder, unreadable
 
 METRICS = "metrics.jsonl"
 MOST_BYTES = 2**28
-"""Largest history that is read, in bytes: those of a million measurements."""
+"""Largest history that is read, in bytes: about a million measurements."""
 _ADVICE = "restore the file, or move it away to go on without the measurements so far"
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What was logged at a point of a run.
+    """The values logged at one point of a run.
 
     Attributes:
         step: training steps taken.
-        images_seen: by all workers.
-        seconds: spent training, over all sessions of the run.
-        values: by the tag that TensorBoard shows each under; NaN where one was not finite.
+        images_seen: images that all workers have trained on.
+        seconds: time spent training, over all sessions of the run.
+        values: numbers by TensorBoard tag; NaN where one was not finite.
     """
 
     step: int
@@ -38,7 +38,7 @@ class Measurement:
     values: dict[str, float]
 
     def to_line(self) -> bytes:
-        """The line of `metrics.jsonl`, with its end."""
+        """Serialise as a line of `metrics.jsonl`, newline included."""
         entries = {
             "step": self.step,
             "images_seen": self.images_seen,
@@ -49,13 +49,13 @@ class Measurement:
 
     @staticmethod
     def from_json(values: Checked) -> "Measurement":
-        """What `to_line` wrote. Raises: UserError."""
+        """Read what `to_line` wrote. Raises: UserError."""
         values.only([field.name for field in fields(Measurement)])
         return Measurement(
             step=values.entry("step").integer(),
             images_seen=values.entry("images_seen").integer(),
             seconds=values.entry("seconds").number(at_least=0),
-            # A text for each tag, not one for each time that the file names it.
+            # Share one string per tag; a history repeats each tag many times.
             values={
                 sys.intern(tag): value.number_or_nan()
                 for tag, value in values.entry("values").entries().items()
@@ -66,10 +66,9 @@ class Measurement:
 def read_history(folder: Folder) -> list[Measurement]:
     """All measurements of a run, oldest first; none if it has no `metrics.jsonl`.
 
-    A last line that is just being written, or was being written when its job was killed, is left
-    out.
+    An incomplete last line is left out: it is being written, or its job was killed.
 
-    Args: folder: the run's.
+    Args: folder: the run's folder.
     Raises: UserError if the file cannot be read, is too large, or has a line that is damaged.
     """
     data = _read(folder, MOST_BYTES + 1)
@@ -82,11 +81,13 @@ def read_history(folder: Folder) -> list[Measurement]:
 
 
 def lines_up_to(folder: Folder, images_seen: int) -> bytes:
-    """The lines that a run keeps which goes on from a checkpoint.
+    """The lines to keep when a run goes on from a checkpoint.
 
-    Lines beyond it are those of a session that was cut off, and will be written again.
+    Later lines belong to a session that was cut off, and will be written again.
 
-    Args: folder: the run's; images_seen: by the checkpoint; 0: there is none, and nothing is kept.
+    Args:
+        folder: the run's folder.
+        images_seen: the checkpoint's count; 0 if there is no checkpoint: nothing is kept.
     Raises: UserError if the file cannot be read, or has a line that is damaged.
     """
     if not images_seen:
@@ -109,7 +110,7 @@ def _read(folder: Folder, at_most: int | None = None) -> bytes:
 
 
 def _lines(folder: Folder, data: bytes) -> Iterator[tuple[int, Measurement]]:
-    """Where each line ends, and what it says. Raises: UserError."""
+    """Yield each line's end offset and its measurement. Raises: UserError."""
     where = folder.join(METRICS).uri
     begin, number, before = 0, 1, 0
     while (end := data.find(b"\n", begin) + 1) > 0:

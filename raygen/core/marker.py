@@ -1,9 +1,8 @@
-"""How raygen knows a folder that it made, so that it never overwrites or deletes another's.
+"""The marker file by which raygen recognises its own folders, so that it never deletes others'.
 
-Runs, sweeps and datasets hold a small file `raygen.json` that says which of them they are: names
-such as config.json are everybody's. It is written first and deleted last. To delete is not done in
-one go; the file says so from the beginning to the end, so that whoever finds a folder of which a
-part is gone can finish.
+Runs, sweeps and datasets hold a small file `raygen.json` that names their kind, because many
+programs write names such as config.json. It is written first and deleted last. Deleting a folder
+may be interrupted; the marker says that it has begun, so that the next job can finish it.
 """
 
 import contextlib
@@ -17,14 +16,14 @@ from raygen.core.storage import Folder
 MARKER = "raygen.json"
 Kind = Literal["run", "sweep", "dataset"]
 TRACES = re.compile(r"\.lease-[0-9a-f]{32}\.json|\.probe-[0-9a-f]{32}|\.[0-9a-f]{32}\.tmp")
-"""What jobs that were killed leave in any folder, and what belongs to the job at work."""
+"""Matches leftovers of killed jobs and the files of the job that is working in the folder."""
 
 
 @dataclass(frozen=True)
 class Marker:
-    """What `raygen.json` says.
+    """The content of `raygen.json`.
 
-    Attributes: deleting: the folder's content is being deleted, which may have been cut off.
+    Attributes: deleting: deletion of the folder's content has begun, and may have been interrupted.
     """
 
     raygen: Kind
@@ -32,7 +31,7 @@ class Marker:
 
 
 def read(folder: Folder) -> Marker | None:
-    """The marker of a folder; None if raygen did not make it, as far as this tells."""
+    """The marker of a folder; None if the folder has none."""
     try:
         values = folder.read_json(MARKER)
     except (FileNotFoundError, NotADirectoryError, UserError):
@@ -43,22 +42,22 @@ def read(folder: Folder) -> Marker | None:
 
 
 def write(folder: Folder, kind: Kind, deleting: bool = False) -> None:
-    """Mark a folder, which is made if it does not exist."""
+    """Mark a folder as raygen's, creating it if it does not exist."""
     folder.write_json(MARKER, asdict(Marker(kind, deleting)))
 
 
 def contents(folder: Folder) -> list[str]:
-    """The names of what a folder holds besides the marker and the traces of jobs."""
+    """Names of a folder's entries, without the marker and the leftovers of jobs."""
     return [n for n in folder.names() if n != MARKER and not TRACES.fullmatch(n)]
 
 
 def delete_contents(folder: Folder, kind: Kind, own: re.Pattern[str]) -> None:
-    """Delete what raygen wrote into a folder, and leave all else there.
+    """Delete what raygen wrote into a folder, and leave everything else.
 
-    Cut off, it can be repeated: the marker says that it has begun. It stays, and is to be written
-    anew when the folder is used again.
+    An interrupted deletion can be repeated, because the marker says that it has begun. The marker
+    stays; the caller rewrites it when the folder is used again.
 
-    Args: own: names of what raygen writes.
+    Args: own: matches the names that raygen writes.
     """
     write(folder, kind, deleting=True)
     for name in folder.names():

@@ -1,4 +1,4 @@
-"""Standard output and error that never fail: who reads them may go away before a job ends."""
+"""Standard output and error that never fail, even if their reader goes away before a job ends."""
 
 import contextlib
 import io
@@ -12,11 +12,11 @@ from typing import TextIO
 
 
 def keep_printing() -> None:
-    """Let the process print from now on whatever becomes of its streams.
+    """Make printing safe from now on, whatever becomes of the process's streams.
 
-    What cannot be written, to a full disk or a closed terminal, is dropped, and the job goes on.
-    Once the reader of a pipe has gone, as with `| head`, a job ends as after Ctrl-C. Streams that
-    something else has put in place of the process's own are left as they are.
+    Output that cannot be written, to a full disk or a closed terminal, is dropped and the job goes
+    on. When the reader of a pipe is gone, as with `| head`, the job ends as after Ctrl-C. Streams
+    that other code has replaced are left alone.
     """
     if sys.stdout is sys.__stdout__:
         sys.stdout = _lenient(sys.stdout, 1, _interrupt)
@@ -25,15 +25,15 @@ def keep_printing() -> None:
 
 
 def open_missing() -> None:
-    """Open what was closed when the process began (`>&-`), so that no other file takes its place.
+    """Open standard streams that were closed at the start (`>&-`), to reserve their descriptors.
 
-    C++ libraries, such as Ray's, write to descriptors 1 and 2 whatever these are.
+    C++ libraries, such as Ray's, write to descriptors 1 and 2 whatever file is open there.
     """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            # The lowest free number is taken, which is this one.
+            # `open` takes the lowest free descriptor, which is this one.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
@@ -42,7 +42,7 @@ def _lenient(stream: TextIO | None, descriptor: int, on_gone: Callable[[], None]
         with contextlib.suppress(OSError):
             stream.flush()
     encoding, errors = (stream.encoding, stream.errors) if stream else ("utf-8", "replace")
-    # Without a buffer, which a signal's handler could not write to while it is being written.
+    # Unbuffered, because a signal handler must not reenter a buffered writer.
     raw: io.RawIOBase = _Lenient(descriptor, on_gone)
     return io.TextIOWrapper(raw, encoding, errors, line_buffering=True, write_through=True)  # type: ignore[type-var]
 

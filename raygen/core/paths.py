@@ -1,4 +1,4 @@
-"""Local paths out of names that others chose: in listings of object stores, manifests, runs."""
+"""Safe local paths from untrusted names: in object store listings, manifests and runs."""
 
 import os
 from pathlib import PureWindowsPath
@@ -6,11 +6,11 @@ from pathlib import PureWindowsPath
 from raygen.core.errors import UserError
 
 LONGEST = 255
-"""Bytes that a disk takes for the name of a file or folder."""
+"""Longest name of a file or folder that common file systems allow, in bytes."""
 
 
 class LeavesFolder(UserError):
-    """A name that, taken as a path from a folder, leads out of it."""
+    """A name, joined to its folder, would lead out of it."""
 
 
 def leads_out(name: str) -> bool:
@@ -21,10 +21,10 @@ def leads_out(name: str) -> bool:
 def inside(folder: str, name: str) -> str:
     """The local path of a file in a folder, by a name that came from outside.
 
-    A name that is no file's in any folder is refused, also where only another system would take it
-    for a path elsewhere, and so is one that leads through a symbolic link below the folder.
+    Refuses names that could not be a file's in any folder, names that another operating system
+    would read as a path elsewhere, and names that lead through a symbolic link below the folder.
 
-    Args: folder: which may be a link itself; name: with / between folders.
+    Args: folder: may itself be a link; name: with / between folders.
     Raises: LeavesFolder.
     """
     parts = name.split("/")

@@ -1,4 +1,4 @@
-"""One line on the terminal that says how far a long operation is."""
+"""A single terminal line that shows the progress of a long operation."""
 
 import io
 import shutil
@@ -21,7 +21,7 @@ class ProgressLine:
         self._text = ""
 
     def warn(self, text: str) -> None:
-        """Put a warning before the line from now on; an empty text removes it."""
+        """Show a warning before the line from now on; an empty text removes it."""
         is_news = text != self._warning
         self._warning = text
         if is_news:
@@ -33,7 +33,7 @@ class ProgressLine:
         self._shown = text
         now = time.monotonic()
         if self._rewrites:
-            # A line that wraps could not be rewritten. \x1b[K clears what a longer one left behind.
+            # A line that wraps could not be rewritten. \x1b[K clears what is left of a longer one.
             columns = shutil.get_terminal_size().columns
             self._stream.write(f"\r{text[: columns - 1]}\x1b[K")
         elif now - self._written_at >= self._log_interval:
@@ -45,13 +45,13 @@ class ProgressLine:
         self._shown = ""
 
     def tell(self, text: str) -> None:
-        """Leave the line, and write something that stays."""
+        """Write a line that stays, above the progress line."""
         self.close()
         self._stream.write(f"{text}\n")
         self._stream.flush()
 
     def close(self) -> None:
-        """Make the last state visible and leave the line."""
+        """Show the last state and move to a new line."""
         if self._rewrites and self._written_at > float("-inf"):
             self._stream.write("\n")
         elif self._shown:
@@ -62,7 +62,7 @@ class ProgressLine:
 
 
 class Silence(ProgressLine):
-    """Shows nothing, for those who watch in another way."""
+    """Shows nothing, for callers that report progress in another way."""
 
     def __init__(self) -> None:
         super().__init__(io.StringIO())
@@ -75,7 +75,7 @@ class Silence(ProgressLine):
 
 
 def describe(done: int, total: int, per_second: float, unit: str = "images") -> str:
-    """`1,280/4,000 images, 31% - 512 images/s, 0:05 left`."""
+    """Format progress like `1,280/4,000 images, 31% - 512 images/s, 0:05 left`."""
     percent = 100 * done // total if total else 100
     text = f"{done:,}/{total:,} {unit}, {percent}%"
     if per_second > 0:
@@ -84,7 +84,7 @@ def describe(done: int, total: int, per_second: float, unit: str = "images") -> 
 
 
 def duration(seconds: float) -> str:
-    """Hours, minutes and seconds: 0:05, 12:30, 1:02:03."""
+    """Format seconds as 0:05, 12:30 or 1:02:03."""
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

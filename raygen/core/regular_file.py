@@ -1,4 +1,4 @@
-"""Opening users' local files without being held up by what is no file."""
+"""Opening users' local files without blocking on pipes and devices."""
 
 import errno
 import os
@@ -7,14 +7,14 @@ from typing import BinaryIO
 
 
 def open_regular(path: str) -> BinaryIO:
-    """Open a local file for reading, if it is one.
+    """Open a local regular file for reading.
 
     A named pipe without a writer would block for ever and a device may never end, so neither is
-    read, also where a link leads to it.
+    read, even through a link.
 
-    Raises: OSError, with EINVAL where there is a pipe, a socket or a device.
+    Raises: OSError; its errno is EINVAL for a pipe, a socket or a device.
     """
-    # Only a pipe is affected: it opens at once.
+    # O_NONBLOCK makes a pipe open at once; regular files ignore it.
     number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         mode = os.fstat(number).st_mode

@@ -1,4 +1,4 @@
-"""Trying again while an object store does not answer, and saying so."""
+"""Retrying while an object store does not answer, and telling the user about it."""
 
 import errno
 import random
@@ -15,30 +15,30 @@ from raygen.core.progress import duration
 Result = TypeVar("Result")
 
 FIRST_DELAY, LONGEST_DELAY = 0.25, 15.0
-"""Seconds between two attempts; the delay doubles from one to the next."""
+"""Shortest and longest delay between two attempts, in seconds; it doubles after each."""
 QUIET_SECONDS = 2.0
-"""Outages shorter than this are not worth a message."""
+"""Length of an outage, in seconds, from which on the user is told about it."""
 REFUSED = re.compile(
     r"ACCESS_DENIED|INVALID_ACCESS_KEY|SIGNATURE|NO_SUCH_BUCKET|TOKEN|CREDENTIALS|"
     r"MISSING_|PermissionDenied|Unauthenticated|"
     r"HTTP (?:status|response code) 4(?!08|29)\d\d",
     re.IGNORECASE,
 )
-"""Matches the errors of a store that refuses: a retry gets the same answer."""
+"""Matches errors by which a store refuses a request; a retry would get the same answer."""
 OUTAGE = re.compile(
     r"AWS Error|curl|google::cloud|HTTP|connect|time[d-]?\s?out|unavailable|network|broken pipe",
     re.IGNORECASE,
 )
-"""Matches the errors of a store that is away or overloaded. Only these are retried: a damaged file
-stays damaged."""
+"""Matches errors of a store that is unreachable or overloaded. Only these are retried, because a
+damaged file stays damaged."""
 LASTING = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM, errno.ENODEV)
 )
-"""Disk errors that a retry would meet again."""
+"""Disk errors that are not retried, because they would recur."""
 
 
 class Outages:
-    """What this process waits for, told to whoever listens.
+    """Reports to listeners that this process is waiting for a storage.
 
     Several threads may wait at once; the outage is over when none of them waits any more.
     """
@@ -50,9 +50,9 @@ class Outages:
 
     @contextmanager
     def told_to(self, listener: Callable[[str], None]) -> Iterator[None]:
-        """Call a function with a line about each outage, and with nothing when it is over.
+        """Call the listener with a line about each outage, and with "" when it is over.
 
-        It is called from whichever thread waits, and must not raise.
+        It is called from the waiting thread, and must not raise.
         """
         with self._lock:
             self._listeners.append(listener)
@@ -84,23 +84,23 @@ OUTAGES = Outages()
 
 
 def is_lasting(error: OSError) -> bool:
-    """Whether an error of a local disk will happen again on each retry, as when it is full."""
+    """Whether a local disk's error would recur on every retry, as when the disk is full."""
     return error.errno in LASTING
 
 
 def not_written(error: OSError, place: str) -> StorageError:
-    """What to tell of a lasting error. Args: place: the file or folder, for the message."""
+    """The error to raise for a lasting disk error. Args: place: file or folder to name."""
     return StorageError(f"{place}: cannot be written ({error.strerror})")
 
 
 def is_refusal(error: OSError) -> bool:
-    """Whether an object store has answered, and said no."""
+    """Whether an object store has answered with a refusal."""
     known = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
     return isinstance(error, known) or bool(REFUSED.search(_unquoted(error)))
 
 
 def is_outage(error: OSError) -> bool:
-    """Whether an object store does not answer, or is overloaded."""
+    """Whether an object store is unreachable or overloaded."""
     return bool(OUTAGE.search(_unquoted(error)))
 
 
@@ -110,11 +110,11 @@ def _unquoted(error: OSError) -> str:
 
 
 def patiently(operation: Callable[[], Result], seconds: float, uri: str) -> Result:
-    """Do something that may be done twice, again and again while an object store does not answer.
+    """Run an idempotent operation, retrying while an object store does not answer.
 
     Args:
-        seconds: how long to go on; 0: a single attempt.
-        uri: of the place, for messages.
+        seconds: how long to keep retrying; 0: a single attempt.
+        uri: the place to name in messages.
     Raises: with `seconds`, StorageError if the store refuses, or has not answered for so long;
         whatever else `operation` raises.
     """
@@ -147,7 +147,7 @@ def patiently(operation: Callable[[], Result], seconds: float, uri: str) -> Resu
                     f"{uri} has not answered for {duration(spent)}, trying until "
                     f"{duration(seconds)}"
                 )
-            # Not all threads and workers at the same moment.
+            # Jitter keeps threads and workers from retrying at the same moment.
             time.sleep(delay * random.uniform(0.5, 1.0))
             delay = min(2 * delay, LONGEST_DELAY)
     finally:

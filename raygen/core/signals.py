@@ -1,4 +1,4 @@
-"""Ctrl-C, and other signals that end jobs: a job's chance to put its work in order."""
+"""Ctrl-C and other signals that end jobs, so that a job can save its work first."""
 
 import signal
 import threading
@@ -15,9 +15,9 @@ ENDING = (
     signal.SIGUSR2,
     signal.SIGXCPU,  # a limit of processor time
 )
-"""Signals that end a job, as those who send them mean it. SIGQUIT (Ctrl-\\) ends it at once."""
+"""Signals that ask a job to save and end. SIGQUIT (Ctrl-\\) ends it at once."""
 SAME_SIGNAL_SECONDS = 0.3
-"""Signals this close to each other are taken for one."""
+"""Time within which repeated signals count as one, in seconds."""
 
 
 class Signals:
@@ -36,11 +36,11 @@ class Signals:
         self._before: dict[int, Any] = {}
 
     def save(self) -> None:
-        """From now on there is something to save."""
+        """Save before ending from now on, because there is something to save."""
         self._saves = True
 
     def ignore(self) -> None:
-        """From now on all is saved, and only the end is left."""
+        """Ignore signals from now on: everything is saved, and the job is about to end."""
         self._ignores = True
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -58,11 +58,11 @@ class Signals:
 
     def __enter__(self) -> "Signals":
         if threading.current_thread() is not threading.main_thread():
-            # Signals are the main thread's affair.
+            # Python runs signal handlers in the main thread only.
             return self
         for number in ENDING:
-            # Who started the job with nohup wants it to outlive the terminal. Shells ignore SIGINT
-            # for jobs in the background, which is no wish of the user's.
+            # Under nohup the job is meant to outlive the terminal. SIGINT is handled even if
+            # ignored: shells ignore it for background jobs without the user asking for it.
             chosen = number not in (signal.SIGINT, signal.SIGTERM)
             if not (chosen and signal.getsignal(number) is signal.SIG_IGN):
                 self._before[number] = signal.signal(number, self._on_signal)

@@ -1,10 +1,10 @@
-"""How far a job is, and how its watcher learns that: one actor, one record, one set of hooks.
+"""Progress of a job and how its watcher learns of it: one actor, one record, one set of hooks.
 
-A job has parts, by number, that work in other processes: the workers of a run are one part, the
-trials of a sweep and the tasks of a preparation are one each. They tell the actor `Status` how far
-they are and what has happened; the job asks it for the `State` a few times a second.
+A job has numbered parts that work in other processes: the workers of a run together are one part,
+each trial of a sweep and each task of a preparation is one. They report progress and events to the
+actor `Status`; the job polls it for the `State` a few times a second.
 
-Without torch, which takes seconds to load: the processes in between need none.
+This module does not import torch, which takes seconds, so that the actor starts quickly.
 """
 
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from raygen.core.errors import RunError, UserError
 
 @dataclass(frozen=True)
 class Position:
-    """How far a run is.
+    """The point that a run has reached.
 
     Attributes:
         global_step: training steps taken.
-        images_seen: by all workers.
-        seconds: spent training, over all sessions of the run.
+        images_seen: images that all workers have trained on.
+        seconds: time spent training, over all sessions of the run.
         restores: how often it went back to a checkpoint because a loss was not finite; each time
             halved the learning rates.
     """
@@ -33,11 +33,11 @@ class Position:
 
 @dataclass(frozen=True)
 class Progress:
-    """What the first worker tells whoever watches.
+    """Progress that the first worker reports.
 
     Attributes:
-        seconds: spent training, over all sessions of the run.
-        doing: what it does between training steps, with how far that is; or nothing.
+        seconds: time spent training, over all sessions of the run.
+        doing: what it is doing between training steps, with its progress; or "".
     """
 
     images_seen: int
@@ -55,9 +55,10 @@ class Outcome:
     Attributes:
         finished: False if it was asked to stop before its last step.
         first_step_at: Unix time when this session's first step was done, in seconds.
-        images_per_second: of all workers, from then on.
-        data_wait_fraction: of the time from then on, spent waiting for data, in [0, 1].
-        metrics: the last logged value of each.
+        images_per_second: throughput of all workers together, from then on.
+        data_wait_fraction: share of the time from then on that was spent waiting for data, in
+            [0, 1].
+        metrics: the last logged value of each metric.
     """
 
     finished: bool
@@ -69,33 +70,33 @@ class Outcome:
 
 
 class Callbacks:
-    """What a training session calls on its first worker as it goes; here, nothing happens.
+    """Hooks that a training session calls on its first worker; these do nothing.
 
-    Attributes: needs_checkpoints: `measured` must not be called before what is known is saved.
+    Attributes: needs_checkpoints: whether `measured` may only be called after the checkpoint.
     """
 
     needs_checkpoints = False
 
     def started(self, step: int) -> None:
-        """The workers go on from this step."""
+        """The workers have started, and go on from this step."""
 
     def progress(self, progress: Progress) -> bool:
-        """Take note of the progress; say whether the run is to stop. Must not block."""
+        """Record progress. Must not block. Returns: whether the run is to stop."""
         return False
 
     def measured(self, progress: Progress) -> None:
-        """The networks have been measured on validation images, and what is known is being saved.
+        """The networks were measured on validation images, and a checkpoint is being saved.
 
-        Told once more where a run is resumed at such a point.
+        Called once more if a run is resumed at such a point.
         """
 
     def notice(self, text: str) -> None:
-        """Something happened that a user will want to know."""
+        """Report an event that the user should see."""
 
 
 @dataclass(frozen=True)
 class Started:
-    """A run's workers go on from a step. Attributes: group: of workers, from 1, which they are."""
+    """A run's workers started from a step. Attributes: group: counts worker groups, from 1."""
 
     step: int
     group: int
@@ -103,7 +104,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Notice:
-    """Something that a user will want to know."""
+    """An event that the user should see."""
 
     text: str
 
@@ -127,13 +128,13 @@ Event = Started | Notice | Measured | Ended
 
 @dataclass(frozen=True)
 class State:
-    """What is known of a job.
+    """Everything known about a job at one moment.
 
     Attributes:
-        progress: how far each part is, by number; each kind of job has its own record of that.
-        events: what has happened, in order, from event number `since` on.
-        outage: the storage that a part waits for; or nothing.
-        error: why the job has to end, which no retry can mend.
+        progress: progress of each part by number, in a record specific to the kind of job.
+        events: events in order, from event number `since` on.
+        outage: the storage that a part waits for; or "".
+        error: why the job has to end, if no retry can help.
     """
 
     progress: dict[int, Any]
@@ -143,12 +144,12 @@ class State:
     since: int = 0
 
     def after(self, known: int) -> tuple[Event, ...]:
-        """The events but for the first `known` of the whole job."""
+        """The events after the first `known` ones of the whole job."""
         return self.events[max(0, known - self.since) :]
 
 
 class Status:
-    """An actor between the parts of a job, wherever they are, and whoever watches them."""
+    """Actor that passes messages between the parts of a job, on any node, and their watcher."""
 
     def __init__(self) -> None:
         self._progress: dict[int, Any] = {}
@@ -159,18 +160,18 @@ class Status:
         self._stopping = False
 
     def state(self, since: int = 0) -> State:
-        """Args: since: how many events are known already."""
+        """The current state. Args: since: how many events the caller has already."""
         outage = max(self._outages.values(), default="")
         events = tuple(self._events[since:])
         return State(dict(self._progress), events, outage, self._error, since)
 
     def progress(self, part: int, progress: Any) -> bool:
-        """Take note of a part's progress. Returns: whether it is to stop."""
+        """Record a part's progress. Returns: whether it is to stop."""
         self._progress[part] = progress
         return self._stopping
 
     def started(self, part: int, step: int, is_new_group: bool) -> None:
-        """Workers of a run have begun, the first time or after a failure."""
+        """Record that workers have started, for the first time or after a failure."""
         self._groups += int(is_new_group)
         self._progress.pop(part, None)
         self._outages.pop(part, None)
@@ -180,11 +181,11 @@ class Status:
         self._events.append(event)
 
     def outage(self, part: int, text: str) -> None:
-        """A part waits for a storage, or not any more."""
+        """Record that a part waits for a storage; "" when it no longer does."""
         self._outages[part] = text
 
     def fail(self, error: UserError | RunError) -> None:
-        """What happened to a part will happen to all: no other need begin, nor this one again."""
+        """Record an error that every part would meet, so that none is started again."""
         self._error = self._error or error
         self._stopping = True
 

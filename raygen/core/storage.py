@@ -26,10 +26,10 @@ from raygen.core.uris import check_uri
 Result = TypeVar("Result")
 
 RESERVED = ":/?#@!$&'()*+,;=%~"
-"""Characters that may have a meaning in a URI."""
+"""Characters with a meaning in a URI, which are not quoted."""
 
 JOBS_COPIES = "/runtime_resources/working_dir_files/"
-"""Where the working directories lie that jobs are submitted with."""
+"""Part of the path of working directories that Ray unpacks for submitted jobs."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class Folder:
     """A folder, which need not exist yet.
 
     Attributes:
-        uri: as the user wrote it; what messages show.
-        filesystem: where it lives.
+        uri: the address as the user wrote it, for messages.
+        filesystem: the file system that holds it.
         path: its path inside `filesystem`.
-        patience: how long to try again while an object store does not answer, in seconds; 0: a
-            single attempt, with which a wrong address is found out at once.
+        patience: how long to retry while an object store does not answer, in seconds; 0: a single
+            attempt, so that a wrong address is reported at once.
     """
 
     uri: str
@@ -64,7 +64,7 @@ class Folder:
             local = os.path.abspath(os.path.expanduser(text))
             return Folder(text, fs.LocalFileSystem(), local)
         try:
-            # A URI has no spaces and no letters beyond ASCII, but users write them all the same.
+            # URIs allow neither spaces nor non-ASCII letters, but users write them.
             filesystem, path = fs.FileSystem.from_uri(quote(text, safe=RESERVED))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ImportError) as error:
             raise UserError(
@@ -89,12 +89,12 @@ class Folder:
 
     @property
     def name(self) -> str:
-        """The last part of the path."""
+        """The last component of the path."""
         return posixpath.basename(self.path.rstrip("/"))
 
     @property
     def parent(self) -> "Folder":
-        """The folder that holds this one, or this file."""
+        """The folder that contains this folder or file."""
         place, options = self._uri_parts()
         uri = posixpath.dirname(place.rstrip("/")) + options
         return replace(self, uri=uri or ".", path=posixpath.dirname(self.path.rstrip("/")))
@@ -105,36 +105,39 @@ class Folder:
         return place, mark + options
 
     def patient(self, seconds: float) -> "Folder":
-        """The same folder, for a job that outlasts its object store's outages."""
+        """The same folder, retrying for so many seconds during an object store's outages."""
         return replace(self, patience=seconds)
 
     def patiently(self, operation: Callable[[], Result]) -> Result:
-        """Do something with this folder's filesystem, again while an object store is away.
+        """Run an operation on this folder's filesystem, retrying during outages.
 
         Raises: as `retry.patiently`.
         """
         return patiently(operation, 0.0 if self.is_local else self.patience, self.uri)
 
     def path_of(self, name: str) -> str:
-        """The path of an entry, for calls to `filesystem`. Raises: LeavesFolder."""
+        """The path of an entry inside `filesystem`. Raises: LeavesFolder."""
         self._check_inside(name)
         return posixpath.join(self.path, name)
 
     def _check_inside(self, name: str) -> None:
-        """Every name passes through here, also what a manifest or a listing says."""
+        """Raises: LeavesFolder. All names go through here, even from manifests and listings."""
         if leads_out(name):
             raise LeavesFolder(f"{self.uri}: {name!r} leads out of this folder; it is not used")
 
     def exists(self, name: str = "") -> bool:
-        """Raises: UserError if it cannot be looked up, or an object store does not answer."""
+        """Whether an entry exists.
+
+        Raises: UserError if it cannot be looked up, or an object store does not answer.
+        """
         return bool(self._type(name) != fs.FileType.NotFound)
 
     def is_file(self) -> bool:
-        """Whether a file lies where the folder is to be. Raises: as `exists`."""
+        """Whether a file is at this path. Raises: as `exists`."""
         return bool(self._type() == fs.FileType.File)
 
     def is_folder(self) -> bool:
-        """Whether it exists, as a folder. Raises: as `exists`."""
+        """Whether a folder is at this path. Raises: as `exists`."""
         return bool(self._type() == fs.FileType.Directory)
 
     def _type(self, name: str = "") -> fs.FileType:
@@ -155,7 +158,7 @@ class Folder:
             answer.
         """
         names = [info.base_name for info in self._entries()]
-        # An object store may list what no folder on a disk could hold.
+        # An object store may list names that no folder on a disk could hold.
         return sorted(name for name in names if not leads_out(name))
 
     def folders(self) -> list[str]:
@@ -177,10 +180,10 @@ class Folder:
         except NotADirectoryError as error:
             raise UserError(f"{self.uri}: is a file; name a folder") from error
         except (OSError, ValueError) as error:
-            # A name may be too long for the disk, or hold bytes that pyarrow does not take.
+            # A name may be too long for the disk, or hold bytes that pyarrow refuses.
             if self.is_local:
                 raise _cannot_look_up(self.uri, error) from error
-            # Which is how jobs find out that they have no credentials, or the wrong ones.
+            # Jobs learn here that credentials are missing or wrong.
             raise _unreachable(self.uri, error) from error
 
     def sizes(self) -> dict[str, int]:
@@ -189,7 +192,7 @@ class Folder:
         return {info.base_name: info.size for info in files}
 
     def modified_at(self, name: str) -> float | None:
-        """When a file was written, by the storage's clock, in Unix seconds; None without one."""
+        """A file's modification time, by the storage's clock, in Unix seconds; None if unknown."""
         info = self._info(name)
         return info.mtime_ns / 1e9 if info.mtime_ns else None
 
@@ -200,7 +203,7 @@ class Folder:
         Raises: FileNotFoundError.
         """
         if self.is_local:
-            # Whatever its name is: pyarrow takes no bytes that are not UTF-8.
+            # Python opens local files, because pyarrow refuses names that are not UTF-8.
             with open_regular(self.path_of(name)) as file:
                 return file.read(-1 if at_most is None else at_most)
 
@@ -233,8 +236,8 @@ class Folder:
 
     def _write_local(self, name: str, data: bytes) -> None:
         os.makedirs(self.path, exist_ok=True)
-        # Object stores show a file only once it is closed; a disk needs the rename for that.
-        # Under a name that nobody takes for such a file, as TensorBoard would.
+        # Object stores show a file only once it is closed; a disk needs a rename for that. The
+        # temporary name must not look like such a file, or TensorBoard would read it.
         temporary = self.path_of(f".{uuid.uuid4().hex}.tmp")
         try:
             with open(temporary, "wb") as file:
@@ -247,7 +250,7 @@ class Folder:
                 os.remove(temporary)
 
     def read_json(self, name: str) -> Any:
-        """A file of JSON that only raygen itself writes. Raises: as `read_checked`."""
+        """Read JSON that only raygen itself writes. Raises: as `read_checked`."""
         return self.read_checked(name).value
 
     def read_checked(
@@ -257,9 +260,9 @@ class Folder:
         advice: str = DAMAGED,
         at_most: int = MOST_BYTES,
     ) -> Checked:
-        """A file of JSON, whose values are to be asked for what is expected of them.
+        """Read JSON as a `Checked` value, which validates each access.
 
-        Args: error, advice: see `Checked`; at_most: bytes that the file may have.
+        Args: error, advice: see `Checked`; at_most: largest size of the file, in bytes.
         Raises: FileNotFoundError; UserError, or `error`, if the file cannot be read or is not JSON.
         """
         where = self.join(name).uri
@@ -277,7 +280,7 @@ class Folder:
         self.write_bytes(name, (json.dumps(value, indent=2) + "\n").encode())
 
     def delete(self) -> None:
-        """Delete the folder and all that is in it; nothing happens if it does not exist."""
+        """Delete the folder and everything in it; does nothing if it does not exist."""
 
         def delete() -> None:
             if self.filesystem.get_file_info(self.path).type != fs.FileType.NotFound:
@@ -286,11 +289,11 @@ class Folder:
         self.patiently(delete)
 
     def delete_file(self, name: str) -> None:
-        """Raises: FileNotFoundError."""
+        """Delete a file. Raises: FileNotFoundError."""
         self.patiently(lambda: self.filesystem.delete_file(self.path_of(name)))
 
     def remove(self, name: str) -> None:
-        """Delete an entry: a file, or a folder with all that is in it; of a link, the link alone.
+        """Delete a file, a folder with everything in it, or a link but not its target.
 
         Raises: FileNotFoundError.
         """
@@ -305,7 +308,7 @@ class Folder:
             self.delete_file(name)
 
     def check_writable(self) -> None:
-        """Raises: UserError if files cannot be made here, or would not last."""
+        """Raises: UserError if files cannot be created here, or would not persist."""
         if self.is_local and JOBS_COPIES in self.path:
             raise UserError(
                 f"{self.uri}: lies in this job's copy of the working directory, which Ray deletes; "
@@ -331,7 +334,7 @@ def _cannot_look_up(uri: str, error: OSError | ValueError) -> UserError:
 
 
 def unreadable(where: str, problem: OSError, error: type[UserError] = UserError) -> UserError:
-    """That a file cannot be read, which says nothing about what it holds."""
+    """The error for a file that cannot be read, which need not be damaged."""
     reason = reason_of(problem)
     return error(
         f"{where}: cannot be read ({reason}); check its permissions, the disk and the network"

@@ -1,4 +1,4 @@
-"""What a URI may say. Keys in one would be printed, logged, and kept in a run's files."""
+"""Checks on URIs: keys in one would be printed, logged, and kept in a run's files."""
 
 import re
 from urllib.parse import unquote
@@ -30,31 +30,31 @@ OPTIONS = {
     },
     "hdfs": {"user", "replication", "buffer_size", "default_block_size"},
 }
-"""Options of pyarrow's URIs that hold no secret. All others are refused: those of Azure, of any
-name, may be the parts of a signature."""
+"""Options of pyarrow's URIs that hold no secret. All others are refused, because any option of an
+Azure URI may be part of a signature."""
 SAME = {"gcs": "gs", "abfss": "abfs", "viewfs": "hdfs"}
-"""Schemes that mean the same as another."""
+"""Aliases of schemes, and the scheme that each stands for."""
 BUCKETS = ("s3", "gs")
-"""Schemes whose URIs begin with a bucket, not with a machine."""
+"""Schemes whose URIs begin with a bucket instead of a host."""
 HOST_OPTIONS = {"endpoint_override", "blob_storage_authority", "dfs_storage_authority"}
-"""Options that say which machine is asked, and so who learns with whose keys."""
+"""Options that select the host, and so decide who receives the user's credentials."""
 REMEDY = {
     "s3": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
     "abfs": "AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET",
 }
-"""The environment variables that pyarrow finds credentials in."""
+"""How to pass credentials to pyarrow through the environment, by scheme."""
 URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^?]*)(?:\?(.*))?", re.DOTALL)
 BEGINS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 MISSPELT = re.compile(r"(?:.*=)?(s3|gs|gcs|abfss?|hdfs):(?!//)", re.IGNORECASE)
-"""What would be taken for a local path, under which a folder would be made."""
+"""Matches URIs with missing slashes, which would otherwise create a local folder of that name."""
 
 
 def check_uri(text: str, where: str = "") -> None:
-    """Check that a place, or a word of a command line, holds no URI with credentials.
+    """Check that a text, such as a command-line argument, holds no URI with credentials.
 
-    Args: where: what to name in errors before the URI, e.g. the file that it stands in.
-    Raises: UserError, which does not repeat them.
+    Args: where: what to name in errors before the URI, e.g. the file that contains it.
+    Raises: UserError, whose message does not repeat the credentials.
     """
     if wrong := MISSPELT.match(text):
         raise UserError(
@@ -75,7 +75,7 @@ def check_uri(text: str, where: str = "") -> None:
     known = OPTIONS.get(kind, set())
     for name, value in options:
         if name not in known:
-            # Its name is not shown: a secret with & in it is cut into several.
+            # The option's name is not shown: a secret that contains & is split into several.
             takes = f" ({', '.join(sorted(known))})" if known else ""
             raise UserError(f"{said}: has an option that URIs may not have here{takes}; {remedy}")
         if "@" in unquote(value):
@@ -83,7 +83,7 @@ def check_uri(text: str, where: str = "") -> None:
 
 
 def check_all(values: object, where: str) -> None:
-    """Check all texts in JSON's values. Raises: UserError, which does not repeat them."""
+    """Check all texts in a JSON value. Raises: UserError that does not repeat credentials."""
     if isinstance(values, str):
         check_uri(values, where)
     elif isinstance(values, dict | list):
@@ -92,13 +92,13 @@ def check_all(values: object, where: str) -> None:
 
 
 def without_keys(uri: str) -> str:
-    """A URI without anything that may be secret. Local paths are shown as they are."""
+    """Strip from a URI everything that may be secret. Local paths stay as they are."""
     match = URI.fullmatch(uri)
     if match is None:
         return uri
     kind, authority, path, options = _parts(match)
     if not _is_place(kind, authority):
-        # A secret may have / in it, and its end look like the path.
+        # A secret may contain /, so that its end looks like the path.
         _, mark, place = f"{authority}{path}".rpartition("@")
         authority, slash, path = place.partition("/")
         path = slash + path
@@ -112,7 +112,7 @@ def without_keys(uri: str) -> str:
 
 
 def names_host(uri: str) -> bool:
-    """Whether a URI itself says which machine is asked, and so learns who asks."""
+    """Whether a URI itself selects the host, and so decides who receives the credentials."""
     match = URI.fullmatch(uri)
     if match is None:
         return False
@@ -123,7 +123,7 @@ def names_host(uri: str) -> bool:
 
 
 def _parts(match: re.Match[str]) -> tuple[str, str, str, list[tuple[str, str]]]:
-    """Kind of store, user and machine or bucket, path, and options as they are written."""
+    """Split into the scheme, user and host or bucket, path, and options as written."""
     scheme = match[1].lower()
     pairs = [pair.partition("=") for pair in (match[4] or "").split("&") if pair]
     options = [(name, value) for name, _, value in pairs]
@@ -131,10 +131,10 @@ def _parts(match: re.Match[str]) -> tuple[str, str, str, list[tuple[str, str]]]:
 
 
 def _is_place(kind: str, authority: str) -> bool:
-    """Whether what stands before a URI's path is a bucket or a machine without credentials."""
+    """Whether a URI's authority is a bucket, or a host without credentials."""
     if kind == "gs":
         authority = authority.removeprefix("anonymous@")
     if kind in BUCKETS:
         return not re.search("[:@%]", authority)
-    # A user's name, or with Azure a container's, is no secret.
+    # A user name, or an Azure container's name, is not a secret.
     return bool(re.fullmatch(r"([^:@%]*@)?(\[[0-9A-Fa-f:.]+\]|[^:@%]*)(:\d{1,5})?", authority))

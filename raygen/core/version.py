@@ -1,3 +1,3 @@
-"""This raygen's version, also for what the package's front imports."""
+"""The version of raygen, in a module of its own so that importing it loads nothing else."""
 
 VERSION = "0.1.0"
