@@ -1,1 +1,1 @@
-"""What a run is: its options, what is checked of them, and what a sweep may search."""
+"""The options of runs, their checks, and the search spaces of sweeps."""

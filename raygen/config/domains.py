@@ -1,4 +1,4 @@
-"""What a sweep may try: for each option, a range or a choice of values."""
+"""Search spaces of sweeps: a range or a choice of values for each option."""
 
 import itertools
 import math
@@ -16,28 +16,28 @@ if TYPE_CHECKING:
 
 Value = str | bool | int | float
 Values = dict[str, Value]
-"""Options by name, as one trial has them."""
+"""Values of the searched options in one trial, by name."""
 
 GRID_POINTS = 3
-"""Values that stand for a range where all combinations are tried."""
+"""How many values represent a range in a grid search."""
 HELP = (
     "loguniform(1e-5,1e-3), uniform(0,0.3), randint(32,256), choice(1:1,two-phase), or fixed to "
     "keep it as the options say"
 )
 _TRIAL_VALUES = 7
-"""Tells a sweep's random numbers from a run's."""
+"""Part of the seed that keeps a sweep's random numbers apart from a run's."""
 MOST_ATTEMPTS = 100
 MOST_WHOLE = 2**53
-"""Up to here floats, in which ranges are kept, tell all whole numbers apart."""
+"""Largest integer in a range: ranges are kept as floats, which are exact only up to here."""
 LONG_WORD = 60
-"""Characters of a value that an error does not repeat as a whole any more."""
+"""Length from which on errors truncate a value, in characters."""
 
 
 @dataclass(frozen=True)
 class Range:
     """Numbers from `low` to `high`, both included.
 
-    Attributes: log: equally likely by their logarithm; whole: whole numbers only.
+    Attributes: log: sample uniformly in the logarithm; whole: integers only.
     """
 
     low: float
@@ -46,7 +46,7 @@ class Range:
     whole: bool = False
 
     def at(self, share: float) -> float | int:
-        """The value at a share, in [0, 1], of the way from low to high."""
+        """The value at a fraction in [0, 1] of the way from low to high."""
         value = (
             math.exp(math.log(self.low) + share * math.log(self.high / self.low))
             if self.log
@@ -55,16 +55,16 @@ class Range:
         return self.clip(value)
 
     def share(self, value: Any) -> float:
-        """Where a value lies on the way from low to high; outside [0, 1] if it is beyond."""
+        """The fraction of the way from low to high at which a value lies; inverse of `at`."""
         if self.log:
-            # A default of 0 is infinitely far below.
+            # On a logarithmic scale, a default of 0 is infinitely far below the range.
             value = max(float(value), self.low / 1e3)
             return math.log(value / self.low) / math.log(self.high / self.low)
         return float((value - self.low) / (self.high - self.low))
 
     def clip(self, value: float) -> float | int:
         value = min(max(value, self.low), self.high)
-        # As many digits as anyone would write.
+        # Round, so that files and tables show numbers that a person could have written.
         return round(value) if self.whole else float(f"{value:.4g}")
 
     def sample(self, random: "np.random.Generator") -> float | int:
@@ -73,7 +73,7 @@ class Range:
         return self.at(random.random())
 
     def points(self) -> list[float | int]:
-        """A few values that stand for all."""
+        """A few values that represent the domain in a grid search."""
         last = GRID_POINTS - 1
         return sorted({self.at(k / last) for k in range(GRID_POINTS)})
 
@@ -88,12 +88,12 @@ class Range:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of several values, in an order that has neighbours mean similar things."""
+    """One of several values, ordered so that neighbours mean similar things."""
 
     values: tuple[Value, ...]
 
     def share(self, value: Any) -> float:
-        """Where a value stands in the order, in [0, 1]."""
+        """The relative position of a value in the order, in [0, 1]."""
         last = max(1, len(self.values) - 1)
         return self.values.index(value) / last if value in self.values else -0.1
 
@@ -116,21 +116,21 @@ Space = dict[str, Domain]
 
 
 def decades_around(value: float) -> Range:
-    """Two decades, by logarithm, with a value in their middle."""
+    """A logarithmic range of two decades, centred on a value."""
     return Range(value / 10, value * 10, log=True)
 
 
 def read_space(
     default: Space, file: str, settings: Sequence[str], known: Mapping[str, Value]
 ) -> Space:
-    """The search space that a user wants.
+    """Build the search space that a user asks for.
 
     Args:
-        default: where to begin.
-        file: of JSON, which is to replace the default: an object of options, each with a text as
-            in `settings` or a list of values; `none`: begin with nothing; empty: the default.
+        default: the space to start from.
+        file: JSON file that replaces the default: an object of options, each with a text as in
+            `settings` or a list of values; `none`: start from nothing; empty: the default.
         settings: `<option>=<domain>`, each of which adds an option or changes its domain.
-        known: all options with the values they have now, whose types the domains' must be.
+        known: all options with their current values, whose types the domains must match.
     Raises: UserError.
     """
     space = dict(default)
@@ -167,7 +167,7 @@ def _read_file(path: str, known: Mapping[str, Value]) -> Space:
 
 
 def _word(value: Any, where: str) -> str:
-    """A value of a JSON file as it would be written in a domain."""
+    """Format a value of a JSON file as it is written in a domain."""
     if isinstance(value, bool):
         return str(value).lower()
     if not isinstance(value, str | int | float):
@@ -176,9 +176,9 @@ def _word(value: Any, where: str) -> str:
 
 
 def parse_domain(name: str, text: str, known: Mapping[str, Value], where: str) -> Domain:
-    """The domain that a user wrote for an option.
+    """Parse the domain that a user wrote for an option.
 
-    Raises: UserError if the option is not known, or the domain is none, is empty, or has values of
+    Raises: UserError if the option is unknown, or the domain is malformed, empty, or has values of
         another type.
     """
     _require_known(name, known, where)
@@ -220,7 +220,7 @@ def _choice(words: Sequence[str], example: Value, where: str) -> Choice:
 
 
 def _convert(word: str, example: Value, where: str) -> Value:
-    """A word as a value of the same type as an example."""
+    """Convert a word to the type of an example value."""
     said = word if len(word) < LONG_WORD else shown(word)
     if isinstance(example, bool):
         if word.lower() in ("true", "false"):
@@ -241,15 +241,15 @@ def _convert(word: str, example: Value, where: str) -> Value:
 def random_trials(
     space: Space, defaults: Values, seed: int, allowed: Callable[[Values], bool] = lambda _: True
 ) -> Iterator[Values]:
-    """The values of trial 0, which are the defaults, and of endless others, drawn at random.
+    """Yield the defaults as trial 0, then endless random values.
 
-    A trial's values depend on the space and the seed alone. They repeat only where the space has
-    few others.
+    A trial's values depend on the space and the seed alone. They repeat only if the space has few
+    combinations.
 
-    Args: allowed: whether values go together; others are drawn in place of those that do not.
-    Raises: UserError if none are found that do.
+    Args: allowed: tells whether values may be combined; forbidden ones are drawn again.
+    Raises: UserError if no allowed values are found.
     """
-    # Not above: importing the options should not import numpy.
+    # Imported here so that importing the options does not import numpy.
     import numpy as np
 
     yield defaults
@@ -271,14 +271,14 @@ def random_trials(
 
 
 def grid_trials(space: Space, defaults: Values) -> list[Values]:
-    """Trial 0, which has the defaults, and all other combinations of the domains' values."""
+    """The defaults as trial 0, then all other combinations of the domains' values."""
     points = itertools.product(*(domain.points() for domain in space.values()))
     combinations = [dict(zip(space, values, strict=True)) for values in points]
     return [defaults, *(values for values in combinations if values != defaults)]
 
 
 def nothing_fits(space: Space) -> UserError:
-    """That no values of a space go together with each other and the other options."""
+    """The error for a space in which no combination of values is allowed."""
     domains = ", ".join(f"{name}={domain}" for name, domain in space.items())
     return UserError(
         f"--space {domains}: of {MOST_ATTEMPTS} settings drawn from it none can be trained; "
@@ -287,7 +287,7 @@ def nothing_fits(space: Space) -> UserError:
 
 
 def short(value: Any) -> str:
-    """A value as tables show it: 2.1e-04, 0.5, two-phase."""
+    """Format a value for tables: 2.1e-04, 0.5, two-phase."""
     if isinstance(value, float):
         return f"{value:.2g}" if value == 0 or abs(value) >= 0.01 else f"{value:.1e}"
     return str(value)

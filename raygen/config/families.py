@@ -1,4 +1,4 @@
-"""The options of the model families, apart from the families so that they load without torch."""
+"""Options of the model families, kept apart from the networks so that they load without torch."""
 
 from dataclasses import dataclass, replace
 from typing import Literal, Self, get_args
@@ -18,9 +18,9 @@ VAEGANObjective = Literal["larsen", "article"]
 Optimizer = Literal["rmsprop", "adam"]
 
 LEAST_SIDE = 8
-"""Pixels of the smallest images whose quality can be measured."""
+"""Side of the smallest images whose quality can be measured, in pixels."""
 LARGEST_LATENT = 2**16
-"""Numbers of a latent code: more than the values of the smallest images."""
+"""Upper limit of the latent size: more than the smallest images have values."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,17 @@ class ModelConfig:
 
     @property
     def images_divisor(self) -> int:
-        """A step takes `batch_size` / this many images from the dataset."""
+        """Divide `batch_size` by this for the images that a step takes from the dataset."""
         return 1
 
     @property
     def least_images(self) -> int:
-        """Images of a step that each worker needs."""
+        """Least number of images that each worker needs in a step."""
         return 1
 
     @property
     def sides(self) -> tuple[int, ...]:
-        """The sides of the images, in pixels, that the networks can be built for; none: any."""
+        """Image sides that the networks can be built for, in pixels; empty: any side."""
         return ()
 
     def check_size(self, height: int, width: int, size: str) -> None:
@@ -65,22 +65,22 @@ class ModelConfig:
 
     @property
     def explicit(self) -> Self:
-        """The same options, with the numbers that a 0 stands for."""
+        """The same options, with each 0 that means "the default" replaced by its number."""
         return self
 
     @property
     def search_space(self) -> Space:
-        """What a sweep tries if it is not told otherwise."""
+        """The default search space of a sweep."""
         return {}
 
     @property
     def logged(self) -> tuple[str, ...]:
-        """The tags of what the family logs in training steps, and on validation images."""
+        """Tags of the metrics that the family logs in training and validation."""
         return ()
 
     @property
     def best_by(self) -> str:
-        """The tag of the metric that tells the best checkpoint, and the best trial of a sweep."""
+        """Tag of the metric that selects the best checkpoint and a sweep's best trial."""
         return "quality/swd"
 
 
@@ -187,7 +187,7 @@ class VAEConfig(ModelConfig):
 
     @property
     def least_images(self) -> int:
-        # Its codes are normalised over the images alone: of one, the variance is not known.
+        # Latents are batch-normalised, and a single image has no variance.
         return 2
 
     @property
@@ -267,6 +267,6 @@ class VAEGANConfig(AdversarialConfig):
 
     @property
     def learning_rates(self) -> tuple[float, float]:
-        """Of the decoder's optimizer, and of the encoder's or the VAE step's."""
+        """Learning rates of the decoder's optimizer, and of the encoder's or the VAE step's."""
         decoder, vae = (1e-3, 1e-3) if self.objective == "larsen" else (1e-4, 3e-4)
         return self.lr_g or decoder, self.lr_vae or vae

@@ -1,4 +1,4 @@
-"""What all dataclasses of options share: names, checks, and replacing values by name."""
+"""Helpers for all dataclasses of options: names, checks, and replacing values by name."""
 
 import math
 import re
@@ -20,7 +20,7 @@ Value = TypeVar("Value")
 
 
 class Policy(Enum):
-    """When an option may change, declared where the option is; one without may not at all."""
+    """When an option may change, declared beside the option; without a policy it never may."""
 
     RESUMABLE = "when a run is resumed: it does not change what was learnt so far"
     CHANGEABLE = (
@@ -36,7 +36,7 @@ NotSearched = Annotated[Value, Policy.NOT_SEARCHED]
 
 
 def having(options: type, policy: Policy) -> frozenset[str]:
-    """The names of a dataclass's options of a policy."""
+    """Names of a dataclass's options that have a policy."""
     hints = get_type_hints(options, include_extras=True)
     return frozenset(
         name for name, hint in hints.items() if policy in getattr(hint, "__metadata__", ())
@@ -44,11 +44,11 @@ def having(options: type, policy: Policy) -> frozenset[str]:
 
 
 LARGEST = 2**64 - 1
-"""Largest whole number that an option takes: a seed of 64 bits."""
+"""Largest integer that an option accepts: a seed of 64 bits."""
 MOST = 10**15
-"""Largest number that an option takes which counts something."""
+"""Upper limit of options that are counts."""
 LONGEST = 10_000
-"""Most characters of a text that an option takes."""
+"""Upper limit of the length of a text option, in characters."""
 _MEANINGS = {
     bool: "true or false",
     float: "a finite number",
@@ -75,7 +75,7 @@ def require_at_least(
 ) -> None:
     """Raises: UserError if one of these numbers is smaller than `minimum` or larger than `most`.
 
-    Larger numbers could only fail later, in the workers.
+    The upper limit is checked here, because such a number would otherwise fail in the workers.
     """
     for name in names:
         value = getattr(options, name)
@@ -85,7 +85,7 @@ def require_at_least(
 
 
 def require_seed(options: "DataclassInstance") -> None:
-    """Raises: UserError if the seed is none that generators of random numbers take."""
+    """Raises: UserError if random number generators do not accept the seed."""
     value = getattr(options, "seed")  # noqa: B009
     require(0 <= value <= LARGEST, "--seed", value, f"be from 0 to {LARGEST}")
 
@@ -99,14 +99,14 @@ def require_positive(options: "DataclassInstance", *names: str) -> None:
 
 
 def require_choice(options: "DataclassInstance", name: str, choices: Any) -> None:
-    """Raises: UserError if a value is none of those that a `Literal` type allows."""
+    """Raises: UserError if a `Literal` type does not allow the value."""
     known = get_args(choices)
     value = getattr(options, name)
     require(value in known, option(name), value, f"be one of {', '.join(known)}")
 
 
 def seconds_of(text: str, name: str) -> float:
-    """A time that a user wrote as 90s, 30m or 2h, in seconds. Raises: UserError."""
+    """Parse a duration such as 90s, 30m or 2h, in seconds. Raises: UserError."""
     match = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)(s|m|h)", text)
     seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
     require(seconds > 0, name, text, "be a time, as 90s, 30m or 2h")
@@ -114,12 +114,12 @@ def seconds_of(text: str, name: str) -> float:
 
 
 def updated(options: Options, values: Mapping[str, Any], where: str, **others: Any) -> Options:
-    """A dataclass of options with some replaced by name.
+    """A copy of a dataclass of options with some replaced by name.
 
     Args:
         where: what to name in errors, e.g. the file the values came from.
-        others: values that are replaced as they are.
-    Raises: UserError for an unknown option or a value of the wrong type, or one that does not fit.
+        others: values to replace without conversion.
+    Raises: UserError for an unknown option, or a value of the wrong type or out of range.
     """
     known = {f.name: getattr(options, f.name) for f in fields(options)}
     for name in values:
@@ -133,14 +133,14 @@ def updated(options: Options, values: Mapping[str, Any], where: str, **others: A
 
 
 def _fitting(known: Any, value: Any, where: str) -> Any:
-    """A JSON value as an option has it, of the same type as the value that it replaces."""
+    """Convert a JSON value to the type of the option's value that it replaces."""
     kind, fits = type(known), False
     if kind is float:
         number = as_float(value)
         fits = number is not None and math.isfinite(number)
         value = number if fits else value
     elif kind is tuple:
-        # As JSON has it, or as another dataclass of options does.
+        # JSON has lists, another dataclass of options has tuples.
         fits = isinstance(value, list | tuple) and all(map(_is_text, value))
         value = tuple(value) if fits else value
     elif kind is str:
@@ -156,13 +156,13 @@ def _fitting(known: Any, value: Any, where: str) -> Any:
 
 
 def _is_text(value: Any) -> bool:
-    # No path, and nothing else, holds a NUL character.
+    # Neither paths nor any other option may contain NUL.
     return isinstance(value, str) and "\0" not in value and len(value) <= LONGEST
 
 
 def read_json_object(name: str, path: str) -> dict[str, Any]:
-    """What a file or URI that an option names holds: a JSON object. Raises: UserError."""
-    # Not above: importing the options should not import pyarrow.
+    """Read the JSON object in a file or URI that an option names. Raises: UserError."""
+    # Imported here so that importing the options does not import pyarrow.
     from raygen.core.storage import Folder
 
     file, said = Folder.at(path), f"{name} {path}"

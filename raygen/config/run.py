@@ -1,4 +1,4 @@
-"""What a run is: small frozen dataclasses, the presets, and their JSON form.
+"""The options of a run: small frozen dataclasses, the presets, and their JSON form.
 
 `RunConfig` and the options of a model family together decide every number of a run. They are
 also the command line of `jobs/train.py` and, flattened, a run's `config.json`.
@@ -42,14 +42,14 @@ DRAWN = "drawn"
 SQUARE_CROP = 150
 """Pixels of an aligned CelebA image (178 x 218) that hold the face and little else."""
 DRAWN_EPOCHS = 4.0
-"""Drawn faces are trained on to try things out, on any machine."""
+"""Default epochs on drawn faces: few, because people use them to try things out."""
 
 MOST_STEPS, MOST_BATCH, MOST_WORKERS = 10**9, 2**20, 10**5
 """Upper limits of a run; larger values would fail later, for lack of memory or time."""
 MOST_SAMPLES = 4096
 """Upper limit for the images of a grid, which is held in memory as a whole."""
 MOST_DRAWN, MOST_SIDE, LONGEST_SIZE = 10**7, 2**14, 20
-"""Upper limits: drawn faces; pixels of an image's side; characters of what a user writes for it."""
+"""Upper limits: drawn faces; an image's side in pixels; the text of an image size in characters."""
 
 OnNan = Literal["stop", "restore"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -58,13 +58,13 @@ RAY_DATA: Reader = "ray-data"
 
 
 def size_name(height: int, width: int) -> str:
-    """How users write an image size: 32x32, 218x178 (height x width)."""
+    """Format an image size as users write it: 32x32, 218x178 (height x width)."""
     return f"{height}x{width}"
 
 
 def require_drawn_count(count: int, name: str = "--drawn-count") -> None:
     """Raises: UserError."""
-    # So few that each split still has images, and so many that their names fit into memory.
+    # Each split needs images, and all names have to fit into memory.
     require(20 <= count <= MOST_DRAWN, name, count, f"be from 20 to {MOST_DRAWN:,}")
 
 
@@ -81,9 +81,9 @@ class ImageFormat:
 
     @staticmethod
     def parse(size: str, crop: int = -1) -> "ImageFormat":
-        """From what a user wrote: 32 or 218x178 (height x width).
+        """Parse a size that a user wrote: 32 or 218x178 (height x width).
 
-        Args: crop: in pixels; -1: as CelebA's presets do: 150 for square images, else none.
+        Args: crop: in pixels; -1: like CelebA's presets, 150 for square images, else none.
         Raises: UserError.
         """
         found = re.fullmatch(r"(\d+)(?:x(\d+))?", size, re.ASCII)
@@ -185,7 +185,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         image = ImageFormat.parse(self.size, self.crop)
-        # Users write the same size in several ways.
+        # Normalise the size, which users may write in several ways.
         object.__setattr__(self, "size", image.size)
         object.__setattr__(self, "crop", image.crop)
         self.model.check_size(image.height, image.width, self.size)
@@ -216,7 +216,7 @@ class RunConfig:
     def check_share(self, workers: int) -> None:
         """Raises: UserError if so many workers would have too few images each for a step."""
         least = self.model.least_images
-        # Synchronised, the statistics are of all workers' images.
+        # Synchronised batch statistics cover all workers' images.
         share = self.step_images // (1 if self.sync_bn else workers)
         if share < least and least > 1:
             raise UserError(
@@ -227,12 +227,12 @@ class RunConfig:
 
     @property
     def image(self) -> ImageFormat:
-        """The images that the networks are built for, as they are cut from photographs."""
+        """Format of the images that the networks are built for, and how to crop photographs."""
         return ImageFormat.parse(self.size, self.crop)
 
     @property
     def step_images(self) -> int:
-        """Images of the dataset that a training step takes, over all workers together."""
+        """Dataset images per training step, over all workers together."""
         return self.batch_size // self.model.images_divisor
 
     @property
@@ -242,7 +242,7 @@ class RunConfig:
     def total_steps(self, train_images: int) -> int:
         """The run's length in steps for a training split of `train_images` images.
 
-        Raises: UserError if that is no step at all.
+        Raises: UserError if the run would have no step at all.
         """
         if not train_images:
             raise UserError(f"--data {self.data}: holds no training images; name another dataset")
@@ -279,7 +279,7 @@ class RunConfig:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """All options by name, those of the model among them."""
+        """All options by name, including the model's."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "model"}
         return values | {f.name: getattr(self.model, f.name) for f in fields(self.model)}
 
@@ -302,9 +302,9 @@ class RunConfig:
 
     @staticmethod
     def from_json(values: Mapping[str, Any], where: str) -> "RunConfig":
-        """The config that `to_json` wrote; options that it lacks are the preset's.
+        """Read the config that `to_json` wrote; missing options take the preset's values.
 
-        Keys that an older version let into the dataset's URI are left out.
+        Credentials that an older version allowed in the dataset's URI are removed.
 
         Args: where: what to name in errors, e.g. the file the values came from.
         Raises: UserError.
@@ -316,7 +316,7 @@ class RunConfig:
             if family != default.family:
                 default = _of_family(family, where)
         elif "family" in values:
-            # The preset has another name by now, or is somebody else's.
+            # The preset was renamed since, or belongs to somebody's own family.
             default = _of_family(values["family"], where)
         else:
             known = ", ".join(PRESETS)
@@ -381,7 +381,7 @@ CONTRIBUTING.md."""
 
 
 def _of_family(family: Any, where: str) -> RunConfig:
-    """Options of any run of a model family. Raises: UserError if it is not installed."""
+    """Default options of a model family. Raises: UserError if it is not installed."""
     for run in PRESETS.values():
         if run.family == family:
             return run

@@ -1,9 +1,9 @@
 """When the discriminator steps and when the generator: 1:1, n:m, or two-phase.
 
 `n:m` means n discriminator steps for m generator steps. A run counts iterations, each of which
-takes one batch of images: the one that steps more often steps in every iteration, the other one's
-steps are spread evenly, the first at the end of its interval. `two-phase` is 4:1 in the first half
-of the run and 1:4 in the second. Where the discriminator rests, the batch passes unused, so
+takes one batch of images: the network that steps more often steps in every iteration, and the
+other's steps are spread evenly, the first at the end of its interval. `two-phase` is 4:1 in the
+first half of the run and 1:4 in the second. While the discriminator rests, batches pass unused, so
 that steps, images and epochs mean the same under every schedule.
 """
 
@@ -32,7 +32,7 @@ class Schedule:
 
     @staticmethod
     def parse(text: str) -> "Schedule":
-        """From what a user wrote: 1:1, 5:1, 2:3, two-phase.
+        """Parse a schedule that a user wrote: 1:1, 5:1, 2:3, two-phase.
 
         Raises: UserError.
         """
@@ -48,7 +48,7 @@ class Schedule:
         return Schedule((ratio,))
 
     def phase(self, iteration: int, total: int) -> int:
-        """In which part of a run of `total` iterations this one lies, from 0."""
+        """Index, from 0, of the phase that an iteration belongs to in a run of `total`."""
         return min(iteration * len(self.phases) // total, len(self.phases) - 1)
 
     def turn(self, iteration: int, total: int) -> Turn:
