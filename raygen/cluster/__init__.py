@@ -1,1 +1,1 @@
-"""Ray: connecting to it, starting one for a job alone, and owning a folder."""
+"""Connecting to Ray, starting a private Ray for one job, and owning a folder."""

@@ -1,4 +1,4 @@
-"""Connecting to Ray, on a cluster or on this machine, and what it consists of."""
+"""Connecting to Ray, on a cluster or on this machine, and asking for its resources."""
 
 import contextlib
 import logging
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-import ray.data  # Sets its loggers' levels when imported, so before ours are set.
+import ray.data  # Importing it sets its loggers' levels, which must happen before ours.
 import yaml
 from ray._common import utils
 from ray._private import ray_constants, services
@@ -27,32 +27,32 @@ from raygen.core.signals import ENDING
 from raygen.core.storage import Folder
 
 Nodes = Sequence[Mapping[str, float]]
-"""The resources of each node, by name: CPU, GPU, memory in bytes."""
+"""Resources of each node by name: CPU, GPU, memory in bytes."""
 HEAD = "node:__internal_head__"
-"""A resource that the head node alone has."""
+"""Name of a resource that only the head node has."""
 BOOTSTRAP = "~/ray_bootstrap_config.yaml"
-"""Where Ray's cluster launcher leaves the cluster's configuration, on the head node."""
-# What `import raygen` sets in the environment comes too late where Ray was imported before it.
+"""Path on the head node of the configuration that Ray's cluster launcher leaves there."""
+# If Ray was imported before raygen, the environment that `import raygen` sets came too late.
 if os.environ.get("RAY_ENABLE_UV_RUN_RUNTIME_ENV") == "0":
     ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
 
 CONNECT_SECONDS = 10
 ANSWER_SECONDS = 30
-"""Without an answer for so long, Ray, or a node, is looked at: it may be dead, or only slow."""
+"""Time without an answer, in seconds, after which to check whether Ray, or a node, is alive."""
 
 
 @contextmanager
 def connected(verbose: bool = False, address: str | None = None, **options: Any) -> Iterator[None]:
-    """Ray for the duration of a job.
+    """Connect to Ray for the duration of a job.
 
-    Connects to the cluster that `RAY_ADDRESS` names (a submitted job finds it set) or that runs
-    on this machine; starts one for this job alone if there is none. Leaves a Ray that was already
-    running in this process as it is.
+    Uses the cluster that `RAY_ADDRESS` names (Ray sets it for submitted jobs) or that runs on this
+    machine; starts a private one if there is none. A Ray that this process is already connected to
+    is used and left running.
 
     Args:
         verbose: let Ray's own messages and the workers' output through.
-        address: in place of `RAY_ADDRESS`; `local` starts a Ray in any case.
-        options: further ones of `ray.init`.
+        address: overrides `RAY_ADDRESS`; `local` always starts a private Ray.
+        options: further arguments of `ray.init`.
     Raises: UserError if the cluster cannot be reached, or none can be started.
     """
     if ray.is_initialized():
@@ -61,7 +61,7 @@ def connected(verbose: bool = False, address: str | None = None, **options: Any)
     address = os.environ.get("RAY_ADDRESS", "") if address is None else address
     check_address(address)
     level = logging.INFO if verbose else logging.ERROR
-    # Workers' warnings would otherwise be repeated on the terminal, once per worker.
+    # The terminal would otherwise repeat each warning once per worker.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if not verbose:
         for name in ("ray", "ray.data", "ray.train", "ray.tune"):
@@ -90,14 +90,14 @@ def connected(verbose: bool = False, address: str | None = None, **options: Any)
 
 
 def running_address(address: str) -> str:
-    """The address of the Ray to connect to; nothing where one has to be started.
+    """The address of the Ray to connect to; "" if one has to be started.
 
     Args: address: as in `RAY_ADDRESS`.
-    Raises: UserError if there is to be one, but there is none.
+    Raises: UserError if the address requires a running Ray, but there is none.
     """
     if address not in ("", "auto"):
         return "" if address == "local" else address
-    # Where `ray start` notes its address, everybody may write.
+    # Every user may write to the file in which `ray start` records its address.
     if not address and not private_ray.is_trusted(utils.get_ray_address_file(None)):
         return ""
     wish: Any = address or None
@@ -109,7 +109,7 @@ def running_address(address: str) -> str:
             "--head`, or unset RAY_ADDRESS to have this job start its own"
         ) from error
     if found and not address:
-        # Ray's record of the one that `ray start` started last; it may be long gone.
+        # Ray's record of the last `ray start` may be stale.
         try:
             check_address(found)
         except UserError:
@@ -118,7 +118,7 @@ def running_address(address: str) -> str:
 
 
 def _connect(address: str, options: dict[str, Any]) -> None:
-    """Raises: UserError if the cluster there does not let this job in."""
+    """Connect to a cluster. Raises: UserError if it rejects this job."""
     try:
         ray.init(address, **options)
     except (ConnectionError, AuthenticationError) as error:
@@ -130,7 +130,7 @@ def _connect(address: str, options: dict[str, Any]) -> None:
 
 
 def _start_local(options: dict[str, Any]) -> None:
-    """Start a Ray on this machine, for this job alone. Raises: UserError if that fails twice."""
+    """Start a private Ray on this machine. Raises: UserError if that fails twice."""
     for is_last in (False, True):
         try:
             with local_ray.patient_start():
@@ -144,7 +144,7 @@ def _start_local(options: dict[str, Any]) -> None:
 
 @contextmanager
 def _kept_signals() -> Iterator[None]:
-    """Keep what a job does when it is told to stop: Ray puts handlers of its own in their place."""
+    """Restore the job's signal handlers, which Ray replaces by its own."""
     before = {number: signal.getsignal(number) for number in ENDING}
     yield
     for number, handler in before.items():
@@ -154,7 +154,7 @@ def _kept_signals() -> Iterator[None]:
 
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """Keep what Ray's C++ library writes off the terminal, such as at each attempt to connect."""
+    """Hide what Ray's C++ library writes to stderr, such as at each attempt to connect."""
     if sys.stderr:
         sys.stderr.flush()
     before = os.dup(2)
@@ -169,7 +169,7 @@ def _silent_stderr() -> Iterator[None]:
 
 
 def check_address(address: str) -> None:
-    """Find out soon whether anything answers: Ray itself tries for minutes.
+    """Check quickly that something answers at an address, because Ray itself tries for minutes.
 
     Args: address: as in `RAY_ADDRESS`.
     Raises: UserError.
@@ -197,7 +197,7 @@ def check_address(address: str) -> None:
 
 @contextmanager
 def own_actor(kind: type) -> Iterator[Any]:
-    """An actor of this job, on its node: it must not be lost with another that is taken away."""
+    """Create an actor on this job's own node, so that it does not die with another node."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     remote: Any = ray.remote(kind)
     actor = remote.options(num_cpus=0, scheduling_strategy=here).remote()
@@ -211,12 +211,12 @@ def own_actor(kind: type) -> Iterator[Any]:
 def check_shared(read: Mapping[str, Folder], written: Mapping[str, Folder]) -> None:
     """Check that every machine of the cluster sees the local folders that a job uses.
 
-    On one that does not, workers would find no images, or leave checkpoints where nobody looks.
+    Otherwise workers there would find no images, or leave checkpoints where nobody looks.
 
     Args:
-        read: files or folders that exist, by the option that names them.
-        written: folders, in which a file is made for a moment.
-    Raises: UserError, also if a folder cannot be written.
+        read: existing files or folders, by the option that names them.
+        written: folders to write to, in which a file is created for a moment.
+    Raises: UserError if a machine does not see one, or a folder cannot be written.
     """
     for place in written.values():
         place.check_writable()
@@ -264,7 +264,7 @@ def check_shared(read: Mapping[str, Folder], written: Mapping[str, Folder]) -> N
 
 
 def _answers(asked: Sequence[Any], nodes: set[str]) -> list[Any]:
-    """What nodes answer, however slow they are. Raises: RayError if one of them is gone."""
+    """Wait for the nodes' answers, however slow. Raises: RayError if a node is gone."""
     while True:
         try:
             return list(ray.get(asked, timeout=ANSWER_SECONDS))
@@ -274,7 +274,7 @@ def _answers(asked: Sequence[Any], nodes: set[str]) -> list[Any]:
 
 
 def answer(method: Any, *arguments: Any) -> Any:
-    """What a method of an actor returns, however slow Ray is.
+    """Call an actor's method and wait for its result, however slow Ray is.
 
     Raises: RayError if the actor, or Ray, is gone.
     """
@@ -288,7 +288,7 @@ def answer(method: Any, *arguments: Any) -> Any:
 
 
 def is_alive() -> bool:
-    """Whether the Ray that this process is connected to still runs."""
+    """Whether the Ray that this process is connected to is still running."""
     try:
         check_address(ray.get_runtime_context().gcs_address)
     except UserError:
@@ -301,38 +301,38 @@ def _sizes_of(paths: Mapping[str, str]) -> dict[str, int | None]:
 
 
 def _size_of(path: str) -> int | None:
-    """Bytes of a file, 0 for a folder; None if there is nothing."""
+    """Size of a file in bytes, 0 for a folder; None if nothing exists there."""
     if os.path.isdir(path):
         return 0
     return os.path.getsize(path) if os.path.exists(path) else None
 
 
 def total(nodes: Nodes, name: str) -> float:
-    """A resource of all nodes together."""
+    """Sum of a resource over all nodes."""
     return sum(node.get(name, 0) for node in nodes)
 
 
 def nodes() -> list[dict[str, float]]:
-    """The resources of each node that is alive, by name."""
+    """Resources of each live node, by name."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def waits_for_others() -> bool:
-    """Whether workers of any job wait for room that others' have taken."""
+    """Whether workers of any job are waiting for resources that others hold."""
     groups = ray.util.placement_group_table().values()
     return any(group["state"] in ("PENDING", "RESCHEDULING") for group in groups)
 
 
 def free(name: str) -> float:
-    """How much of a resource nobody has reserved."""
+    """Amount of a resource that is not reserved."""
     return float(ray.available_resources().get(name, 0))
 
 
 def possible_nodes() -> list[dict[str, float]]:
-    """The resources of each node that there is, or that an autoscaler may add.
+    """Resources of each node that exists or that an autoscaler may add.
 
-    Known where Ray's cluster launcher started the cluster: it leaves its configuration on the head
-    node. Any other cluster is taken to stay as it is.
+    This is known if Ray's cluster launcher started the cluster, because it leaves its configuration
+    on the head node. Any other cluster is assumed to stay as it is.
     """
     heads = [node for node in ray.nodes() if node["Alive"] and HEAD in node["Resources"]]
     if not heads:
@@ -343,14 +343,14 @@ def possible_nodes() -> list[dict[str, float]]:
     else:
         read = ray.remote(num_cpus=0, resources={HEAD: 0.001})(read_launched)
         launched = ray.get(read.remote())
-    # More may be there than that file allows for: machines that somebody added by hand.
+    # Machines added by hand may exceed what the file allows for.
     return max(nodes(), [head["Resources"], *launched], key=_size)
 
 
 def read_launched(path: str = BOOTSTRAP) -> list[dict[str, float]]:
-    """The resources of each worker node that the cluster launcher's configuration allows for.
+    """Resources of each worker node that the cluster launcher's configuration allows for.
 
-    Args: path: of the configuration; if there is none, there are no such nodes.
+    Args: path: the configuration; without such a file there are no such nodes.
     """
     try:
         with open(os.path.expanduser(path)) as file:
@@ -364,7 +364,7 @@ def read_launched(path: str = BOOTSTRAP) -> list[dict[str, float]]:
         if name != config["head_node_type"]
         for _ in range(kind.get("max_workers", 0))
     ]
-    # The cluster has a limit of its own. Those that are wanted for training come first.
+    # The cluster has an overall limit. Nodes that are useful for training count first.
     workers.sort(key=lambda resources: _size([resources]), reverse=True)
     return workers[: config.get("max_workers", len(workers))]
 
@@ -374,15 +374,15 @@ def _size(nodes: Nodes) -> tuple[float, float]:
 
 
 class Poll:
-    """Something that an actor is asked for again and again, without waiting for its answer."""
+    """Polls an actor without waiting for its answers."""
 
     def __init__(self) -> None:
         self._answer: Any = None
 
     def ask(self, method: Any, *arguments: Any) -> Any:
-        """Ask once more, if the last question is answered.
+        """Send the next question if the last one has been answered.
 
-        Returns: the answer to the question before; None as long as there is none.
+        Returns: the answer to the last question; None while there is none.
         """
         answer = None
         if self._answer is not None:

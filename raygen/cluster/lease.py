@@ -1,16 +1,16 @@
-"""One job at a time in a folder, kept through the folder itself.
+"""Exclusive ownership of a folder: only one job may work in it at a time.
 
-Two jobs that share a folder need not share anything else: each may have started a Ray of its own,
-on one machine or on two. So a job leaves a claim in the folder, a small file that it renews as long
-as it lives, and respects the claims of others. This needs no more of a storage than that a file
-which was written is listed, so that it works on a disk and in an object store alike:
+Two jobs that share a folder may share nothing else: each may have started its own Ray, on one
+machine or on two. So a job leaves a claim in the folder, a small file that it renews as long as it
+lives, and respects the claims of others. All that this needs of a storage is that files are listed
+once they are written, so it works on disks and in object stores alike:
 
 - a job that finds no living claim writes its own and looks again. Of two that do this at once at
   least one sees both claims; a job that sees another's withdraws its own and tries again later;
 - a claim of this machine is dead once its process is. One of another machine is dead if it was not
   renewed while it was watched for `LEASE_SECONDS`, or for `FORGOTTEN_SECONDS` before;
-- whoever takes a folder over deletes the dead claim, so that an owner that was only away, such as
-  a laptop that slept, finds out and stops.
+- whoever takes a folder over deletes the dead claim, so that an owner that was only suspended, such
+  as a sleeping laptop, notices and stops.
 """
 
 import contextlib
@@ -32,26 +32,26 @@ from raygen.core.progress import duration
 from raygen.core.storage import Folder
 
 CLAIM = re.compile(r"\.lease-[0-9a-f]{32}\.json")
-"""Name of a claim."""
+"""Matches the names of claims."""
 LEASE_SECONDS = 60.0
 RENEW_SECONDS = 15.0
 FORGOTTEN_SECONDS = 3600.0
 POLL_SECONDS = 0.5
 MOST_BYTES = 2**16
-"""Bytes of a claim that are read; a real one is far smaller."""
+"""Largest part of a claim that is read, in bytes; a real one is far smaller."""
 MOST_ROUNDS = 20
-"""Attempts to be alone; each waits for a random time, so that few are needed."""
+"""Attempts to become the only claimant; random waits between them make a few sufficient."""
 
 Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Process:
-    """Which process, of which machine.
+    """Identity of a process across machines.
 
     Attributes:
-        machine: equal for processes that can look each other up by number.
-        started: when, in the machine's own clock ticks; tells it from a later one of this number.
+        machine: equal for processes that can look each other up by process id.
+        started: start time in the machine's clock ticks; distinguishes reused process ids.
     """
 
     machine: str
@@ -69,23 +69,23 @@ class Process:
 
     @property
     def is_running(self) -> bool | None:
-        """Whether this process still runs, if it is one of this machine; None if it hides that."""
+        """Whether this process still runs; None if that cannot be told from this machine."""
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return False
         except PermissionError:
-            # Somebody else's, but there.
+            # The process exists but belongs to another user.
             pass
         started = _started(self.pid)
         if not started:
-            # Of another user, or no Linux: its number may be that of a later process.
+            # Unknown for other users' processes or off Linux: the id may have been reused.
             return None
         return started == self.started
 
 
 def _machine() -> str:
-    # Containers may share a name, but then not their process numbers.
+    # Containers may share a host name without sharing process ids.
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id") as file:
         parts.append(file.read().strip())
@@ -97,23 +97,23 @@ def _machine() -> str:
 def _started(pid: int) -> str:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            # The name before it may hold spaces and parentheses.
+            # The process name before this field may contain spaces and parentheses.
             fields = file.read().rpartition(b")")[2].split()
     except OSError:
-        # Not Linux: the number alone has to do.
+        # Off Linux the process id alone has to do.
         return ""
-    # A process that has ended, but that nobody has asked about, does nothing any more.
+    # A zombie has ended, although its parent has not waited for it yet.
     return "ended" if fields[0] == b"Z" else fields[19].decode()
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What is known of a job's claim to a folder.
+    """A job's claim to a folder, as read from its file.
 
     Attributes:
-        state: the file's content and time, one of which changes whenever it is renewed.
-        owner: None if the content does not say.
-        is_held: whether its owner works in the folder; if not, it is only about to.
+        state: content and time of the file, one of which changes with each renewal.
+        owner: the job's process; None if the content does not say.
+        is_held: whether the owner works in the folder already, or is only about to.
     """
 
     name: str
@@ -127,13 +127,13 @@ class Claim:
 
 @dataclass(frozen=True)
 class Fence:
-    """What a worker asks before it writes for good: whether the job it works for is still in."""
+    """Lets a worker check, before it commits a write, that its job still owns the folder."""
 
     folder: Folder
     name: str
 
     def at_once(self) -> "Fence":
-        """The same fence, which does not wait for a storage that does not answer."""
+        """The same fence, without waiting for a storage that does not answer."""
         return replace(self, folder=self.folder.patient(0))
 
     def check(self) -> None:
@@ -146,7 +146,7 @@ class Fence:
 
 
 class Lease:
-    """A folder of which this job is the only owner, as long as it renews its claim."""
+    """This job's exclusive ownership of a folder, which lasts while it renews its claim."""
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
@@ -162,7 +162,7 @@ class Lease:
 
     @property
     def is_lost(self) -> bool:
-        """Whether another job has taken the folder over, as far as this one has noticed."""
+        """Whether this job has noticed that another one took the folder over."""
         return self._lost.is_set()
 
     def check(self) -> None:
@@ -184,27 +184,27 @@ class Lease:
         return [claim for claim in claims(self._folder) if claim.name != self._name]
 
     def at_once(self) -> "Lease":
-        """The same lease, which does not wait for a storage that does not answer."""
+        """The same lease, without waiting for a storage that does not answer."""
         same = copy.copy(self)
         same._folder = self._folder.patient(0)
         return same
 
     def keep(self) -> None:
-        """Renew the claim from now on, in a thread."""
+        """Start a thread that renews the claim."""
         self.claim(held=True)
         self._thread.start()
 
     def release(self) -> None:
         self._over.set()
         self._thread.join()
-        # It may be the storage that ended the job.
+        # The storage's failure may be the reason that the job ends.
         with contextlib.suppress(OSError, RunError, UserError):
             if not self._lost.is_set():
                 self.at_once().withdraw()
 
     def _keep(self) -> None:
         while not self._over.wait(RENEW_SECONDS):
-            # While the storage is away, nobody else can take over either.
+            # During an outage nobody else can take over either.
             with contextlib.suppress(OSError, RunError, UserError):
                 # Not waiting behind an attempt that is not answered.
                 if not self.at_once()._renew():
@@ -212,7 +212,7 @@ class Lease:
                     return
 
     def _renew(self) -> bool:
-        """Show that the owner lives. Returns: whether the claim still stands."""
+        """Renew the claim. Returns: whether it still exists."""
         if self._folder.is_local:
             # Takes no room, which a full disk has not.
             try:
@@ -234,12 +234,12 @@ class Lease:
 def only_owner(
     folder: Folder, option: str, tell: Tell = lambda text: None, queue: bool = False
 ) -> Iterator[Lease]:
-    """Work in a folder alone.
+    """Own a folder exclusively for the duration of the context.
 
     Args:
-        option: that named the folder, for messages.
-        tell: called with a line about what is waited for.
-        queue: wait for another job that works there to end, in place of being refused.
+        option: the option that named the folder, for messages.
+        tell: called with a line that says what the job is waiting for.
+        queue: wait for another job that works there to end, instead of failing.
     Raises: UserError if another job works there; RunError or OSError if the storage fails.
     """
     is_new = not folder.exists()
@@ -277,7 +277,7 @@ def _take(lease: Lease, folder: Folder, option: str, tell: Tell, queue: bool) ->
 
 
 def _await_others(lease: Lease, folder: Folder, option: str, tell: Tell, queue: bool) -> None:
-    """Wait until no living claim is left, and delete the dead ones.
+    """Wait until no live claim is left, and delete the dead ones.
 
     Raises: UserError if another job works in the folder.
     """
@@ -318,12 +318,12 @@ def _waiting(folder: Folder, claim: Claim, began: float) -> str:
 
 @dataclass(frozen=True)
 class Sighting:
-    """A claim as it was when it was last seen to be new.
+    """A claim as it was when its last change was seen.
 
     Attributes:
-        at: when that was, by this process's clock.
-        age: seconds for which it had not been renewed by then.
-        was_alive: whether its owner is known to have lived then.
+        at: time of that, by this process's clock.
+        age: time since its last renewal by then, in seconds.
+        was_alive: whether its owner was known to be alive then.
     """
 
     state: tuple[bytes, float | None]
@@ -332,7 +332,7 @@ class Sighting:
     was_alive: bool = False
 
     def is_alive(self, claim: Claim) -> bool | None:
-        """Whether the claim's owner lives; None as long as that is not clear."""
+        """Whether the claim's owner is alive; None while that is unclear."""
         if claim.state != self.state:
             return True
         unchanged = time.monotonic() - self.at
@@ -340,7 +340,7 @@ class Sighting:
 
 
 def claims(folder: Folder) -> list[Claim]:
-    """The claims to a folder, living and dead."""
+    """All claims to a folder, live and dead."""
     found = []
     for name in folder.names():
         if CLAIM.fullmatch(name):
@@ -362,7 +362,7 @@ def _claim_of(name: str, state: tuple[bytes, float | None]) -> Claim:
         )
         return Claim(name, state, owner, values.entry("held").flag())
     except UserError:
-        # Not raygen's, or another version's: whether it is renewed can still be seen.
+        # Another version may have written it; its renewals can still be observed.
         return Claim(name, state, None, True)
 
 

@@ -1,7 +1,7 @@
-"""A Ray that a job starts on this machine for itself alone: its folder, its priority, its patience.
+"""A private Ray that a job starts on this machine: its folder, its priority, its timeouts.
 
-Ray's defaults suit machines of its own. A job's may be a laptop that does other work besides, or a
-container with odd folders; there Ray is slow to start, or needs to be told where to write.
+Ray's defaults suit dedicated machines. A job may run on a laptop that does other work too, or in a
+container with unusual folders, where Ray starts slowly or needs to be told where to write.
 """
 
 import contextlib
@@ -28,20 +28,20 @@ from raygen.core.signals import ENDING
 START_SECONDS = 300
 """Time that a Ray process which is alive gets to start, in seconds."""
 RAY_PATH = "/ray-65534/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/dash_TaskEventsHead"
-"""The longest path of a socket of Ray's, in the folder for temporary files."""
+"""Longest path of a Ray socket below the folder for temporary files."""
 PATH_BYTES = (103 if sys.platform == "darwin" else 107) - len(RAY_PATH)
-"""Most bytes in the path of that folder: the system has a limit for paths of sockets."""
+"""Longest path of that folder, in bytes: the system limits the paths of sockets."""
 LEAST_FREE = 64 * 2**20
-"""Bytes that must be free for Ray's own files. A session without spilled objects needs less."""
+"""Free space required for Ray's files, in bytes. A session that spills nothing needs less."""
 PATIENCE = {
     # Ray would run its workers at a niceness of 15 above its own: anything else on the machine,
     # such as an installation, would then all but stop a training.
     "RAY_worker_niceness": "0",
-    # A process that is only slow is not dead. Those that are dead are seen at once, by their ids.
+    # Slow processes are not dead; dead ones are noticed at once, by their ids.
     "RAY_gcs_server_port_wait_time_s": str(START_SECONDS),
     "RAY_gcs_server_request_timeout_seconds": str(START_SECONDS),
     "RAY_agent_register_timeout_ms": str(START_SECONDS * 1000),
-    # Ray does not see that a worker has died before this time is over, and tries six of them.
+    # Ray notices a worker that died at start only after this time, and tries six of them.
     "RAY_worker_register_timeout_seconds": "120",
     "RAY_health_check_timeout_ms": "60000",
     "RAY_health_check_failure_threshold": "20",
@@ -51,7 +51,7 @@ PATIENCE = {
 
 @contextmanager
 def prepared() -> Iterator[None]:
-    """What a new Ray needs on this machine, from its start until its end.
+    """Prepare this machine for a private Ray, until the context ends.
 
     Raises: UserError if there is no folder that Ray could work in.
     """
@@ -62,10 +62,11 @@ def prepared() -> Iterator[None]:
 
 @contextmanager
 def patient_start() -> Iterator[None]:
-    """Have `ray.init` wait for processes that are slow, and end them all if it fails.
+    """Make `ray.init` wait for slow processes, and end them all if it fails.
 
-    Signals that end the job, from a terminal or a scheduler, do not reach Ray's processes, which
-    have to save its work: they are in groups of their own, and inherit what is blocked here.
+    Signals that end the job, from a terminal or a scheduler, must not reach Ray's processes, which
+    still have to save the job's work: they get their own process groups and inherit the signal mask
+    that is set here.
     """
     in_groups = functools.partial(services.ConsolePopen, process_group=0)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, set(ENDING) - {signal.SIGTERM})
@@ -80,7 +81,7 @@ def patient_start() -> Iterator[None]:
 
 
 class PatientNode(node.Node):
-    """Ray's processes on this machine."""
+    """Ray's node on this machine, with more patience while its processes start."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         try:
@@ -90,7 +91,7 @@ class PatientNode(node.Node):
             raise
 
     def start_ray_processes(self) -> None:
-        # Ray waits for half a minute from here on, whether its processes live or not.
+        # From here on Ray waits for only half a minute, whether its processes live or not.
         super().start_ray_processes()  # type: ignore[no-untyped-call]
         deadline = time.monotonic() + START_SECONDS
         while not self._is_lost() and time.monotonic() < deadline:
@@ -100,13 +101,13 @@ class PatientNode(node.Node):
             time.sleep(0.1)
 
     def _is_lost(self) -> bool:
-        """Whether a process has ended that Ray cannot do without."""
+        """Whether an essential process of Ray has ended."""
         ended = self.dead_processes()  # type: ignore[no-untyped-call]
         return any(kind in (PROCESS_TYPE_RAYLET, PROCESS_TYPE_GCS_SERVER) for kind, _ in ended)
 
 
 def cannot_start(error: Exception) -> UserError:
-    """What to tell of a Ray that has failed to start."""
+    """The error to raise if Ray has failed to start."""
     reason = one_line(error)
     return UserError(
         f"Ray cannot start on this machine ({reason}): it needs free ports on this machine, and a "
@@ -117,7 +118,7 @@ def cannot_start(error: Exception) -> UserError:
 
 @contextmanager
 def _environment(settings: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables, until the end of the context."""
+    """Set environment variables until the context ends."""
     before = {name: os.environ.get(name) for name in settings}
     os.environ |= settings
     try:
@@ -132,9 +133,9 @@ def _environment(settings: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _temporary_folder() -> Iterator[dict[str, str]]:
-    """Another folder for temporary files, as environment variables, where Ray cannot use its own.
+    """Yield environment variables that give Ray another temporary folder if it needs one.
 
-    It is gone at the end. Raises: UserError if there is no such folder.
+    The folder is deleted at the end. Raises: UserError if no folder is usable.
     """
     default = get_default_system_temp_dir()
     problem = _problem_of(default)
@@ -157,7 +158,7 @@ def _temporary_folder() -> Iterator[dict[str, str]]:
 
 
 def _problem_of(folder: str) -> str:
-    """Why a folder for temporary files cannot be used, or nothing. Leaves no trace."""
+    """Why a folder for temporary files cannot be used; "" if it can. Leaves no trace."""
     if len(os.fsencode(folder)) > PATH_BYTES:
         return "has too long a path"
     existing = Path(folder)

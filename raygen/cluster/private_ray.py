@@ -1,7 +1,7 @@
-"""Keeps others out of the Ray that a job starts for itself, on the network and on the machine.
+"""Access protection for a job's private Ray, on the network and on the machine.
 
-By itself, Ray listens on all interfaces, and every user of the machine may write its folder.
-Whoever gets in runs what they like, with the rights and the keys of the job.
+By default Ray listens on all interfaces, and every user of the machine may write to its folder.
+Whoever gets in can run any code with the permissions and credentials of the job.
 """
 
 import functools
@@ -20,18 +20,18 @@ from ray._private import ray_constants
 
 @contextmanager
 def closed() -> Iterator[dict[str, Any]]:
-    """Settings that hold from before a Ray of the job's own starts until it has ended.
+    """Apply the protective settings while a private Ray starts, runs and ends.
 
     Yields: options of `ray.init`.
     """
     loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "")
     settings = {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback} if loopback else {}
     if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
-        # Passed in the environment only: Ray would write a token file that everybody can read.
+        # The token is passed in the environment only, because Ray's token file is world-readable.
         settings["RAY_AUTH_TOKEN"] = _token()
     before = ray_constants.ENABLE_RAY_CLUSTER
-    # Where it is off, as on macOS, this machine's address is 127.0.0.1 to Ray, and all of Ray's
-    # processes listen there alone. Ray replaces a 127.0.0.1 that it is told.
+    # With clusters disabled, as on macOS, Ray takes this machine's address to be 127.0.0.1 and all
+    # its processes listen there alone. An explicit 127.0.0.1 would be replaced by Ray.
     ray_constants.ENABLE_RAY_CLUSTER = False
     try:
         with _environment(settings):
@@ -47,7 +47,7 @@ def _token() -> str:
 
 
 def own_folder() -> str:
-    """A folder beside Ray's own that no other user can enter. What Ray makes, all may write."""
+    """A folder that no other user can enter; Ray makes its own folders world-writable."""
     default = utils.get_default_ray_temp_dir()
     folder = f"{default}-{os.getuid()}"
     os.makedirs(os.path.dirname(folder), exist_ok=True)
@@ -56,14 +56,14 @@ def own_folder() -> str:
     except FileExistsError:
         found = os.lstat(folder)
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-            # Somebody else was first.
+            # Another user may have created the folder first.
             return tempfile.mkdtemp(prefix="ray-", dir=os.path.dirname(folder))
         os.chmod(folder, 0o700)
     return folder
 
 
 def is_trusted(record: str) -> bool:
-    """Whether a file is this user's or the administrator's: what anybody could have written."""
+    """Whether a file belongs to this user or root, so that nobody else can have written it."""
     try:
         return os.stat(record).st_uid in (0, os.getuid())
     except FileNotFoundError:
@@ -71,7 +71,7 @@ def is_trusted(record: str) -> bool:
 
 
 def readable_token() -> str:
-    """The file of a cluster's token, if users of this machine besides its owner can read it."""
+    """Path of the cluster's token file if other users of this machine can read it, else ""."""
     if "RAY_AUTH_TOKEN" in os.environ:
         # Then Ray reads no file.
         return ""
@@ -85,7 +85,7 @@ def readable_token() -> str:
 
 @contextmanager
 def _environment(settings: Mapping[str, str]) -> Iterator[None]:
-    """Set what is not set already."""
+    """Set the environment variables that are not set already, until the context ends."""
     new = {name: value for name, value in settings.items() if name not in os.environ}
     os.environ |= new
     try:
