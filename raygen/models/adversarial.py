@@ -1,8 +1,8 @@
-"""What the families with a discriminator share: its losses, its normalisation, its steps.
+"""Losses, normalisation and steps of the families that have a discriminator.
 
-A loss has one term for each kind of images that the discriminator is shown, real or generated.
-Their mean is minimised, which is half of what papers write as a sum of two terms; for Adam, which
-takes steps of a size of its own, that is the same.
+A loss has one term for each kind of images that the discriminator sees, real or generated. Their
+mean is minimised, which is half of what papers write as a sum of two terms; Adam does not notice
+the factor, because its step size does not depend on the scale of the loss.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -17,10 +17,10 @@ from raygen.models.base import Metrics, Model, Step
 from raygen.models.layers import PENALTY
 
 Normalisation = Callable[[int], nn.Module]
-"""Makes the layer that normalises so many channels."""
+"""Builds the normalisation layer for a number of channels."""
 
 SLOPE = 0.2
-"""Of the leaky ReLUs, in every discriminator."""
+"""Negative slope of the leaky ReLUs in all discriminators."""
 
 
 def binary_loss(logits: Tensor, target: float) -> Tensor:
@@ -30,7 +30,7 @@ def binary_loss(logits: Tensor, target: float) -> Tensor:
 
 
 def real_term(options: AdversarialConfig, logits: Tensor) -> Tensor:
-    """The discriminator's loss on images (N logits) that it is to take for real.
+    """The discriminator's loss on images (N logits) that it should classify as real.
 
     Sources: Goodfellow et al. 2014, arXiv 1406.2661, with one-sided label smoothing from Salimans
     et al. 2016, arXiv 1606.03498; hinge: Lim & Ye 2017, arXiv 1705.02894; least squares: Mao et
@@ -50,7 +50,7 @@ def real_term(options: AdversarialConfig, logits: Tensor) -> Tensor:
 
 
 def fake_term(options: AdversarialConfig, logits: Tensor) -> Tensor:
-    """The discriminator's loss on images (N logits) that it is to take for generated."""
+    """The discriminator's loss on images (N logits) that it should classify as generated."""
     logits = logits.float()
     match options.adversarial_loss:
         case "non-saturating":
@@ -64,7 +64,7 @@ def fake_term(options: AdversarialConfig, logits: Tensor) -> Tensor:
 
 
 def generator_term(options: AdversarialConfig, logits: Tensor) -> Tensor:
-    """The generator's loss on its images (N logits), which are to be taken for real."""
+    """The generator's loss on its images (N logits), which should pass as real."""
     logits = logits.float()
     match options.adversarial_loss:
         case "non-saturating":
@@ -78,9 +78,9 @@ def generator_term(options: AdversarialConfig, logits: Tensor) -> Tensor:
 def discriminator_loss(
     options: AdversarialConfig, real: Mapping[str, Tensor], fake: Mapping[str, Tensor]
 ) -> Metrics:
-    """What the discriminator minimises, gradient penalty apart, as a whole and by kind of images.
+    """The discriminator's loss without gradient penalty, in total and by kind of images.
 
-    Args: real, fake: logits of the images that it is to take for real, and for generated, by kind.
+    Args: real, fake: by kind, logits of the images that it should classify as real, as generated.
     Returns: `discriminator`, and `discriminator_<kind>` for each kind.
     """
     real_terms = {kind: real_term(options, logits) for kind, logits in real.items()}
@@ -100,9 +100,9 @@ def _mean(values: Iterable[Tensor]) -> Tensor:
 
 
 def accuracy(options: AdversarialConfig, real: Iterable[Tensor], fake: Iterable[Tensor]) -> Metrics:
-    """The share of logits on the right side, in [0, 1]; each kind of images weighs the same.
+    """Share of correctly classified logits, in [0, 1]; each kind of images weighs the same.
 
-    Nothing for wasserstein-gp, whose logits have no threshold.
+    Empty for wasserstein-gp, whose logits have no threshold.
     """
     if options.adversarial_loss == "wasserstein-gp":
         return {}
@@ -119,10 +119,10 @@ def step_discriminator(
     fake: Mapping[str, Tensor],
     step: Step,
 ) -> Metrics:
-    """One step of the optimizer `discriminator`.
+    """Take one step of the optimizer `discriminator`.
 
-    Args: real, fake: images (N, C, H, W) that the network is to take for real, and for generated,
-        by kind; the first of each decide the gradient penalty. No gradients flow into them.
+    Args: real, fake: by kind, images (N, C, H, W) that the network should classify as real, as
+        generated; the first kind of each enters the gradient penalty. They get no gradients.
     """
     discriminator = model.parallel["discriminator"]
     with model.autocast():
@@ -131,7 +131,7 @@ def step_discriminator(
     losses = discriminator_loss(options, real_logits, fake_logits)
     if options.adversarial_loss == "wasserstein-gp":
         penalty = _penalty(model, next(iter(real.values())), next(iter(fake.values())), step)
-        # Half of what the paper writes, like the terms.
+        # Half of the paper's weight, to match the mean over the terms.
         losses["discriminator"] = losses["discriminator"] + options.gradient_penalty / 2 * penalty
         losses["gradient_penalty"] = penalty
     model.minimise("discriminator", losses["discriminator"], step)
@@ -142,14 +142,14 @@ def step_discriminator(
 def validation_losses(
     options: AdversarialConfig, real: Mapping[str, Tensor], fake: Mapping[str, Tensor]
 ) -> Metrics:
-    """The losses of both players, on logits of held-out and generated images, by kind."""
+    """Losses of both networks on logits of held-out and generated images, by kind."""
     losses = discriminator_loss(options, real, fake)
     losses["generator"] = _mean(generator_term(options, logits) for logits in fake.values())
     return {f"validation/{name}": loss for name, loss in losses.items()}
 
 
 def _penalty(model: Model, real: Tensor, fake: Tensor, step: Step) -> Tensor:
-    # Uniform numbers, by way of the normal ones that all workers share.
+    # The normal cdf turns the normal noise, which all workers share, into uniform numbers.
     normal = model.noise(step, len(real) * step.world_size, PENALTY, shape=(1,))
     shares = torch.special.ndtr(normal.squeeze(1))
     return gradient_penalty(model.networks["discriminator"], real, fake, shares)
@@ -161,10 +161,10 @@ def gradient_penalty(
     """Mean of (|gradient of the logit at a point between the images| - 1)^2.
 
     Args:
-        discriminator: not wrapped for data-parallel training; when the loss that holds the
-            penalty is differentiated, the wrapper collects its part of the gradients with the rest.
+        discriminator: the network without its data-parallel wrapper, which still averages these
+            gradients with the others when the whole loss is differentiated.
         real, fake: (N, C, H, W).
-        shares: (N,) in [0, 1], how near each point is to the real image.
+        shares: (N,) in [0, 1], the weight of the real image in each point.
     Source: Gulrajani et al. 2017, arXiv 1704.00028, equation 3.
     """
     weights = shares.view(-1, 1, 1, 1)
@@ -179,10 +179,10 @@ def gradient_penalty(
 
 
 def normalisation(options: AdversarialConfig, batch_norm: Normalisation) -> Normalisation:
-    """What takes batch norm's place in a discriminator, or batch norm itself.
+    """The normalisation layers of a discriminator, for the options that it has.
 
-    With the gradient penalty, which is about single images, layer norm (arXiv 1704.00028,
-    section 4); with spectral norm, nothing (arXiv 1802.05957, appendix B).
+    The gradient penalty concerns single images and so needs layer norm (arXiv 1704.00028,
+    section 4); spectral norm needs no layer (arXiv 1802.05957, appendix B).
     """
     if options.spectral_norm:
         return lambda channels: nn.Identity()
@@ -194,10 +194,10 @@ def normalisation(options: AdversarialConfig, batch_norm: Normalisation) -> Norm
 def normalise_spectrum(network: nn.Module, generator: torch.Generator) -> None:
     """Divide the weights of all convolutions and linear layers by their largest singular value.
 
-    Args: generator: the estimates of the singular vectors start from a seed that it draws.
+    Args: generator: draws the seed that the estimated singular vectors start from.
     Source: Miyato et al. 2018, arXiv 1802.05957.
     """
-    # A number even where networks are only outlined, on torch's meta device.
+    # Stay on the CPU: on the meta device there would be no number to seed with.
     seed = int(torch.randint(2**62, (1,), generator=generator, device="cpu"))
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""What the training loop knows of a model: its networks, and how to take a step with them."""
+"""The interface between models and the training loop: networks and update steps."""
 
 import copy
 import inspect
@@ -25,13 +25,13 @@ Metrics = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Step:
-    """Where in a run a training step stands, and which part of it this worker takes.
+    """The position of a training step in its run, and this worker's share of it.
 
     Attributes:
-        number: of the step, from 0; with the run's seed it decides the step's noise.
+        number: index of the step, from 0; together with the run's seed it decides the noise.
         total: steps of the whole run.
-        images: of the dataset, that the step takes, over all workers.
-        images_seen: by all workers, before this step.
+        images: dataset images in the step, over all workers.
+        images_seen: images that all workers have trained on before this step.
     """
 
     number: int
@@ -44,11 +44,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Interface:
-    """How a network is called where a trained model is used.
+    """Signature of a network, for users of trained models.
 
     Attributes:
-        inputs: name and shape of each, without the batch dimension; called in this order.
-        outputs: name of each; a network of several returns a tuple.
+        inputs: name and shape of each input, without the batch dimension, in calling order.
+        outputs: names of the outputs; a network with several returns a tuple.
     """
 
     inputs: Mapping[str, tuple[int, ...]]
@@ -65,20 +65,20 @@ class Model(ABC):
     images, and saves them, without knowing which they are.
 
     Attributes:
-        config: of the run.
-        networks: by name, all that a checkpoint saves; `<name>_ema` is the moving average of a
-            network's weights.
+        config: the run's options.
+        networks: all networks that a checkpoint saves, by name; `<name>_ema` is the moving average
+            of a network's weights.
         trained: names of the networks that receive gradients.
-        optimizers: by name.
-        parallel: the trained networks as the update step must call them to train: themselves, or
-            wrapped in DistributedDataParallel.
+        optimizers: the optimizers by name.
+        parallel: the trained networks as the update step must call them: themselves, or wrapped
+            in DistributedDataParallel.
         bf16: compute in bfloat16 where that is safe (autocast); weights stay float32.
         losses: metrics of `update` that are differentiated, and the networks that each trains.
-        interfaces: the networks that a trained model is used with, and exported; any others only
-            serve its training.
-        can_encode: whether images have latents: whether there are `encode` and `decode`.
+        interfaces: signatures of the networks that are exported and used after training; any
+            others only serve the training.
+        can_encode: whether the model has an encoder, and so `encode` and `decode`.
         uses_dropout: whether torch draws random numbers by itself in `update`.
-        max_grad_norm: to which the gradients of an optimizer's step are clipped; 0: not at all.
+        max_grad_norm: norm to which the gradients of an optimizer step are clipped; 0: no clipping.
     """
 
     optimizers: dict[str, torch.optim.Optimizer]
@@ -92,7 +92,7 @@ class Model(ABC):
     def __init__(
         self, config: RunConfig, networks: dict[str, nn.Module], averaged: Sequence[str]
     ) -> None:
-        """Args: networks: those that are trained; averaged: which to keep a moving average of."""
+        """Args: networks: the trained ones; averaged: names of those that get a moving average."""
         self.config = config
         layers = [layer for network in networks.values() for layer in network.modules()]
         self.uses_dropout = any(isinstance(layer, _DropoutNd) for layer in layers)
@@ -114,48 +114,47 @@ class Model(ABC):
 
     @abstractmethod
     def validate(self, batch: Batch, number: int) -> Metrics:
-        """Losses on images that are not trained on.
+        """Losses on held-out images.
 
-        Args: number: of this batch, which decides the noise.
+        Args: number: index of this batch, which decides the noise.
         """
 
     @abstractmethod
     def sample(self, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """New images (N, C, H, W) in [-1, 1], drawn to be looked at.
+        """Generate images (N, C, H, W) in [-1, 1].
 
         Args:
             noise: (N, *latent_shape) from N(0, I).
-            labels: (N, A) attributes of the images that are wished for, as in `Batch`; families
-                that learn nothing of attributes ignore them.
+            labels: (N, A) desired attributes, as in `Batch`; unconditional families ignore them.
         """
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images (N, C, H, W) in [-1, 1] -> mean and log_var of their latents, (N, *latent_shape).
 
-        For families that can (`can_encode`).
+        Only families with `can_encode` implement this.
         """
         raise NotImplementedError(f"{type(self).__name__} has no latents of images")
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents (N, *latent_shape), such as `encode` finds, -> images (N, C, H, W) in [-1, 1]."""
+        """Latents (N, *latent_shape), as from `encode` -> images (N, C, H, W) in [-1, 1]."""
         return self.sample(latents)
 
     def pictures(self, count: int, real: Tensor) -> dict[str, Picture]:
-        """Pictures of the model's state, by name; of the same noise and images always.
+        """Pictures that show the model's state, by name, from the same noise and images each time.
 
         Args:
-            count: how many samples.
+            count: number of samples.
             real: (N, C, H, W) in [-1, 1], the first validation images; N may be 0.
         """
         return pictures.usual(self, count, real)
 
     def learning_rate_factor(self, step: Step) -> float:
-        """What learning rates are multiplied with in a step: the family's schedule."""
+        """The factor of all learning rates in a step, by which a family may schedule them."""
         return 1.0
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
-        """Of the noise that an image is made from."""
+        """Shape of the noise that one image is generated from."""
         return (self.config.model.latent_size,)
 
     @property
@@ -169,25 +168,25 @@ class Model(ABC):
         return next(self.networks[self.trained[0]].parameters()).device
 
     def to(self, device: torch.device) -> None:
-        """Move all networks, in the memory layout that convolutions are fastest in."""
+        """Move all networks to a device, in the memory layout that is fastest for convolutions."""
         for network in self.networks.values():
             network.to(device).to(memory_format=torch.channels_last)
 
     def compile(self) -> None:
-        """Compile the trained networks from now on."""
+        """Compile the trained networks with torch.compile."""
         for name in self.trained:
             self.networks[name].compile()
 
     def autocast(self) -> torch.autocast:
-        """A context for forward passes. One for each optimizer step: it caches cast weights."""
+        """Context for forward passes; open one per optimizer step, as it caches cast weights."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def distribute(self, sync_bn: bool) -> None:
-        """Average gradients over the workers of the process group from now on.
+        """Wrap the trained networks so that workers average their gradients.
 
-        Buffers, that is running statistics, stay each worker's own during training: copying
-        rank 0's into place before every forward would change tensors that the first of the
-        discriminator's two forward passes still needs for its gradient. They are averaged where
+        Buffers, that is running statistics, are not synchronised during training: broadcasting
+        rank 0's before every forward pass would change tensors that the first of the
+        discriminator's two forward passes still needs for its gradient. They are averaged before
         they are used or saved (`average_buffers`).
 
         Args: sync_bn: compute batch statistics over all workers' images; GPUs only.
@@ -195,16 +194,16 @@ class Model(ABC):
         for name in self.trained:
             network = self.networks[name]
             if sync_bn:
-                # Replaces the batch-norm layers inside; the network and its weights stay the same.
+                # Only the batch-norm layers inside are replaced; the weights stay the same.
                 nn.SyncBatchNorm.convert_sync_batchnorm(network)
             self.parallel[name] = DistributedDataParallel(network, **_KEEP_BUFFERS)
 
     def ema(self, name: str) -> nn.Module:
-        """A network as pictures are drawn with it: its moving average, where there is one."""
+        """The moving average of a network if there is one, else the network itself."""
         return self.networks.get(f"{name}_ema", self.networks[name])
 
     def evaluate(self, name: str, *inputs: Tensor) -> Any:
-        """What a network, as pictures are drawn with it, makes of inputs; without gradients."""
+        """Run a network, or its moving average, in evaluation mode and without gradients."""
         network = self.ema(name)
         with evaluating([network]):
             return network(*(part.to(self.device) for part in inputs))
@@ -212,11 +211,11 @@ class Model(ABC):
     def noise(
         self, step: Step, count: int, purpose: int, shape: tuple[int, ...] | None = None
     ) -> Tensor:
-        """This worker's share of `count` standard normal numbers, vectors or images of a step.
+        """Draw this worker's share of a step's `count` standard normal tensors.
 
         Args:
             purpose: one of the numbers in layers.py, which keeps the uses within a step apart.
-            shape: of one; None: `latent_shape`.
+            shape: shape of one tensor; None: `latent_shape`.
         Returns: (count / world_size, *shape) float32 on the model's device.
         """
         shape = self.latent_shape if shape is None else shape
@@ -227,25 +226,26 @@ class Model(ABC):
     def fixed_noise(
         self, count: int, purpose: int, number: int = 0, shape: tuple[int, ...] | None = None
     ) -> Tensor:
-        """As `noise`, but the same throughout a run, on all workers: (count, *shape).
+        """Draw noise that is the same throughout a run, on all workers: (count, *shape).
 
-        Args: number: tells several draws for the same purpose apart.
+        Args: number: distinguishes several draws for the same purpose; see `noise` for the others.
         """
         shape = self.latent_shape if shape is None else shape
         noise = latents(count, shape, (purpose, self.config.seed, number))
         return noise.to(self.device)
 
     def minimise(self, optimizer: str, loss: Tensor, step: Step) -> None:
-        """One step of an optimizer down a loss."""
+        """Take one optimizer step that reduces a loss."""
         self.optimizers[optimizer].zero_grad(set_to_none=True)
         loss.backward()
         self.take_step(optimizer, step)
 
     def take_step(self, optimizer: str, step: Step) -> None:
-        """One step of an optimizer along the gradients that its parameters have.
+        """Take one optimizer step with the gradients that the parameters have.
 
-        They are clipped to the family's `max_grad_norm`, and the learning rate follows the
-        family's schedule; what is saved, and what may be changed, is the rate without it.
+        Gradients are clipped to the family's `max_grad_norm`, and the learning rate follows the
+        family's schedule. The optimizer itself keeps the unscheduled rate, which is what
+        checkpoints save and what may be changed.
         """
         groups = self.optimizers[optimizer].param_groups
         if self.max_grad_norm:
@@ -260,12 +260,12 @@ class Model(ABC):
             group["lr"] = rate
 
     def update_averages(self, step: Step) -> None:
-        """Move the moving averages towards the networks; the last part of an update."""
+        """Update the moving averages; call this last in an update."""
         for average in self.averages:
             average.update(step.images, step.images_seen + step.images)
 
 
-# The option's name changed in torch 2.15, which warns about the old one.
+# torch 2.15 renamed this option and warns about the old name.
 _KEEP_BUFFERS: dict[str, Any] = (
     {"forward_sync_buffers": False}
     if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters

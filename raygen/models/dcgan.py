@@ -34,7 +34,7 @@ from raygen.models.layers import (
 WEIGHT_STD = 0.02
 DROPOUT = 0.3
 BatchNorm64 = partial(nn.BatchNorm2d, momentum=0.2)
-"""The 64 x 64 networks follow their batches faster: 0.2 here is 0.8 in Keras's terms."""
+"""Batch norm of the 64 x 64 networks, whose momentum of 0.2 is 0.8 in Keras's convention."""
 
 
 class Generator32(nn.Module):
@@ -145,10 +145,10 @@ class Discriminator64(nn.Module):
 
 
 class DCGAN(Model):
-    """A discriminator step, then a generator step, as far as the schedule has them.
+    """Takes a discriminator step, then a generator step, as the schedule says.
 
     Both use the same noise; with `half_batches`, the discriminator takes half a batch of each kind
-    and the generator a whole batch of noise of its own.
+    and the generator a whole batch of its own noise.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -211,7 +211,7 @@ class DCGAN(Model):
         return images
 
     def _step_generator(self, fake: Tensor, step: Step) -> Metrics:
-        # The plain network: DDP would wait for gradients that the frozen weights do not get.
+        # Call the unwrapped network: DDP would wait for gradients that frozen weights do not get.
         discriminator = self.networks["discriminator"]
         with frozen(discriminator):
             with self.autocast():

@@ -1,4 +1,4 @@
-"""The few pieces that several model families share."""
+"""Layers, initialisation and noise that several model families share."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# What random numbers are drawn for: the first part of a seed, so that those of different uses
-# never meet. Another number for a use would change every run.
+# Purposes of random numbers: the first part of a seed, so that different uses never draw the same
+# numbers. Changing one would change every run.
 TRAINING_NOISE = 1
 SAMPLES = 2
 PRIOR_NOISE = 3
@@ -23,7 +23,7 @@ DROPOUT = 9
 
 
 def scaled(channels: int, width: float) -> int:
-    """A layer's number of channels under a width multiplier, at least 1."""
+    """Apply the width multiplier to a number of channels; at least 1."""
     return max(1, round(channels * width))
 
 
@@ -57,8 +57,8 @@ class UpsampleConv2d(nn.Conv2d):
     """Nearest upsampling x 2, then a 3 x 3 convolution that keeps the size.
 
     Computed as the one transposed convolution that equals both: its 4 x 4 kernel is the sum of the
-    four one-pixel shifts of the flipped 3 x 3 kernel. That takes 16 in place of 36
-    multiplications, and never writes the enlarged input.
+    four one-pixel shifts of the flipped 3 x 3 kernel. That takes 16 instead of 36
+    multiplications, and never materialises the enlarged input.
     """
 
     def __init__(self, channels: int, filters: int) -> None:
@@ -85,8 +85,8 @@ def latents(
     depend on the number of workers. More latents of one seed begin with the same ones.
 
     Args:
-        shape: of one.
-        seed: numbers that together decide them, such as (run seed, step).
+        shape: shape of one latent.
+        seed: numbers that together form the seed, such as (run seed, step).
     Returns: (count / world_size, *shape) float32 on the CPU.
     """
     share = count // world_size
@@ -97,9 +97,9 @@ def latents(
 def latent_batches(
     count: int, shape: tuple[int, ...], seed: tuple[int, ...], at_once: int
 ) -> Iterator[Tensor]:
-    """The latents of `latents`, a few at a time.
+    """Yield the same latents as `latents`, a few at a time.
 
-    Args: at_once: a multiple of 16, the numbers that torch draws together.
+    Args: at_once: a multiple of 16, because torch draws 16 numbers together.
     Yields: (at_once or, last, fewer, *shape) float32.
     """
     generator = _generator(seed)
@@ -109,7 +109,7 @@ def latent_batches(
 
 
 def _in_blocks(count: int) -> int:
-    # torch draws normal numbers 16 at a time. In whole blocks, more latents begin with the same.
+    # torch draws normal numbers 16 at a time; whole blocks make a longer draw begin like a shorter.
     return -(-count // 16) * 16
 
 
@@ -138,7 +138,7 @@ def kl_divergence(mean: Tensor, log_var: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
-    """Gradients flow through the network, but it collects none itself."""
+    """Let gradients flow through the network without accumulating in its parameters."""
     parameters = [p for p in network.parameters() if p.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)
@@ -151,7 +151,7 @@ def frozen(network: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def evaluating(networks: Iterable[nn.Module]) -> Iterator[None]:
-    """No gradients; batch norm uses its running statistics, and dropout drops nothing."""
+    """Disable gradients and switch networks to evaluation mode until the context ends."""
     before = [(network, network.training) for network in networks]
     for network, _ in before:
         network.eval()
@@ -164,15 +164,15 @@ def evaluating(networks: Iterable[nn.Module]) -> Iterator[None]:
 
 
 class MovingAverage:
-    """An exponential moving average of a network's weights, its decay stated in images.
+    """An exponential moving average of a network's weights, with its half-life in images.
 
-    Early on the half-life is shortened to a twentieth of the images seen so far, so that the
-    average does not drag the random initial weights along.
+    Early on the half-life is limited to a twentieth of the images seen so far, so that the random
+    initial weights are forgotten quickly.
     Source: Karras et al. 2022 (arXiv 2206.00364), training loop of the reference code.
     """
 
     def __init__(self, network: nn.Module, average: nn.Module, half_life: int) -> None:
-        """Args: average: a network of the same shape, made equal now; half_life: in images."""
+        """Args: average: a network of the same shape, set equal now; half_life: in images."""
         self._source = network
         self._average = average
         self._half_life = half_life
@@ -184,13 +184,15 @@ class MovingAverage:
     def update(self, batch_images: int, images_seen: int) -> None:
         """Move the average towards the network.
 
-        Args: batch_images: of the last step, all workers together; images_seen: after it.
+        Args:
+            batch_images: images in the last step, over all workers.
+            images_seen: images seen after that step.
         """
         half_life = min(self._half_life, images_seen / 20)
         decay = 0.5 ** (batch_images / half_life) if half_life > 0 else 0.0
         torch._foreach_lerp_(
             list(self._average.parameters()), list(self._source.parameters()), 1 - decay
         )
-        # Running statistics are averages already.
+        # Buffers are copied, because running statistics are averages already.
         for mine, theirs in zip(self._average.buffers(), self._source.buffers(), strict=True):
             mine.copy_(theirs)

@@ -24,7 +24,9 @@ CODES_SHOWN = 4
 class Picture:
     """Images to lay out in a grid.
 
-    Attributes: images: (N, C, H, W) in [-1, 1]; columns: of the grid, 0: as square as N allows.
+    Attributes:
+        images: (N, C, H, W) in [-1, 1].
+        columns: number of columns; 0: as square as N allows.
     """
 
     images: Tensor
@@ -32,9 +34,9 @@ class Picture:
 
 
 def slerp(first: Tensor, last: Tensor, shares: Tensor) -> Tensor:
-    """Latents on the arc from one to another, which keeps their typical length.
+    """Spherical interpolation between two latents, which preserves their typical length.
 
-    Args: first, last: (*shape); shares: (N,) in [0, 1] of the way from the first to the last.
+    Args: first, last: (*shape); shares: (N,) in [0, 1], fractions of the way to the last.
     Returns: (N, *shape).
     Source: White 2016, arXiv 1609.04468.
     """
@@ -42,7 +44,7 @@ def slerp(first: Tensor, last: Tensor, shares: Tensor) -> Tensor:
     angle = torch.acos(cosine)
     shares = shares.view(-1, *[1] * first.ndim)
     if math.sin(angle) < 1e-3:
-        # On one line with 0 there is no arc to follow; in float32 the angle is no more exact.
+        # Collinear latents have no arc between them; float32 resolves no smaller angles.
         return (1 - shares) * first + shares * last
     return (torch.sin((1 - shares) * angle) * first + torch.sin(shares * angle) * last) / torch.sin(
         angle
@@ -50,7 +52,7 @@ def slerp(first: Tensor, last: Tensor, shares: Tensor) -> Tensor:
 
 
 def samples(model: "Model", count: int) -> Picture:
-    """Images made from noise."""
+    """Images generated from noise."""
     return Picture(model.sample(model.fixed_noise(count, SAMPLES)))
 
 
@@ -63,7 +65,7 @@ def interpolations(model: "Model") -> Picture:
 
 
 def reconstructions(model: "Model", images: Tensor) -> dict[str, Picture]:
-    """Each image beside its reconstruction from the mean of its latents, and maps of these."""
+    """Images beside their reconstructions from the mean latents, and maps of the latents."""
     images = images[:RECONSTRUCTIONS].to(model.device)
     mean, log_var = model.encode(images)
     decoded = model.decode(mean)
@@ -76,9 +78,9 @@ def reconstructions(model: "Model", images: Tensor) -> dict[str, Picture]:
 def code_maps(images: Tensor, mean: Tensor, log_var: Tensor, decoded: Tensor) -> Picture:
     """Images beside the mean and log_var of their latents, as maps, and their reconstructions.
 
-    A map shows a code's numbers row by row: 512 as 32 x 16, 256 as 16 x 16. Grey is 0, white the
-    largest absolute value among the shown codes, and black its negative; for log_var, white is the
-    largest value and black the smallest.
+    A map shows one latent's numbers row by row: 512 as 32 x 16, 256 as 16 x 16. Grey is 0, white
+    the largest absolute value among the shown latents, and black its negative; for log_var, white
+    is the largest value and black the smallest.
     """
     bound = mean.abs().max().clamp(min=1e-6)
     low, high = log_var.min(), log_var.max()
@@ -94,7 +96,7 @@ def code_maps(images: Tensor, mean: Tensor, log_var: Tensor, decoded: Tensor) ->
 
 
 def usual(model: "Model", count: int, real: Tensor) -> dict[str, Picture]:
-    """What most families show: samples and interpolations, and what an encoder makes of images.
+    """The default pictures: samples, interpolations and, with an encoder, reconstructions.
 
     Args: as `Model.pictures`.
     """
@@ -105,7 +107,7 @@ def usual(model: "Model", count: int, real: Tensor) -> dict[str, Picture]:
 
 
 def map_shape(size: int) -> tuple[int, int]:
-    """Height and width of a code's map: the most square one, higher than wide."""
+    """Height and width of a latent's map: as square as possible, and not wider than high."""
     width = max(n for n in range(1, math.isqrt(size) + 1) if size % n == 0)
     return size // width, width
 
@@ -115,7 +117,7 @@ def _as_map(latents: Tensor, height: int, width: int) -> Tensor:
     latents = latents.flatten(1)
     rows, columns = map_shape(latents.shape[1])
     scale = min(height / rows, width / columns)
-    # Whole multiples, so that each number is a square of one size; or reduced, if they must be.
+    # Enlarge by whole multiples, so that all squares have one size; reduce if there is no room.
     scale = math.floor(scale) if scale >= 1 else scale
     size = max(1, int(rows * scale)), max(1, int(columns * scale))
     maps = F.interpolate(latents.view(-1, 1, rows, columns).float(), size, mode="nearest-exact")

@@ -25,7 +25,7 @@ FILTERS = (32, 64, 128, 256)
 
 
 def halved(size: int, times: int) -> int:
-    """A side's length after so many poolings, each of which rounds up."""
+    """A side's length after a number of halvings, each of which rounds up."""
     for _ in range(times):
         size = -(-size // 2)
     return size
@@ -37,7 +37,7 @@ class Encoder(nn.Module):
     def __init__(
         self, height: int = 218, width: int = 178, latent_size: int = 512, scale: float = 1.0
     ) -> None:
-        """Args: scale: multiplies the number of channels."""
+        """Args: scale: multiplier of the number of channels."""
         super().__init__()
         layers: list[nn.Module] = []
         channels = 3
@@ -66,7 +66,7 @@ class Decoder(nn.Module):
         self, height: int = 218, width: int = 178, latent_size: int = 512, scale: float = 1.0
     ) -> None:
         super().__init__()
-        # From the smallest: (14, 12), (28, 23), (55, 45), (109, 89), (218, 178).
+        # For 218 x 178: (14, 12), (28, 23), (55, 45), (109, 89), (218, 178).
         times = range(len(FILTERS), -1, -1)
         self.sizes = [(halved(height, n), halved(width, n)) for n in times]
         channels = scaled(FILTERS[-1], scale)
@@ -85,14 +85,14 @@ class Decoder(nn.Module):
         features = features.contiguous(memory_format=torch.channels_last)
         for block, (height, width) in zip(self.blocks, self.sizes[1:], strict=True):
             features = F.interpolate(features, scale_factor=2.0, mode="nearest")
-            # An odd size had been rounded up when it was halved.
+            # Halving an odd size rounded it up, so the doubled size is one too large.
             features = block(features[:, :, :height, :width])
         images: Tensor = self.image(features)
         return images.float()
 
 
 class VAE(Model):
-    """One step of one optimizer for encoder and decoder: mean squared error + weighted KL."""
+    """Trains encoder and decoder with one optimizer on mean squared error + weighted KL."""
 
     can_encode = True
 

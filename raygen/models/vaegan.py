@@ -33,12 +33,12 @@ from raygen.models.layers import (
 
 
 def stages(side: int) -> int:
-    """How often images of 32, 64 or 128 pixels a side are halved until they have 4."""
+    """Number of halvings from a side of 32, 64 or 128 pixels to one of 4."""
     return {32: 3, 64: 4, 128: 5}[side]
 
 
 def encoder_filters(side: int) -> list[int]:
-    """Channels of each stage; of 64 pixels: 16, 32, 64 and 128. A decoder has them in reverse."""
+    """Channels of each encoder stage; for 64 pixels: 16, 32, 64, 128. Decoders reverse them."""
     return [16 * 2**stage for stage in range(stages(side))]
 
 
@@ -109,7 +109,8 @@ class Discriminator(nn.Module):
                 nn.LeakyReLU(SLOPE),
             ]
             channels = count
-        # The last block apart from the others, whose features measure reconstructions.
+        # The blocks are split because reconstructions are compared by the features of the first
+        # ones. The name `judge` is part of the tensor names in checkpoints, so it has to stay.
         last = len(layers) - 3
         self.features = nn.Sequential(*layers[:last])
         self.judge = nn.Sequential(*layers[last:], nn.Flatten(), nn.Linear(channels * 4 * 4, 1))
@@ -135,7 +136,7 @@ def feature_distance(reconstructed: Tensor, real: Tensor) -> Tensor:
 
 
 class VAEGAN(Model):
-    """Discriminator against encoder and decoder."""
+    """Trains a discriminator against an encoder and a decoder."""
 
     can_encode = True
 
@@ -175,8 +176,8 @@ class VAEGAN(Model):
         }
 
     def compile(self) -> None:
-        # Encoder and decoder take their gradients from one graph in two passes, for which it has to
-        # keep its buffers.
+        # Encoder and decoder get their gradients in two passes through one graph, which therefore
+        # must keep its buffers.
         torch._functorch.config.donated_buffer = False
         super().compile()
 
@@ -196,7 +197,7 @@ class VAEGAN(Model):
         with torch.set_grad_enabled(turn.generator), self.autocast():
             mean, log_var = self.parallel["encoder"](real)
             latents = reparameterize(mean, log_var, noise)
-            # A leaf: decoder and encoder take different gradients from here on.
+            # Detached into a leaf: decoder and encoder get different gradients from here on.
             entered = latents.detach().requires_grad_(turn.generator)
             decoded = self.parallel["decoder"](entered)
             generated = self.parallel["decoder"](prior)
@@ -224,7 +225,7 @@ class VAEGAN(Model):
     ) -> Metrics:
         """Encoder: KL + distance. Decoder: gamma * distance + adversarial losses.
 
-        Args: entered: the latents as the decoder took them, cut off from the encoder.
+        Args: entered: the decoder's input, detached from the encoder.
         """
         discriminator = self.networks["discriminator"]
         with frozen(discriminator):
@@ -237,15 +238,15 @@ class VAEGAN(Model):
             fooled_by_decoded = generator_term(self.options, decoded_logits)
             fooled_by_generated = generator_term(self.options, generated_logits)
             fooled = fooled_by_decoded + fooled_by_generated
-            # Gradients with respect to the decoder's images, one for each loss ...
+            # Differentiate each loss with respect to the decoder's images,
             [of_distance] = torch.autograd.grad(distance, decoded, retain_graph=True)
             of_fooled = torch.autograd.grad(fooled, [decoded, generated])
-        # ... so that the adversarial ones never reach the encoder,
+        # so that the adversarial gradients never reach the encoder
         [of_latents] = torch.autograd.grad(decoded, entered, of_distance, retain_graph=True)
         self.optimizers["encoder"].zero_grad(set_to_none=True)
         torch.autograd.backward([latents, kl], [of_latents, torch.ones_like(kl)])
         self.take_step("encoder", step)
-        # ... and both reach the decoder, weighted.
+        # and the decoder gets a weighted sum of both.
         self.optimizers["decoder"].zero_grad(set_to_none=True)
         of_decoded = self.options.gamma * of_distance + of_fooled[0]
         torch.autograd.backward([decoded, generated], [of_decoded, of_fooled[1]])
