@@ -1,1 +1,1 @@
-"""Judging models: pictures and metrics."""
+"""Evaluation of models: pictures and metrics."""

@@ -1,8 +1,8 @@
-"""The registry of metrics: all that is said of one, and how it is computed, in one place.
+"""The registry of metrics: how each is described, and how it is computed.
 
-From it come what is logged and TensorBoard's explanations, the progress line, objectives of sweeps
-and of the best checkpoint, and the help of `--metric`. A family says in its options which losses it
-logs (`ModelConfig.logged`); what is computed of any model's samples is computed by an entry here.
+The log, TensorBoard's descriptions, the progress line, the objectives of sweeps and of the best
+checkpoint, and the help of `--metric` all read it. A family's options list the losses that it logs
+(`ModelConfig.logged`); metrics of any model's samples are computed by an entry here.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 Direction = Literal["min", "max"]
 Compute = Callable[["Tensor", "Tensor", int, int], float]
-"""Called with images of the dataset and as many samples, (N, 3, H, W) in [-1, 1] on the CPU, and
-which part of the work to do, of how many: the results of all parts add up to the metric."""
+"""Takes dataset images and as many samples, (N, 3, H, W) in [-1, 1] on the CPU, and which part of
+how many to compute; the results of all parts add up to the metric."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """What is known of a metric.
+    """A metric's names, meaning and computation.
 
     Attributes:
         tag: its name in TensorBoard and in files.
         description: a sentence that TensorBoard shows beside its curve.
-        label: how a sentence calls it.
-        short: how the progress line calls it; empty: it does not show it.
+        label: its name in a sentence.
+        short: its name in the progress line; empty: not shown there.
         direction: whether a low or a high value is good.
-        compute: of samples; None: the model's family logs it.
+        compute: computes it from samples; None: the model's family logs it.
     """
 
     tag: str
@@ -47,7 +47,7 @@ class Metric:
 
 
 def _swd(real: "Tensor", fake: "Tensor", part: int, parts: int) -> float:
-    # Imports torch, which takes seconds; what only names metrics needs none.
+    # Imported here because torch takes seconds, and code that only names metrics needs none.
     from raygen.evaluation.swd import sliced_wasserstein
 
     return sliced_wasserstein(real, fake, part=part, parts=parts)
@@ -120,15 +120,15 @@ _ALL = (
     ),
 )
 METRICS: dict[str, Metric] = {metric.tag: metric for metric in _ALL}
-"""By tag. `metric_of` derives those under validation/ from those under loss/."""
+"""All metrics by tag. `metric_of` derives those under validation/ from those under loss/."""
 COMPUTED: dict[str, Compute] = {m.tag: m.compute for m in _ALL if m.compute}
-"""What is computed of any model's samples, by tag."""
+"""Metrics that are computed from any model's samples, by tag."""
 MEASURED = "quality/", "validation/"
-"""How the tags begin of what is measured on validation images."""
+"""Prefixes of the tags that are measured on validation images."""
 
 
 def metric_of(tag: str) -> Metric:
-    """What is known of a metric; of one of a family of somebody's own, its tag alone."""
+    """Look up a metric by tag; a user's own family may log tags that the registry lacks."""
     group, _, name = tag.partition("/")
     if group == "validation" and (loss := METRICS.get(f"loss/{name}")):
         text = f"On validation images: {loss.description[0].lower()}{loss.description[1:]}"
@@ -138,13 +138,13 @@ def metric_of(tag: str) -> Metric:
 
 
 def logged(options: ModelConfig) -> list[str]:
-    """The tags of all that a run of a model of these options logs, sorted."""
+    """Tags of all metrics that a run with these options logs, sorted."""
     throughput = {tag for tag in METRICS if tag.startswith("throughput/")}
     return sorted({*options.logged, *COMPUTED, *throughput})
 
 
 def metric_help() -> str:
-    """What `--metric` takes, for its help."""
+    """Help text that lists the metrics accepted by `--metric`."""
     options = [run.model for run in PRESETS.values()]
     own = {model.best_by: metric_of(model.best_by).name for model in options}
     defaults = " or ".join(f"{tag} ({name})" for tag, name in own.items())
@@ -156,6 +156,6 @@ def metric_help() -> str:
 
 
 def progress_text(values: Mapping[str, float]) -> str:
-    """` - D loss 0.43 - G loss 2.50`, as far as they are known."""
+    """Format the known metrics like ` - D loss 0.43 - G loss 2.50`."""
     shown = [(m.short, values[m.tag]) for m in METRICS.values() if m.short and m.tag in values]
     return "".join(f" - {name} {value:.3g}" for name, value in shown)

@@ -1,8 +1,8 @@
-"""What makes one model better than another: any metric that is logged, KL bounded where due.
+"""The objective by which models are compared: any logged metric, with a bound on the KL if needed.
 
-The best checkpoint of a run and the best trial of a sweep are told by the same objective. It is not
-a GAN's loss, which says how well one network plays against the other and nothing of the images: by
-default the sliced Wasserstein distance between samples and validation images.
+It selects both the best checkpoint of a run and the best trial of a sweep. By default it is the
+sliced Wasserstein distance between samples and validation images, not a GAN's loss, which says how
+well one network does against the other and nothing about the images.
 """
 
 import math
@@ -16,20 +16,19 @@ from raygen.evaluation.metrics import Direction, logged, metric_of
 KL = "validation/kl"
 MSE = "validation/mse"
 MAX_KL = 500.0
-"""Nats per image that the latents may lie away from the prior, where nobody says otherwise."""
+"""Default bound on the KL divergence between latents and prior, in nats per image."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What makes one model better than another.
+    """The criterion by which one model is better than another.
 
     Attributes:
-        metric: its tag, as it is logged.
+        metric: tag of the metric, as logged.
         mode: whether a low or a high value is good.
         max_kl: nats per image; a reconstruction error counts more the farther the KL divergence of
-            the latents is above it, because without a bound a smaller weight of the KL always
-            reconstructs better, until the latents are no longer those that images are sampled
-            from. 0: no bound.
+            the latents exceeds it. Without a bound a smaller KL weight always reconstructs better,
+            until the latents no longer match the prior that samples are drawn from. 0: no bound.
     """
 
     metric: str
@@ -37,14 +36,14 @@ class Objective:
     max_kl: float = 0.0
 
     def value(self, metrics: Mapping[str, float]) -> float:
-        """Raises: RunError if the metric was not logged."""
+        """The objective's value for a model. Raises: RunError if the metric was not logged."""
         if self.metric not in metrics:
             raise RunError(
                 f"--metric {self.metric}: was not logged; there are {', '.join(sorted(metrics))}"
             )
         value = metrics[self.metric]
         if self.bounds_kl and KL in metrics:
-            # Not max(0, ...), which would take NaN for 0.
+            # max(0, ...) would turn NaN into 0.
             excess = metrics[KL] / self.max_kl - 1
             excess = 0.0 if excess < 0 else excess
             value += excess if self.mode == "min" else -excess
@@ -56,12 +55,12 @@ class Objective:
 
     @property
     def name(self) -> str:
-        """As a sentence calls it."""
+        """The objective's name in a sentence."""
         return metric_of(self.metric).name
 
     @property
     def sign(self) -> int:
-        """What to multiply values with, so that lower is better."""
+        """Factor that turns values into ones of which lower is better."""
         return 1 if self.mode == "min" else -1
 
     def is_better(self, value: float, other: float) -> bool:
@@ -71,7 +70,7 @@ class Objective:
 
 
 def own_objective(config: RunConfig) -> Objective:
-    """What tells a run's best checkpoint, and a sweep's best trial if nobody says otherwise."""
+    """The default objective of a run's checkpoints and of a sweep's trials."""
     metric = config.model.best_by
     return Objective(metric, metric_of(metric).direction, MAX_KL)
 

@@ -42,13 +42,13 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 
 PADDING = 2
-"""White pixels around the images of a grid."""
+"""White border around the images of a grid, in pixels."""
 MAX_PNG_SIDE = 1_000_000
-"""Pixels of a PNG's side that libpng, with which most programs read them, takes."""
+"""Largest side of a PNG that libpng accepts, in pixels; most programs read PNGs with it."""
 
 
 def grid_size(count: int, columns: int, height: int, width: int) -> tuple[int, int]:
-    """Height and width in pixels of a grid of images, as `grid` and `GridFile` make it."""
+    """Height and width in pixels of the grids that `grid` and `GridFile` produce."""
     if count == 1:
         return height, width
     columns = min(columns or _columns(count), count)
@@ -57,13 +57,13 @@ def grid_size(count: int, columns: int, height: int, width: int) -> tuple[int, i
 
 
 class GridFile:
-    """The PNG file of a grid, written a row of images at a time: it is never in memory as a whole.
+    """Writes a grid as PNG, one row of images at a time, so that it never has to fit in memory.
 
     Source: PNG specification, 3rd edition, sections 5, 9 and 10.
     """
 
     def __init__(self, file: BinaryIO, count: int, columns: int, height: int, width: int) -> None:
-        """Args: count: of images; columns: as of `grid`; height, width: of one image."""
+        """Args: count: number of images; columns: see `grid`; height, width: size of one image."""
         self._file = file
         self._left = count
         self._bare = count == 1
@@ -73,14 +73,14 @@ class GridFile:
         self._compressor = zlib.compressobj()
         size = grid_size(count, columns, height, width)
         file.write(b"\x89PNG\r\n\x1a\n")
-        # 8 bits each of red, green and blue, not interlaced.
+        # Header fields: 8 bits per channel, RGB, not interlaced.
         self._chunk(b"IHDR", struct.pack(">IIBBBBB", size[1], size[0], 8, 2, 0, 0, 0))
         self._width = size[1]
         if not self._bare:
             self._pixels(self._white(PADDING))
 
     def add(self, images: np.ndarray) -> None:
-        """Append images, (N, height, width, 3) uint8; after the last of them the file is whole."""
+        """Append images, (N, height, width, 3) uint8; the last one completes the file."""
         for image in images:
             self._row.append(image)
             self._left -= 1
@@ -106,7 +106,7 @@ class GridFile:
         return np.full((height, self._width, 3), 255, np.uint8)
 
     def _pixels(self, pixels: np.ndarray) -> None:
-        """Write rows of pixels, each as its differences from left to right (filter type 1)."""
+        """Write rows of pixels with PNG's filter type 1: differences from left to right."""
         rows = np.empty((len(pixels), 1 + pixels.shape[1] * 3), np.uint8)
         rows[:, 0] = 1
         rows[:, 1:4] = pixels[:, 0]

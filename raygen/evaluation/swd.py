@@ -60,7 +60,7 @@ def sliced_wasserstein(
     for real_patches, fake_patches in levels:
         spread = real_patches.std(axis=(0, 2, 3), keepdims=True, dtype=np.float64)
         scale = np.maximum(spread, LEAST_SPREAD).astype(np.float32)
-        # Only divided: subtracting the real mean from both would cancel in their difference.
+        # Dividing suffices: a mean subtracted from both would cancel in their difference.
         real_patches /= scale
         fake_patches /= scale
         count = len(real_patches)
@@ -95,26 +95,26 @@ def projected_distance(
     directions = directions[part::parts]
     for start in range(0, len(directions), at_once):
         some = directions[start : start + at_once]
-        # Not torch, whose products may be in bfloat16 by a caller's autocast.
+        # NumPy, because a caller's autocast could make torch multiply in bfloat16.
         lines = zip(some @ real.T, some @ fake.T, strict=True)
         total += sum(line_distance(real_line, fake_line) for real_line, fake_line in lines)
     return total / DIRECTIONS
 
 
 def line_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """The Wasserstein-1 distance of two sets of numbers on a line: (M,) float32 each.
+    """Wasserstein-1 distance between two sets of numbers: (M,) float32 each.
 
-    Of few numbers, exactly: the mean distance of the sorted ones. Of many, the area between their
-    cumulative histograms of 2**16 bins, which takes a tenth of the time of sorting; over many
-    lines the difference is less than a millionth.
+    For few numbers it is exact: the mean distance of the sorted numbers. For many it is the area
+    between their cumulative histograms of 2**16 bins, which takes a tenth of the time of sorting;
+    averaged over many projections the difference is less than a millionth.
     """
     if len(first) <= SORTED_AT_MOST:
         return float(np.abs(np.sort(first) - np.sort(second)).mean(dtype=np.float64))
-    # NumPy's minimum: Python's forgets NaN.
+    # NumPy's minimum propagates NaN, Python's does not.
     low = np.minimum(first.min(), second.min())
     width = (float(np.maximum(first.max(), second.max())) - float(low)) / (BINS - 1)
     if width == 0 or not math.isfinite(width):
-        # All numbers are the same, or there is no distance.
+        # Either all numbers are equal, or some are not finite and there is no distance.
         return width
     counts = [
         np.bincount(((line - low) / width).astype(np.int64), minlength=BINS)
@@ -125,7 +125,7 @@ def line_distance(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def laplacian_pyramid(images: np.ndarray) -> list[np.ndarray]:
-    """What each halving of the size takes away, finest first, and last the small images left.
+    """Details lost by each halving of the size, finest first, then the remaining small images.
 
     Args: images: (N, C, H, W) float32.
     Returns: (N, C, ceil(H / 2**k), ceil(W / 2**k)) float32 for k = 0, 1, ... as long as the
@@ -136,8 +136,8 @@ def laplacian_pyramid(images: np.ndarray) -> list[np.ndarray]:
     levels = []
     while min(images.shape[2:]) >= 2 * COARSEST:
         smaller = _blur(images)[:, :, ::2, ::2]
-        # Spread into the larger size itself, which fits odd sizes too. Three of four pixels are
-        # then zeros, hence the 4.
+        # Spread the pixels into the larger size, which also handles odd sizes. Three of four pixels
+        # are then zeros, hence the factor 4.
         enlarged = np.zeros_like(images)
         enlarged[:, :, ::2, ::2] = smaller * 4
         levels.append(images - _blur(enlarged))
@@ -146,7 +146,7 @@ def laplacian_pyramid(images: np.ndarray) -> list[np.ndarray]:
 
 
 def _blur(images: np.ndarray) -> np.ndarray:
-    """By [1, 4, 6, 4, 1] / 16 along both sides. Slices: a tenth of the time of torch's conv2d."""
+    """Blur by [1, 4, 6, 4, 1] / 16 along both axes; slicing takes a tenth of conv2d's time."""
     for axis in (2, 3):
         margins = [(2, 2) if other == axis else (0, 0) for other in range(4)]
         taps = sliding_window_view(np.pad(images, margins, "reflect"), 5, axis)
@@ -157,7 +157,7 @@ def _blur(images: np.ndarray) -> np.ndarray:
 
 
 def _patches(images: Tensor, random: np.random.Generator) -> list[np.ndarray]:
-    """Equally many patches of each image at random places: (M, 3, 7, 7) for each level."""
+    """Draw equally many random patches from each image: (M, 3, 7, 7) for each level."""
     count, _, height, width = images.shape
     per_image = min(PATCHES_PER_IMAGE, max(1, MOST_PATCHES // count))
     at_once = max(1, PIXELS_AT_ONCE // (height * width))

@@ -1,4 +1,4 @@
-"""Many pictures written as they come: one grid, single files, or arrays for NumPy."""
+"""Writing many pictures as they arrive: as one grid, single files, or arrays for NumPy."""
 
 import shutil
 import tempfile
@@ -14,13 +14,13 @@ from raygen.core.storage import Folder
 from raygen.evaluation.pictures import GridFile, encode_png
 
 Batches = Iterable[tuple[np.ndarray, np.ndarray]]
-"""Images (N, H, W, 3) uint8, and the float32 codes that they were made of."""
+"""Batches of images (N, H, W, 3) uint8, with the float32 codes that they were generated from."""
 
 
 def write_grid(
     file: Folder, batches: Batches, count: int, columns: int, size: tuple[int, int]
 ) -> None:
-    """Write one PNG. Args: count: of images; columns: as of `grid`; size: height and width."""
+    """Write one PNG. Args: count: number of images; columns: see `grid`; size: height and width."""
     with writing(file) as opened:
         grid = GridFile(opened, count, columns, *size)
         for images, _ in batches:
@@ -28,7 +28,7 @@ def write_grid(
 
 
 def write_files(folder: Folder, name: str, batches: Batches, digits: int) -> None:
-    """Write a PNG for each image, `<name>-<number>.png`, with so many digits in the number."""
+    """Write a PNG for each image, `<name>-<number>.png`, the number zero-padded to `digits`."""
     number = 0
     for images, _ in batches:
         for pixels in images:
@@ -39,7 +39,7 @@ def write_files(folder: Folder, name: str, batches: Batches, digits: int) -> Non
 def write_arrays(
     file: Folder, batches: Batches, images_shape: tuple[int, ...], codes_shape: tuple[int, ...]
 ) -> None:
-    """Write a .npz, as `numpy.savez_compressed` does, with the arrays `images` and `codes`."""
+    """Write a .npz like `numpy.savez_compressed`, with the arrays `images` and `codes`."""
     with (
         writing(file) as opened,
         zipfile.ZipFile(opened, "w", zipfile.ZIP_DEFLATED) as archive,
