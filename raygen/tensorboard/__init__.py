@@ -1,1 +1,1 @@
-"""What TensorBoard reads of a run, and TensorBoard itself."""
+"""Writing what TensorBoard reads of a run, and running TensorBoard."""

@@ -1,12 +1,12 @@
 """Records of runs for TensorBoard's HParams page: of trainings, and of a sweep's trials.
 
-Each run has one from its start, so that running and killed ones are on the page; its metrics are
-read from its scalars. A sweep says besides what it searches. Where no sweep does, TensorBoard makes
-a column of each option that runs have.
+Each run has a record from its start, so that running and killed runs are on the page; metrics are
+read from the run's scalars. A sweep also records its search space. Without a sweep, TensorBoard
+makes a column of each option that runs have.
 
-TensorBoard reads a run's event files in the order of their names, and does not come back to one
-that it has left. The record of the start is therefore named to be read before the scalars, and that
-of the end, which is written when the trial has ended, after them.
+TensorBoard reads a run's event files in the order of their names and never returns to an earlier
+one. The record of the start is therefore named to be read before the scalars, and that of the end
+after them.
 """
 
 import os
@@ -25,7 +25,7 @@ FIRST, LAST = "events.out.tfevents.0000000000.hparams", "events.out.tfevents.999
 
 
 def write_experiment(sweep: Folder, space: Space, metrics: Mapping[str, str]) -> None:
-    """What is searched and measured. Args: metrics: tags of scalars, and how to call them."""
+    """Write a sweep's search space and metrics. Args: metrics: display names by scalar tag."""
     hparams = [
         summary_v2.HParam(name, summary_v2.Discrete([str(v) for v in domain.values]))
         if isinstance(domain, Choice)
@@ -40,24 +40,24 @@ def write_experiment(sweep: Folder, space: Space, metrics: Mapping[str, str]) ->
 def write_start(
     run: Folder, name: str, space: Space, values: Mapping[str, Value], began_at: float
 ) -> None:
-    """A run begins, or goes on.
+    """Record that a run begins, or goes on.
 
     Args:
-        run: its folder.
-        name: by which it is told apart from the other runs of a storage.
-        space: what its sweep searches; empty for a training.
-        values: of its options.
+        run: the run's folder.
+        name: identifies the run within its storage.
+        space: the search space of its sweep; empty for a training.
+        values: values of its options.
         began_at: Unix time in seconds.
     """
-    # It may have ended before.
+    # A resumed run may have a record of an earlier end.
     forget_end(run)
-    # What can be chosen is shown as text, which the page can filter by.
+    # Choices are shown as text, which the page can filter by.
     texts = {n: str(v) if isinstance(space.get(n), Choice) else v for n, v in values.items()}
     _write(run, FIRST, summary_v2.hparams_pb(texts, trial_id=name, start_time_secs=began_at))
 
 
 def write_end(run: Folder, succeeded: bool) -> None:
-    """A run has ended, and will not go on by itself. Args: run: its folder."""
+    """Record that a run has ended and will not go on by itself. Args: run: its folder."""
     status = api_pb2.STATUS_SUCCESS if succeeded else api_pb2.STATUS_FAILURE
     end = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=time.time())
     content = plugin_data_pb2.HParamsPluginData(session_end_info=end)
@@ -71,13 +71,13 @@ def write_end(run: Folder, succeeded: bool) -> None:
 
 
 def forget_end(run: Folder) -> None:
-    """A run that had ended goes on. Args: run: its folder."""
+    """Delete the record of a run's end, because it goes on. Args: run: its folder."""
     if run.exists(LAST):
         run.delete_file(LAST)
 
 
 def _write(folder: Folder, name: str, summary: Summary) -> None:
-    """An event file with one summary, written whole."""
+    """Write an event file with one summary, atomically."""
     with tempfile.TemporaryDirectory() as place:
         writer = FileWriter(place)
         writer.add_summary(summary)

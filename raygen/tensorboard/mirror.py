@@ -1,7 +1,7 @@
 """A local copy of what TensorBoard reads of a storage, kept up to date.
 
-TensorBoard reads only some object stores, each with another library's settings. The copy works for
-every URI that raygen's other jobs take, and of a file that has grown only its new end is fetched.
+TensorBoard reads only some object stores, and needs another library's settings for each. The copy
+works for every URI that raygen's other jobs take, and fetches only the new end of a grown file.
 """
 
 import errno
@@ -20,15 +20,15 @@ from raygen.core.paths import LeavesFolder, inside
 from raygen.core.storage import Folder
 
 CODES_CONFIG, CODES = "projector_config.pbtxt", "projector"
-"""What the projector shows of a run: a file, and a folder of what it names."""
+"""Names of the projector's configuration file in a run, and of the folder that it refers to."""
 WANTED = re.compile(rf"(.*/)?([^/]*tfevents[^/]*|{re.escape(CODES_CONFIG)}|{CODES}/[^/]+)")
 HPARAMS = ".hparams"
-"""How the names of the event files end that hold a trial's values and outcome."""
+"""Suffix of the event files that hold a trial's values and outcome."""
 AT_ONCE = 16
 SETTLED_SECONDS = 2.0
-"""After so long, a change of a file shows in its time, which stores note in whole seconds."""
+"""Age in seconds from which a file's time shows any change: stores keep times in whole seconds."""
 NO_FILES = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EILSEQ)
-"""Errors of names that a disk cannot have, or not beside others that an object store allows."""
+"""Errors of names that an object store allows but a disk does not, alone or beside others."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Mirror:
     """A local folder that holds what TensorBoard reads of a storage.
 
     Attributes:
-        storage: whose files are copied.
-        place: the local folder.
-        refused: names of files that are not copied, since they cannot lie in the folder.
+        storage: the folder to copy from.
+        place: the local folder to copy to.
+        refused: names of files that are skipped because they cannot exist in the local folder.
     """
 
     storage: Folder
@@ -46,7 +46,7 @@ class Mirror:
     refused: set[str] = field(default_factory=set)
 
     def update(self, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
-        """Copy what is new, and delete what is gone.
+        """Copy new content, and delete copies whose originals are gone.
 
         Args: progress: called with files done and files in total.
         Returns: how many files changed.
@@ -63,7 +63,7 @@ class Mirror:
         gone = [path for name, path in self._present().items() if name not in wanted]
         for path in gone:
             os.remove(path)
-        # For TensorBoard, a run is there as long as its folder is.
+        # TensorBoard shows a run as long as its folder exists.
         for folder, _, _ in os.walk(self.place, topdown=False):
             if folder != self.place and not os.listdir(folder):
                 os.rmdir(folder)
@@ -75,12 +75,12 @@ class Mirror:
         return changed
 
     def _present(self) -> dict[str, str]:
-        """The paths of the copies, by their names in the storage."""
+        """Paths of the copies, by their names in the storage."""
         paths = [os.path.join(top, file) for top, _, files in os.walk(self.place) for file in files]
         return {os.path.relpath(path, self.place): path for path in paths}
 
     def _copy(self, name: str, info: fs.FileInfo) -> bool:
-        """Bring one file up to date. Returns: whether it was not. Raises: OSError."""
+        """Update one copy. Returns: whether it was out of date. Raises: OSError."""
         try:
             return self._copy_to(inside(self.place, name), name, info)
         except LeavesFolder:
@@ -98,7 +98,7 @@ class Mirror:
             before = None
         if before and before.st_size == info.size and before.st_mtime_ns == info.mtime_ns:
             return False
-        # Event files grow at their end; the others are written anew, and a trial's records too.
+        # Event files are appended to; all others, a trial's records included, are rewritten.
         grows = "tfevents" in name and not name.endswith(HPARAMS)
         grown = before is not None and grows and before.st_size <= info.size
         start = before.st_size if before and grown else 0
@@ -107,7 +107,7 @@ class Mirror:
                 file.seek(start)
                 data = file.read()
         except FileNotFoundError:
-            # Deleted since it was listed.
+            # The file was deleted since it was listed.
             return False
         os.makedirs(os.path.dirname(target), exist_ok=True)
         if grown:
@@ -124,7 +124,7 @@ class Mirror:
                 with suppress(FileNotFoundError):
                     os.remove(temporary)
                 raise
-        # Written anew once more in the same second, a file might look as it did.
+        # A file that is rewritten twice in one second might look unchanged.
         settled = grows or time.time() - info.mtime_ns / 1e9 > SETTLED_SECONDS
         stamp = info.mtime_ns if settled else 0
         os.utime(target, ns=(stamp, stamp))

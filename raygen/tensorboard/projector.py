@@ -1,7 +1,7 @@
-"""Latent codes of images for TensorBoard's projector: a cloud of thumbnails, by any attribute.
+"""Latents of images for TensorBoard's projector: a cloud of thumbnails, coloured by attribute.
 
-The projector reads a few files in a run's folder; torch's own writer of them needs a local disk and
-makes all thumbnails square.
+The projector reads a few files in a run's folder. torch can write them too, but only to a local
+disk and only with square thumbnails.
 """
 
 import io
@@ -23,9 +23,9 @@ CONFIG = "projector_config.pbtxt"
 FILES = "projector"
 NAME = "codes of validation images"
 THUMBNAIL = 64
-"""Pixels of a thumbnail's longer side, at most."""
+"""Upper limit of a thumbnail's longer side, in pixels."""
 LARGEST_SHEET = 8192
-"""Pixels of a side of the sheet of all thumbnails, which graphics cards have to hold."""
+"""Upper limit of a side of the thumbnail sheet, in pixels: it has to fit a GPU texture."""
 ENCODED_AT_ONCE = 64
 MOST_IMAGES = (LARGEST_SHEET // THUMBNAIL) ** 2
 _WORDS = {1: "yes", -1: "no", 0: "unknown"}
@@ -33,13 +33,13 @@ _WORDS = {1: "yes", -1: "no", 0: "unknown"}
 
 @dataclass(frozen=True)
 class Codes:
-    """Latents of images, and what is known of these.
+    """Latents of images, with the images' ids and attributes.
 
     Attributes:
         codes: (N, latent_size) float32; N up to `MOST_IMAGES`.
         images: (N, H, W, 3) uint8.
-        ids: of the images.
-        attributes: their names.
+        ids: ids of the images.
+        attributes: names of the attributes.
         values: (N, attributes) of 1 true, -1 false, 0 unknown.
     """
 
@@ -51,9 +51,9 @@ class Codes:
 
 
 def codes_of(model: Model, held_out: HeldOut, count: int) -> Codes | None:
-    """The means of the latents of the first images; None if there are no images.
+    """Encode the first images to their mean latents; None if there are no images.
 
-    Args: count: at most so many images, and at most `MOST_IMAGES`.
+    Args: count: number of images, limited to `MOST_IMAGES`.
     """
     rows = held_out.read(0, min(count, MOST_IMAGES))
     if not len(rows.images):
@@ -68,7 +68,7 @@ def codes_of(model: Model, held_out: HeldOut, count: int) -> Codes | None:
 
 
 def write_projector(run: Folder, shown: Codes) -> None:
-    """Show latents in the projector, in place of earlier ones. Args: run: its folder."""
+    """Replace the latents that the projector shows for a run. Args: run: its folder."""
     files = run.join(FILES)
     table = io.StringIO()
     np.savetxt(table, shown.codes, fmt="%.5g", delimiter="\t")
@@ -77,7 +77,7 @@ def write_projector(run: Folder, shown: Codes) -> None:
         [_field(name), *(_WORDS[int(v)] for v in row)]
         for name, row in zip(shown.ids, shown.values, strict=True)
     ]
-    # Of a single column, the projector takes the first row for an image, too.
+    # With a single column, the projector would take the header row for an image.
     heading = [["image", *map(_field, shown.attributes)]] if shown.attributes else []
     lines = ["\t".join(row) for row in [*heading, *rows]]
     files.write_bytes("images.tsv", ("\n".join(lines) + "\n").encode())
@@ -91,12 +91,12 @@ def write_projector(run: Folder, shown: Codes) -> None:
     embedding.metadata_path = f"{FILES}/images.tsv"
     embedding.sprite.image_path = f"{FILES}/thumbnails.png"
     embedding.sprite.single_image_dim.extend([width, height])
-    # Last, so that what it names is there.
+    # Written last, so that the files that it names exist.
     run.write_bytes(CONFIG, str(config).encode())
 
 
 def thumbnails(images: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
-    """All images on one sheet, in rows, as many in a row as there are rows.
+    """Lay out all images on one sheet, with as many columns as rows.
 
     Args: images: (N, H, W, 3) uint8.
     Returns: (height, width, 3) uint8, and the height and width of each image on it.
@@ -114,5 +114,5 @@ def thumbnails(images: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
 
 
 def _field(text: str) -> str:
-    """A text without what separates fields and rows."""
+    """Remove field and row separators from a text."""
     return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""What a run logs: TensorBoard events, `metrics.jsonl` and sample pictures."""
+"""The log of a run: TensorBoard events, `metrics.jsonl` and sample pictures."""
 
 import os
 import shutil
@@ -20,18 +20,18 @@ SAMPLES = "samples"
 
 
 class RunLog:
-    """Writes a run's scalars and pictures against the number of images seen.
+    """Logs a run's scalars and pictures by the number of images seen.
 
-    Event files and `metrics.jsonl` are appended to, which object stores cannot do: there, they are
-    written on the local disk and copied whole at each `flush`.
+    Event files and `metrics.jsonl` are appended to, which object stores do not support: for those
+    they are written to the local disk and copied as a whole at each `flush`.
     """
 
     def __init__(self, folder: Folder, images_seen: int) -> None:
         """
         Args:
-            folder: the run's.
-            images_seen: where the run goes on; events beyond it, of an earlier session that was
-                cut off, are hidden, and lines of `metrics.jsonl` beyond it are dropped.
+            folder: the run's folder.
+            images_seen: position at which the run goes on; later events, of an earlier session that
+                was cut off, are hidden, and later lines of `metrics.jsonl` are dropped.
         Raises: UserError if `metrics.jsonl` is damaged.
         """
         kept = lines_up_to(folder, images_seen)
@@ -40,21 +40,21 @@ class RunLog:
         self._local = folder.path if folder.is_local else tempfile.mkdtemp(prefix="raygen")
         purge_step = images_seen + 1 if images_seen else 0
         self._writer = SummaryWriter(self._local, purge_step=purge_step, flush_secs=10)
-        # Written whole before it takes the old one's place: what was measured must not get lost.
+        # The new file replaces the old one only when it is complete, so that nothing gets lost.
         Folder.at(self._local).write_bytes(METRICS, kept)
 
     def text(self, tag: str, text: str) -> None:
         self._writer.add_text(tag, text)
 
     def scalars(self, values: dict[str, float], at: Position) -> None:
-        """Values by tag, and where the run is."""
+        """Log values by tag at a position of the run."""
         line = Measurement(at.global_step, at.images_seen, at.seconds, values).to_line()
-        # Opened each time, so that a process that is killed has no lines that are not written.
+        # Reopened each time, so that a killed process leaves no lines in a buffer.
         with open(self._history, "ab") as history:
             history.write(line)
         file: FileWriter = self._writer._get_file_writer()
         for tag, value in values.items():
-            # TensorBoard takes it from a tag's first value.
+            # TensorBoard reads the description from a tag's first value.
             about = None
             if tag not in self._described:
                 about = SummaryMetadata(summary_description=metric_of(tag).description)
@@ -63,7 +63,7 @@ class RunLog:
             file.add_summary(summary, at.images_seen)
 
     def picture(self, name: str, pixels: np.ndarray, images_seen: int) -> None:
-        """(height, width, 3) uint8, shown in TensorBoard and kept as a PNG in `samples/`."""
+        """Log a picture, (height, width, 3) uint8, and keep it as a PNG in `samples/`."""
         self._writer.add_image(name, pixels, images_seen, dataformats="HWC")
         self._folder.join(SAMPLES).write_bytes(f"{name}-{images_seen:09d}.png", encode_png(pixels))
 
@@ -74,7 +74,7 @@ class RunLog:
     def flush(self) -> None:
         self._writer.flush()
         with open(self._history, "ab") as history:
-            # A checkpoint that follows is on the disk, and so must be what was measured before.
+            # A checkpoint may follow; the measurements before it have to be on the disk first.
             os.fsync(history.fileno())
         if not self._folder.is_local:
             for name in os.listdir(self._local):
@@ -82,7 +82,7 @@ class RunLog:
                     self._folder.write_bytes(name, file.read())
 
     def close(self, flush: bool = True) -> None:
-        """Args: flush: whether what was logged since the last time is to reach the storage."""
+        """Close the log. Args: flush: whether to write the latest entries to the storage."""
         if flush:
             self.flush()
         self._writer.close()
@@ -98,5 +98,5 @@ class RunLog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # After an error, which may be that the storage is away, the run goes on from what is saved.
+        # After an error, such as an outage, the run goes on from its last checkpoint anyway.
         self.close(flush=error is None)

@@ -1,4 +1,4 @@
-"""TensorBoard, made to follow runs in progress and runs that are started over."""
+"""TensorBoard, adapted to follow runs in progress and runs that are started over."""
 
 import copy
 import glob
@@ -23,11 +23,11 @@ from raygen.tensorboard.options import WatchOptions
 
 
 class FreshProjector(ProjectorPlugin):  # type: ignore[misc]
-    """TensorBoard's projector, for runs in progress, and for runs of strangers.
+    """TensorBoard's projector, made to work with runs in progress and safe with untrusted runs.
 
-    By itself it looks for a run's codes once, when it first sees the run. But they come with the
-    first validation, and change with each. It also shows whatever files a run's configuration
-    names, and shows no run at all if one of them cannot be read.
+    The original looks for a run's latents only once, when it first sees the run, but they appear
+    with the first validation and change with each. It also serves whatever files a run's
+    configuration names, and shows no run at all if one of them cannot be read.
     """
 
     _configs: dict[str, ProjectorConfig]
@@ -57,7 +57,7 @@ class FreshProjector(ProjectorPlugin):  # type: ignore[misc]
                     alone = copy.copy(self)
                     place = inside(folder, CODES_CONFIG)
                     alone._configs, alone.config_fpaths = {run: read_config(place)}, {run: place}
-                    # Reads the tables of codes, for their sizes.
+                    # This reads the tables of latents for their sizes.
                     alone._augment_configs_with_checkpoint_info()
                     configs |= alone._configs
                     places |= alone.config_fpaths
@@ -66,7 +66,7 @@ class FreshProjector(ProjectorPlugin):  # type: ignore[misc]
 
 
 def read_config(path: str) -> ProjectorConfig:
-    """A run's configuration of the projector, without what names files outside the run's folder.
+    """Read a run's projector configuration, dropping entries that lie outside the run's folder.
 
     Raises: OSError; ValueError; ParseError.
     """
@@ -87,32 +87,31 @@ def read_config(path: str) -> ProjectorConfig:
 
 
 def _lies_in(folder: str, name: str) -> bool:
-    """Whether a file that a run may name, if it does, is one of its own."""
+    """Whether a file name, if there is one, stays inside the run's folder."""
     try:
-        # The projector would take ~ for a home.
+        # The projector would expand ~ to a home folder.
         return not name or (not name.startswith("~") and bool(inside(folder, name)))
     except LeavesFolder:
         return False
 
 
 def written(run: str) -> dict[str, int]:
-    """When the projector's files of a run came to be as they are, in nanoseconds."""
+    """Change times of a run's projector files, in nanoseconds."""
     paths = glob.glob(os.path.join(glob.escape(run), CODES, "*"))
     paths.append(os.path.join(run, CODES_CONFIG))
-    # Not when they were modified: the copy has that from the storage, in whole seconds.
+    # Modification times are copied from the storage, in whole seconds only.
     return {path: os.stat(path).st_ctime_ns for path in paths if os.path.exists(path)}
 
 
 class RunWatcher(directory_watcher.DirectoryWatcher):  # type: ignore[misc]
-    """TensorBoard's reader of a run's event files, for runs that are started over.
+    """TensorBoard's reader of a run's event files, made to follow runs that are started over.
 
-    By itself it waits for a file that was deleted, as long as the run's folder is there, and reads
-    no other.
+    The original waits for a deleted file as long as the run's folder exists, and reads no other.
     """
 
     def Load(self) -> Iterator[Any]:  # noqa: N802
         if self._path and not os.path.exists(self._path):
-            # For this TensorBoard drops the run, and reads it from its beginning the next time.
+            # This error makes TensorBoard drop the run and read it anew the next time.
             raise directory_watcher.DirectoryDeletedError(self._path)
         yield from super().Load()
 
@@ -122,7 +121,7 @@ def serve(logdir: str, options: WatchOptions) -> str:
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
     plugins = default.get_plugins()
     plugins[plugins.index(ProjectorPlugin)] = FreshProjector
-    # TensorBoard takes plugins, but no other reader.
+    # TensorBoard has an interface for plugins but none for readers, so the class is replaced.
     directory_watcher.DirectoryWatcher = RunWatcher
     board = program.TensorBoard(plugins)
     board.configure(
@@ -130,7 +129,7 @@ def serve(logdir: str, options: WatchOptions) -> str:
             "tensorboard",
             *("--logdir", logdir, "--host", options.host, "--port", str(options.port)),
             *("--reload_interval", str(options.reload_seconds)),
-            # Its fast reader is a program of its own, in which none of this holds.
+            # TensorBoard's fast reader is a separate program, which would bypass these classes.
             *("--load_fast", "false", "--samples_per_plugin", "images=100"),
         ]
     )
