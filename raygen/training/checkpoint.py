@@ -7,7 +7,7 @@ A checkpoint is a folder `step-<number>` in a run's `checkpoints/`:
     state.json                position, options, optimizers' numbers, size and SHA-256 of each file
 
 `state.json` is written last, so a checkpoint that has one is complete; one without is ignored, and
-cleaned away when the run goes on. Nothing is pickled.
+deleted when the run goes on. Nothing is pickled.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from raygen.core.storage import Folder, unreadable
 from raygen.models.base import Model
 from raygen.training.checkpoint_index import ADVICE, FORMAT_VERSION, STATE, read_checked_state
 
-# What needs no torch is there, and can be reached from here as well.
+# Re-exported from a module that works without torch.
 from raygen.training.checkpoint_index import Score as Score
 from raygen.training.checkpoint_index import at_step as at_step
 from raygen.training.checkpoint_index import best_step as best_step
@@ -53,11 +53,11 @@ OPTIMIZERS = "optimizers.safetensors"
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a checkpoint holds of a model, apart from it: the training may go on meanwhile.
+    """A copy of a model's state to save, so that training can go on meanwhile.
 
     Attributes:
-        tensors: by file and name, on the CPU.
-        optimizers: what else they remember, as JSON values.
+        tensors: tensors by file and name, on the CPU.
+        optimizers: the rest of the optimizers' state, as JSON values.
     """
 
     tensors: dict[str, dict[str, torch.Tensor]]
@@ -98,22 +98,22 @@ def write(
     """Write a checkpoint, then delete all but the newest `keep` and the best one.
 
     Args:
-        folder: the run's checkpoints.
-        about: what to note of the run: its options and its dataset.
+        folder: the run's folder of checkpoints.
+        about: the run's options and dataset, to record in the checkpoint.
         score: how good the model is, if that was measured.
-        metrics: all that was measured then, by name.
+        metrics: all metrics that were measured at this point, by name.
     Returns: the checkpoint's folder.
     Raises: StorageError if it cannot be written; nothing of it is left then.
     """
     target = at_step(folder, position.global_step)
-    # An unfinished one of the same step may be in the way.
+    # An unfinished checkpoint of the same step may be in the way.
     _delete(target)
     try:
         _write(target, snapshot, position, about, score, metrics)
     except BaseException:
-        # Half a checkpoint takes room that whoever goes on may need.
+        # Half a checkpoint takes up space that the next attempt may need.
         with contextlib.suppress(OSError, StorageError):
-            # It may be the storage that has been waited for already.
+            # The storage may be what failed, and has been waited for already.
             target.patient(0).delete()
         raise
     best = best_step(folder)
@@ -124,7 +124,7 @@ def write(
 
 
 def _delete(checkpoint: Folder) -> None:
-    """Delete a checkpoint. One of which a part is gone does not count as complete meanwhile."""
+    """Delete a checkpoint, `state.json` first, so that it never counts as complete meanwhile."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         checkpoint.delete_file(STATE)
     checkpoint.delete()
@@ -154,8 +154,8 @@ def _write(
 def load(checkpoint: Folder, model: Model) -> Position:
     """Put a checkpoint's weights and optimizer states into a model of the same options.
 
-    Where the model's options are not those that the checkpoint was made with, its optimizers go on
-    with their own learning rates and decays.
+    If the model's options differ from the checkpoint's, its optimizers keep their own learning
+    rates and decays.
 
     Raises: CheckpointError if a file is missing, damaged, or made by another model.
     """
@@ -164,7 +164,7 @@ def load(checkpoint: Folder, model: Model) -> Position:
     saved = _check_optimizers(checkpoint, model, state)
     tensors = _read(checkpoint, OPTIMIZERS, state)
     for name, tensor in tensors.items():
-        # Such as counts of steps, of which an optimizer computes its corrections.
+        # Other state, such as step counts, is needed for the optimizers' bias corrections.
         if not tensor.ndim and not 0 <= tensor.item() < math.inf:
             raise CheckpointError(
                 f"{checkpoint.join(OPTIMIZERS).uri}: damaged ({name} is {tensor.item()}); {ADVICE}"
@@ -183,7 +183,7 @@ def load(checkpoint: Folder, model: Model) -> Position:
 def _check_optimizers(
     checkpoint: Folder, model: Model, state: Checked
 ) -> dict[str, list[dict[str, Any]]]:
-    """Each optimizer's groups of parameters. Raises: CheckpointError if they do not fit."""
+    """Read each optimizer's parameter groups. Raises: CheckpointError if they do not fit."""
     found = state.entry("optimizers").entries()
     if found.keys() != model.optimizers.keys():
         names = ", ".join(model.optimizers)
@@ -209,14 +209,14 @@ def _check_optimizers(
 
 
 def _settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """An optimizer's numbers, such as learning rates, for each of its groups of parameters."""
+    """An optimizer's settings, such as learning rates, for each of its parameter groups."""
     return [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
 
 
 def adopt(source: Folder, folder: Folder) -> None:
-    """Make a checkpoint, of any run, the only one in a run's folder of checkpoints.
+    """Copy a checkpoint of any run into a run's folder of checkpoints, as its only one.
 
-    Raises: CheckpointError if it is no checkpoint.
+    Raises: CheckpointError if the source is not a checkpoint.
     """
     state = read_state(source)
     target = at_step(folder, state["position"]["global_step"])
@@ -230,9 +230,9 @@ def adopt(source: Folder, folder: Folder) -> None:
 
 
 def load_networks(checkpoint: Folder, model: Model) -> None:
-    """Put a checkpoint's weights alone into a model of the same options.
+    """Put only a checkpoint's weights into a model of the same options.
 
-    Args: model: also one without memory, on torch's meta device, which has memory afterwards.
+    Args: model: may be on torch's meta device, without memory; it has memory afterwards.
     Raises: CheckpointError if a file is missing, damaged, or made by another model.
     """
     state = read_checked_state(checkpoint)
@@ -266,12 +266,12 @@ def _check_networks(checkpoint: Folder, model: Model, state: Checked) -> None:
 def _load_weights(checkpoint: Folder, model: Model, state: Checked) -> None:
     for name, network in model.networks.items():
         tensors = _read(checkpoint, f"{name}.safetensors", state)
-        # A network without memory takes the tensors for its own, and so none is held twice.
+        # A network on the meta device adopts the tensors, so that none is held twice.
         network.load_state_dict(tensors, assign=any(p.is_meta for p in network.parameters()))
 
 
 def _read(checkpoint: Folder, name: str, state: Checked) -> dict[str, torch.Tensor]:
-    """The tensors of a file whose layout has been checked."""
+    """Read the tensors of a file whose layout has been checked."""
     listed = state.value["files"][name]
     with _explained(checkpoint, name):
         data = checkpoint.read_bytes(name, listed["bytes"] + 1)
@@ -285,7 +285,7 @@ def _read(checkpoint: Folder, name: str, state: Checked) -> dict[str, torch.Tens
 
 @contextlib.contextmanager
 def _explained(checkpoint: Folder, name: str) -> Iterator[None]:
-    """Say which file of a checkpoint it is that is missing or cannot be read."""
+    """Turn read errors into a CheckpointError that names the file."""
     where = checkpoint.join(name).uri
     try:
         yield
@@ -298,7 +298,7 @@ def _explained(checkpoint: Folder, name: str) -> Iterator[None]:
 
 
 def _copied(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    # safetensors stores row-major tensors only; channels_last weights are not.
+    # safetensors stores row-major tensors only, but weights may be channels_last.
     return {
         name: tensor.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
         for name, tensor in tensors.items()
@@ -308,7 +308,7 @@ def _copied(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def _pack_optimizers(
     optimizers: dict[str, torch.optim.Optimizer],
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Tensors named `<optimizer>/<parameter number>/<key>`, and all else as JSON values."""
+    """Split the state into tensors `<optimizer>/<parameter number>/<key>` and JSON values."""
     tensors: dict[str, torch.Tensor] = {}
     numbers: dict[str, Any] = {}
     for name, optimizer in optimizers.items():
@@ -330,7 +330,7 @@ def _unpack_optimizers(
     numbers: dict[str, Any],
     groups: dict[str, list[dict[str, Any]]],
 ) -> None:
-    """Args: all of it checked; groups: the param_groups of each optimizer."""
+    """Load checked state into the optimizers. Args: groups: each optimizer's param_groups."""
     for name, optimizer in optimizers.items():
         state: dict[int, dict[str, Any]] = {
             int(number): dict(values) for number, values in numbers[name]["state"].items()
@@ -341,7 +341,7 @@ def _unpack_optimizers(
             if owner == name:
                 parameter = parameters[int(number)]
                 if tensor.shape == parameter.shape:
-                    # In the parameter's memory layout, which the file does not keep.
+                    # Restore the parameter's memory layout, which the file does not keep.
                     tensor = torch.empty_like(parameter, device="cpu").copy_(tensor)
                 state.setdefault(int(number), {})[key] = tensor.detach()
         optimizer.load_state_dict({"state": state, "param_groups": groups[name]})

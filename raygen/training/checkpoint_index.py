@@ -1,4 +1,4 @@
-"""Which checkpoints a run has, and what each says of itself in its `state.json`. Without torch."""
+"""Listing a run's checkpoints and reading their `state.json`. Does not need torch."""
 
 import math
 import re
@@ -13,21 +13,21 @@ from raygen.core.storage import Folder
 FORMAT_VERSION = 1
 STATE = "state.json"
 NAME = re.compile(r"step-\d{1,18}", re.ASCII)
-"""Name of a checkpoint's folder."""
+"""Matches the names of checkpoint folders."""
 ADVICE = "delete this checkpoint to go on from the one before"
 FILE = r"\w[\w.-]{0,200}\.safetensors"
-"""Names of a checkpoint's files: joined to its folder, they must not lead out of it."""
+"""Matches names of a checkpoint's files, which must not lead out of its folder."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """How good a model is.
+    """A measurement of a model's quality.
 
     Attributes:
         value: lower is better; finite.
-        metric: its name.
-        images: of how many validation images. Scores of other metrics, or of other numbers of
-            images, are not comparable.
+        metric: the metric's name.
+        images: number of validation images. Scores are comparable only if metric and number of
+            images are equal.
     """
 
     value: float
@@ -39,7 +39,7 @@ class Score:
 
 
 def at_step(folder: Folder, step: int) -> Folder:
-    """Where the checkpoint of a step lies, or would lie."""
+    """The folder for the checkpoint of a step, whether it exists or not."""
     return folder.join(f"step-{step:08d}")
 
 
@@ -58,9 +58,9 @@ def latest_step(folder: Folder) -> int | None:
 
 
 def best(folder: Folder) -> tuple[int, Score] | None:
-    """The best complete checkpoint, as its step and its score, if any has been measured.
+    """Step and score of the best complete checkpoint, if any has been measured.
 
-    Where they were measured in different ways, the way of the newest one counts.
+    If they were measured in different ways, only those measured like the newest one count.
     """
     scores = _scores(folder)
     if not scores:
@@ -78,7 +78,7 @@ def best_step(folder: Folder) -> int | None:
 
 
 def best_value(folder: Folder, metric: str, images: int) -> float | None:
-    """The lowest score of a complete checkpoint, of those that were measured just so."""
+    """The lowest score among complete checkpoints measured by this metric on so many images."""
     wanted = Score(0.0, metric, images)
     values = [score.value for score in _scores(folder).values() if score.is_comparable(wanted)]
     return min(values, default=None)
@@ -91,21 +91,21 @@ def _scores(folder: Folder) -> dict[int, Score]:
 
 
 def _score_of(state: dict[str, Any]) -> Score | None:
-    """The score that a checkpoint was saved with. One that is not finite says nothing."""
+    """The score that a checkpoint was saved with; None if it is missing or not finite."""
     value = state.get("score")
     if value is None or not math.isfinite(value):
         return None
-    # Earlier versions noted the number alone.
+    # Earlier versions saved only the number.
     images = state["about"].get("config", {}).get("validation_count", 0)
     return Score(value, state.get("score_metric", ""), state.get("score_images", images))
 
 
 def clean(folder: Folder) -> list[str]:
-    """Delete what is left of checkpoints whose writers were killed.
+    """Delete incomplete checkpoints whose writers were killed.
 
-    Only for the run's only owner: another one's might be just being written.
+    Only the run's owner may call this: another job may just be writing one.
 
-    Returns: their names.
+    Returns: the names of the deleted checkpoints.
     """
     whole = set(complete(folder))
     names = [name for name in folder.names() if NAME.fullmatch(name) and name not in whole]
@@ -115,23 +115,23 @@ def clean(folder: Folder) -> list[str]:
 
 
 def step_of(name: str) -> int:
-    """The step of the checkpoint of this name."""
+    """Parse the step from a checkpoint's name."""
     return int(name.removeprefix("step-"))
 
 
 def complete(folder: Folder) -> list[str]:
-    """The names of the complete checkpoints, oldest first."""
+    """Names of the complete checkpoints, oldest first."""
     return [name for name in _begun(folder) if folder.join(name).exists(STATE)]
 
 
 def _begun(folder: Folder) -> list[str]:
-    """The names of all checkpoints, also of those that are not complete, oldest first."""
-    # By number: with more digits than the usual eight, a name sorts before shorter ones.
+    """Names of all checkpoints, complete or not, oldest first."""
+    # Sort by number: a name with more than the usual eight digits would sort before shorter ones.
     return sorted(filter(NAME.fullmatch, folder.names()), key=step_of)
 
 
 def read_state(checkpoint: Folder) -> dict[str, Any]:
-    """A checkpoint's `state.json`.
+    """Read a checkpoint's `state.json`.
 
     Raises: CheckpointError if it is missing, damaged or of another version.
     """
@@ -155,12 +155,12 @@ def read_checked_state(checkpoint: Folder) -> Checked:
 
 
 def read_position(checkpoint: Folder) -> Position:
-    """Where the run was. Raises: CheckpointError."""
+    """The position at which a checkpoint was saved. Raises: CheckpointError."""
     return position_of(read_checked_state(checkpoint))
 
 
 def check_state(state: Checked, folder: str) -> None:
-    """Check what `state.json` says, as far as that needs no model.
+    """Check the content of `state.json`, as far as that is possible without the model.
 
     Args: folder: the name of the checkpoint's folder.
     Raises: CheckpointError.
@@ -205,7 +205,7 @@ def _check_score(name: str, value: Checked | None) -> None:
 
 
 def position_of(state: Checked) -> Position:
-    """Where the run was. Raises: CheckpointError."""
+    """The position at which a checkpoint was saved. Raises: CheckpointError."""
     values = state.entry("position")
     values.only([field.name for field in fields(Position)])
     found = values.entries()

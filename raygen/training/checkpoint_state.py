@@ -1,4 +1,4 @@
-"""What the files of a checkpoint may hold, checked before a number or a tensor of them is used."""
+"""Checks on the files of a checkpoint, before any number or tensor in them is used."""
 
 import copy
 import math
@@ -15,7 +15,7 @@ from raygen.core.errors import CheckpointError
 from raygen.core.storage import Folder
 
 Layout = dict[str, tuple[str, tuple[int, ...]]]
-"""Tensors of a file by name: type, as safetensors calls it, and shape."""
+"""Data type, by its safetensors name, and shape of each tensor in a file, by name."""
 
 DTYPES = {
     torch.float64: "F64",
@@ -28,22 +28,22 @@ DTYPES = {
     torch.bool: "BOOL",
 }
 LENGTH_BYTES = 8
-"""A safetensors file begins with the length of its header, as a little-endian number."""
+"""Size of the little-endian header length at the start of a safetensors file, in bytes."""
 BELOW_ONE = ("alpha", "betas", "momentum", "rho")
-"""Settings of optimizers that are decays: a moving average with one of 1 or more grows for ever."""
+"""Optimizer settings that must be below 1: moving averages would otherwise grow for ever."""
 
 
 def layout_of(tensors: Mapping[str, Tensor]) -> Layout:
-    """The layout of tensors as they are saved."""
+    """The layout that tensors have in a file."""
     return {n: (DTYPES.get(t.dtype, str(t.dtype)), tuple(t.shape)) for n, t in tensors.items()}
 
 
 def read_layout(checkpoint: Folder, name: str, state: Checked, sizes: Mapping[str, int]) -> Layout:
-    """Which tensors a file holds, from its header alone: the tensors themselves are not read.
+    """Read a file's layout from its header, without reading the tensors.
 
-    Args: sizes: in bytes, of the files that are there.
-    Raises: OSError if it cannot be read; CheckpointError if it has not the size that `state.json`
-        says, or its header is damaged, or is that of a file of another size.
+    Args: sizes: sizes of the existing files, in bytes.
+    Raises: OSError if it cannot be read; CheckpointError if its size is not the one in
+        `state.json`, or its header is damaged or belongs to a file of another size.
     """
     listed = state.entry("files").optional(name)
     if listed is None:
@@ -78,7 +78,7 @@ def read_layout(checkpoint: Folder, name: str, state: Checked, sizes: Mapping[st
 
 
 def difference(found: Layout, expected: Layout) -> str:
-    """How tensors of a file differ from those that a model has; empty if they do not."""
+    """Describe how a file's layout differs from a model's; empty if it does not."""
     for name, kind in expected.items():
         if name not in found:
             return f"{name} is missing"
@@ -96,12 +96,12 @@ def _described(kind: tuple[str, tuple[int, ...]]) -> str:
 def check_optimizer(
     found: Checked, name: str, optimizer: Optimizer, layout: Layout
 ) -> list[dict[str, Any]]:
-    """Check what a checkpoint says of an optimizer, before it is told any of it.
+    """Check a checkpoint's state of an optimizer before it is loaded.
 
     Args:
         found: the optimizer's entry in `state.json`.
-        layout: of the file of all optimizers' tensors, named `<optimizer>/<parameter>/<key>`.
-    Returns: the groups of parameters as `Optimizer.load_state_dict` takes them.
+        layout: layout of the optimizers' file, with names `<optimizer>/<parameter>/<key>`.
+    Returns: the parameter groups as `Optimizer.load_state_dict` takes them.
     Raises: CheckpointError.
     """
     own = optimizer.state_dict()["param_groups"]
@@ -119,7 +119,7 @@ def check_optimizer(
             prefix = f"{name}/{number}/"
             mine = {k.removeprefix(prefix): v for k, v in layout.items() if k.startswith(prefix)}
             others = values[str(number)].entries() if str(number) in values else {}
-            # A network that has not been trained yet has no state.
+            # The optimizer of a network that has not stepped yet has no state.
             if not mine and not others:
                 continue
             expected = _expected(kinds, parameters[number])
@@ -135,7 +135,7 @@ def check_optimizer(
 
 
 def _expected(kinds: dict[str, Any], parameter: Tensor) -> Layout:
-    """The layout of what an optimizer remembers of a parameter."""
+    """The layout of an optimizer's state of a parameter."""
     shapes = {
         key: tuple(parameter.shape if kind.shape == _PROBE else kind.shape)
         for key, kind in kinds.items()
@@ -148,9 +148,9 @@ _PROBE = torch.Size((2, 3))
 
 
 def _state_kinds(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """What an optimizer remembers of a parameter of shape `_PROBE`, for each group of parameters.
+    """An optimizer's state of a parameter of shape `_PROBE`, for each parameter group.
 
-    Found by a step of its twin: what that is differs from one optimizer and option to the next.
+    Determined by a step of a copy, because the state depends on the optimizer and its options.
     """
     twin = copy.copy(optimizer)
     probes = [torch.zeros(_PROBE, dtype=g["params"][0].dtype) for g in optimizer.param_groups]
@@ -164,10 +164,10 @@ def _state_kinds(optimizer: Optimizer) -> list[dict[str, Any]]:
 
 
 def _settings(found: Checked, own: dict[str, Any]) -> dict[str, Any]:
-    """A group of parameters with the numbers that were saved, such as its learning rate.
+    """A parameter group with the saved numbers, such as its learning rate.
 
-    What is true or false says how this machine and this version of torch compute; newer versions
-    have more of that. It is not taken from the file.
+    Booleans say how this machine and this version of torch compute, and newer versions have more
+    of them, so they are not taken from the file.
     """
     for name, value in found.entries().items():
         if name not in own and not isinstance(value.value, bool | None):

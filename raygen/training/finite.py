@@ -1,4 +1,4 @@
-"""Watching that losses and weights stay finite, without waiting for the device at every step."""
+"""Checks that losses and weights stay finite, without waiting for the device at every step."""
 
 from collections.abc import Mapping
 
@@ -23,7 +23,7 @@ class NotFinite(Exception):
 
 
 class LossWatch:
-    """Notes, on the device, the first step at which each loss was not finite."""
+    """Records, on the device, the first step at which each loss was not finite."""
 
     def __init__(self, losses: Mapping[str, str], device: torch.device) -> None:
         """Args: losses: metrics to watch, and the networks that each trains."""
@@ -31,16 +31,16 @@ class LossWatch:
         self._first_bad = torch.full((len(losses),), _NEVER, dtype=torch.int64, device=device)
 
     def add(self, metrics: Metrics, step: int) -> None:
-        """Take note of a step's metrics; a loss that is missing took no part in it."""
+        """Record a step's metrics; losses may be missing if their networks did not step."""
         fine = torch.ones((), device=self._first_bad.device)
         values = torch.stack([metrics.get(name, fine).float() for name in self._losses])
         now = self._first_bad.clamp(max=step)
         self._first_bad = torch.where(torch.isfinite(values), self._first_bad, now)
 
     def check(self, workers: Workers) -> None:
-        """Wait for the device, and ask all workers.
+        """Wait for the device, and combine the records of all workers.
 
-        Raises: NotFinite, on all workers alike, if a loss of any of them was not finite.
+        Raises: NotFinite on all workers if any worker's loss was not finite.
         """
         steps = workers.all_reduce_min(self._first_bad)
         if steps and min(steps) < _NEVER:

@@ -1,7 +1,7 @@
-"""The run that is trained where nobody says what to train: as much as the machine does in a while.
+"""The default run of a user who names no size or length, scaled to what the machine can do.
 
-`dcgan-celeba` on drawn faces, without an option of size or length. Where there is no GPU, the full
-model would show little but noise by the time that a newcomer wants to see something.
+It trains `dcgan-celeba` on drawn faces. Without a GPU, the full model would still show little but
+noise by the time that a newcomer wants to see something.
 """
 
 import time
@@ -19,27 +19,27 @@ from raygen.training.session import use_bf16
 
 PRESET = "dcgan-celeba"
 SIZE, LENGTH = frozenset(("width", "drawn_count", "size")), frozenset(("steps", "epochs"))
-"""Options that a first run chooses by itself; one that is given means what it says."""
+"""Options that a first run chooses unless the user gives them: of its size, and of its length."""
 TRAINING_SECONDS = 85
-"""Aim for so long a training on processors, in seconds. The start takes about a minute more."""
+"""Target duration of training on CPUs, in seconds. The start takes about a minute more."""
 TIMING_SECONDS = 1.0
 LEAST_STEPS, MOST_STEPS = 600, 2_000
-"""Faces can be recognised from the first on; after the second there is little more to win."""
+"""Limits of the chosen length: fewer steps show no faces, more hardly improve them."""
 GPU_STEPS = 2_500
 
 
 SMALL: dict[str, Any] = {"width": 0.25, "drawn_count": 2_000, "batch_size": 64, "lr_g": 2e-4}
-"""What suits processors. Smaller batches make twice as many steps of the same time; with these,
-and a generator that learns twice as fast, 51,200 images came to an SWD of 50 in place of 101."""
+"""Options that suit CPUs. Smaller batches allow twice as many steps in the same time; with them and
+a doubled generator learning rate, 51,200 images gave an SWD of 50 instead of 101."""
 
 
 def may_be_first(config: RunConfig, named: frozenset[str]) -> bool:
-    """Whether size, and perhaps length, are left to raygen. Args: named: options that are given."""
+    """Whether raygen may choose the size, and perhaps the length. Args: named: given options."""
     return config.preset == PRESET and config.data == DRAWN and not named & SIZE
 
 
 def as_begun(config: RunConfig, named: frozenset[str], run: RunFolder) -> RunConfig | None:
-    """The config, with what is not given as the run has it that is to go on; None if none is."""
+    """The config of the run to resume, replaced by the given options; None if there is no run."""
     if not run.latest_checkpoint() or not run.folder.exists(CONFIG):
         return None
     saved = run.saved_config()
@@ -51,20 +51,20 @@ def as_begun(config: RunConfig, named: frozenset[str], run: RunFolder) -> RunCon
 
 
 def fitting(config: RunConfig, named: frozenset[str], use_gpu: bool) -> RunConfig:
-    """The config, in a size and length that suit this machine."""
+    """The config with a size and length that suit this machine."""
     if use_gpu:
         return replace(config, drawn_count=6_400, steps=GPU_STEPS)
     small = config.updated({k: v for k, v in SMALL.items() if k not in named}, "first run")
     steps = int(TRAINING_SECONDS / seconds_per_step(small))
     steps = min(max(steps, LEAST_STEPS), MOST_STEPS)
     if "validate_images" not in named:
-        # To measure the quality of images takes as long as a dozen steps.
+        # Measuring image quality takes as long as a dozen steps.
         small = replace(small, validate_images=steps * small.step_images // 4)
     return replace(small, steps=steps)
 
 
 def seconds_per_step(config: RunConfig) -> float:
-    """How long a training step takes on this machine's processors, about."""
+    """Estimate the duration of a training step on this machine's CPUs."""
     model = build_model(config)
     model.to(torch.device("cpu"))
     model.bf16 = use_bf16(config.precision, torch.device("cpu"))
@@ -79,13 +79,13 @@ def seconds_per_step(config: RunConfig) -> float:
         model.update(batch, Step(count, 1_000, config.step_images, count * config.step_images))
         count += 1
         if count == 1:
-            # The first step holds costs of a start.
+            # The first step includes start-up costs.
             began_at = time.monotonic()
     return (time.monotonic() - began_at) / (count - 1)
 
 
 def describe(config: RunConfig) -> str:
-    """What is trained, in a line."""
+    """Describe the chosen run in one line."""
     width = "the full model" if config.width == 1 else "a quarter of the model's width"
     return (
         f"first run: {width}, {config.drawn_count:,} faces, {config.steps:,} steps, to fit this "

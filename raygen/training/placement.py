@@ -1,7 +1,7 @@
-"""How many workers a cluster has room for, and what each of them reserves.
+"""The number of workers that fit on a cluster, and the resources that each reserves.
 
-What is planned fits on the nodes all at once, so that nothing ever waits for what something else
-holds: Ray waits for ever, without a word, for processors that are all reserved.
+A plan always fits on the nodes all at once, so that no worker waits for resources that another one
+holds: Ray waits for ever, and silently, for CPUs that are all reserved.
 """
 
 import math
@@ -13,14 +13,14 @@ from raygen.core.errors import UserError
 from raygen.data.stream.ray_reader import TASK_CPUS, TASKS_IN_FLIGHT
 
 LEAST_CPUS = 0.25
-"""Per worker. More workers than four for each CPU only get in each other's way."""
+"""Least CPUs per worker: more than four workers per CPU only slow each other down."""
 
 
 @dataclass(frozen=True)
 class Placement:
     """The workers of a run.
 
-    Attributes: cpus_per_worker: that each reserves.
+    Attributes: cpus_per_worker: CPUs that each worker reserves.
     """
 
     workers: int
@@ -29,18 +29,18 @@ class Placement:
 
     @property
     def resource(self) -> str:
-        """What workers are counted by: GPU or CPU."""
+        """The resource that limits the number of workers: GPU or CPU."""
         return "GPU" if self.use_gpu else "CPU"
 
     @property
     def wanted(self) -> float:
-        """How much of that all workers need."""
+        """Amount of that resource that all workers need together."""
         return self.workers * (1 if self.use_gpu else self.cpus_per_worker)
 
     def missing(self, nodes: Nodes) -> str:
-        """What keeps the workers waiting, as `2 of 4 GPUs are there`; nothing where all have room.
+        """Describe what workers wait for, as `2 of 4 GPUs are there`; empty if all have room.
 
-        Args: nodes: that are there by now.
+        Args: nodes: the nodes that exist by now.
         """
         there = total(nodes, self.resource)
         if there >= self.wanted:
@@ -51,17 +51,17 @@ class Placement:
 def plan_workers(config: RunConfig, nodes: Nodes, possible: Nodes) -> Placement:
     """Decide how many workers train, and on what.
 
-    Args: nodes: that are there; possible: those, and all that an autoscaler may add.
+    Args: nodes: the existing nodes; possible: those and all that an autoscaler may add.
     Raises: UserError if the cluster can never hold them, or the batch cannot be split over them.
     """
     gpus, cpus = total(possible, "GPU"), total(possible, "CPU")
     use_gpu = gpus > 0
-    # Where there is no GPU yet, as many as come with one node.
+    # If there is no GPU yet, use as many as one node brings.
     ready = total(nodes, "GPU") or max((node.get("GPU", 0) for node in possible), default=0)
     count = config.num_workers or most_workers(config, int(ready) or 2)
     most = int(gpus if use_gpu else cpus / LEAST_CPUS)
     if count > most:
-        # Workers that share a CPU only help to see how many of them behave.
+        # Workers that share a CPU are only useful for tests with many workers.
         advised = most if use_gpu else int(cpus)
         advice = f"use --num-workers {advised}" if advised else "add machines to it"
         raise UserError(
@@ -76,16 +76,16 @@ def plan_workers(config: RunConfig, nodes: Nodes, possible: Nodes) -> Placement:
             f"--num-workers {count}: leaves no CPU for each worker of the {resources(possible)} of "
             "the cluster; use less"
         )
-    # More than one each would only keep workers off nodes with many GPUs and few CPUs.
+    # Reserving more than one each would keep workers off nodes with many GPUs and few CPUs.
     return Placement(count, use_gpu, min(1.0, share))
 
 
 def most_workers(config: RunConfig, ready: int) -> int:
-    """The most of those that are ready that a batch can be split over.
+    """The largest number of ready workers that a batch can be split over.
 
-    So that a run goes on when it has lost some of its machines.
+    A run uses it to go on after it has lost some of its machines.
     """
-    # Each needs some images, too; all of a batch are enough.
+    # Each worker needs at least this many images of a batch.
     most = config.step_images // config.model.least_images
     unit = config.model.images_divisor
     splits = [n for n in range(1, min(ready, most) + 1) if config.batch_size % (n * unit) == 0]
@@ -106,13 +106,13 @@ def check_batch(config: RunConfig, count: int) -> None:
 
 
 def check_sync_bn(config: RunConfig, use_gpu: bool) -> None:
-    """Raises: UserError if batch norm is to be synchronised where that cannot be done."""
+    """Raises: UserError if synchronised batch norm is asked for where it is not supported."""
     if config.sync_bn and not use_gpu:
         raise UserError("--sync-bn: needs GPUs, the cluster has none; leave it out")
 
 
 def resources(nodes: Nodes) -> str:
-    """What messages say there is: `4 GPUs`, or `2 CPUs`."""
+    """Describe the available resources for messages: `4 GPUs` or `2 CPUs`."""
     gpus, cpus = total(nodes, "GPU"), total(nodes, "CPU")
     number, name = (gpus, "GPU") if gpus else (cpus, "CPU")
     return f"{number:g} {name}{'' if number == 1 else 's'}"
@@ -124,9 +124,9 @@ def fitting_cpus(
     """The most CPUs that each worker may reserve such that all fit, wherever the rest lands.
 
     Args:
-        count: of workers.
-        reader: with Ray Data, its tasks need room beside the workers.
-        gpus_each: that each worker reserves.
+        count: number of workers.
+        reader: Ray Data's tasks need room beside the workers.
+        gpus_each: GPUs that each worker reserves.
         drivers: CPUs that other processes reserve on any of the nodes.
     Returns: CPUs, in steps of Ray's own precision; 0.0 if there is no room for so many.
     """
@@ -148,5 +148,5 @@ def fitting_cpus(
 
 
 def _floor(number: float) -> float:
-    """Never rounded up, which would not fit any more."""
+    """Round down to Ray's precision; rounded up, the result might no longer fit."""
     return math.floor(number * 1e4) / 1e4

@@ -1,6 +1,6 @@
-"""How the workers of one machine find each other, without a port that others could reach.
+"""Rendezvous of the workers of one machine, without a port that others could reach.
 
-Ray Train has torch listen for them on all interfaces, without asking who comes.
+Ray Train lets torch listen on all interfaces, without authentication.
 """
 
 import shutil
@@ -19,7 +19,7 @@ from ray.train.torch.config import (
 
 
 class OneMachine(TorchConfig):
-    """For workers that are all on this machine: they meet in a file that only this user reads."""
+    """Config for workers on one machine, which meet in a file that only this user can read."""
 
     @property
     def backend_cls(self) -> type["MeetInFile"]:
@@ -27,7 +27,7 @@ class OneMachine(TorchConfig):
 
 
 class MeetInFile(_TorchBackend):
-    """As Ray's own backend, but for where the workers meet."""
+    """Ray's own backend, except that the workers meet in a file."""
 
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
         assert isinstance(backend_config, OneMachine)
@@ -57,7 +57,7 @@ class MeetInFile(_TorchBackend):
 
 
 def torch_config(timeout_s: int) -> TorchConfig:
-    """What suits the Ray that this process is connected to.
+    """Choose the config that suits the Ray that this process is connected to.
 
     Args: timeout_s: how long a worker waits for the others, in seconds.
     """

@@ -1,4 +1,4 @@
-"""A run inside Ray Train: starting its workers, and watching them.
+"""Running the training loop inside Ray Train: starting the workers and watching them.
 
 `fit` runs in the job's own process. It starts the workers through a TorchTrainer; through the
 actor `Status` the first worker reports its progress and learns that it should stop. Checkpoints
@@ -46,19 +46,19 @@ from raygen.training.workers import Workers
 
 POLL_SECONDS = 0.25
 LOST_SECONDS = 10
-"""After so long without a machine that they need, workers are gone."""
+"""Time without a machine that workers need, in seconds, after which they count as lost."""
 GROUP_SECONDS = 1800
-"""How long workers wait for each other before they take one for dead."""
+"""Time that workers wait for each other before they consider one dead, in seconds."""
 RECORDS = ".ray-"
-"""How the names of the folders begin that Ray keeps records of its own in."""
+"""Prefix of the folders that Ray keeps its own records in."""
 
 
 RUN = 0
-"""The number of the only part that a training has."""
+"""Number of a training's only part in its `Status`."""
 
 
 class WorkerCallbacks(Callbacks):
-    """Tells the actor `Status` what the first worker knows."""
+    """Forwards the first worker's reports to the actor `Status`."""
 
     def __init__(self, status: Any) -> None:
         self._status = status
@@ -66,7 +66,7 @@ class WorkerCallbacks(Callbacks):
         self._has_started = False
 
     def started(self, step: int) -> None:
-        # A group that goes back to a checkpoint by itself starts more than once.
+        # A worker group that goes back to a checkpoint by itself starts more than once.
         ray.get(self._status.started.remote(RUN, step, not self._has_started))
         self._has_started = True
 
@@ -91,10 +91,10 @@ def fit(
     """Train on the Ray cluster.
 
     Args:
-        watch: called a few times a second with what is known, and has happened since.
-        stop: set it to have the run saved and ended early.
+        watch: called a few times a second with the state and the events since the last call.
+        stop: set it to save the run and end it early.
         status: an actor of `Status`.
-        threads: that each worker computes with on CPUs; 0: all that its node has for this run.
+        threads: CPU threads of each worker; 0: all that its node has for this run.
     Returns: how the run ended.
     Raises: UserError for a mistake found by a worker; RunError for anything else.
     """
@@ -108,13 +108,13 @@ def fit(
         except BaseException as error:
             failure.append(error)
 
-    # A thread of its own: the main one stays free for Ctrl-C and the progress line.
+    # Ray Train runs in a thread, so that the main one handles Ctrl-C and the progress line.
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     try:
         outcome = _watch(session, thread, status, watch, stop, placement)
     except BaseException:
-        # The thread must not begin to wait for a storage while the process ends: pyarrow crashes.
+        # pyarrow crashes if the thread waits for a storage while the process ends.
         stop.set()
         raise
     finally:
@@ -135,9 +135,9 @@ def _fit_once(
 ) -> bool:
     """Train until the end, or until workers have failed too often.
 
-    Returns: whether to try again: what may fail only so often is a run that gets nowhere, not one
-        that loses a machine now and then over days.
-    Raises: what they failed with.
+    Returns: whether to try again. The limit of failures concerns runs that get nowhere, not those
+        that lose a machine now and then over days.
+    Raises: the error that the workers failed with.
     """
     may_fail = session.config.max_failures
     before = session.run.position().global_step
@@ -145,7 +145,7 @@ def _fit_once(
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"session": session, "status": status, "threads": threads},
-        # Workers wait in a collective operation for one that waits for the storage.
+        # The others wait in a collective operation while one worker waits for the storage.
         torch_config=torch_config(int(GROUP_SECONDS + session.run.folder.patience)),
         scaling_config=ScalingConfig(
             num_workers=placement.workers,
@@ -153,7 +153,7 @@ def _fit_once(
             resources_per_worker={"CPU": placement.cpus_per_worker} | gpu,
         ),
         run_config=RayRunConfig(
-            # Ray wants a folder for a record of its own. Checkpoints are not in it.
+            # Ray needs a folder for its own records; checkpoints are kept elsewhere.
             name=f"{RECORDS}{uuid.uuid4().hex}",
             storage_path=session.run.folder.path,
             storage_filesystem=session.run.folder.filesystem,
@@ -170,8 +170,8 @@ def _fit_once(
 
 
 def forget_records(folder: Folder, fence: Fence | None) -> None:
-    """Delete what Ray kept of this job and of killed ones, if the folder is still this job's."""
-    # What ends the job may be the storage, and is told already.
+    """Delete Ray's records of this job and of killed ones, if this job still owns the folder."""
+    # The storage may be what ends the job, and that error is reported already.
     with contextlib.suppress(RunError, UserError, OSError):
         folder = folder.patient(0)
         if fence:
@@ -189,7 +189,7 @@ def _watch(
     stop: threading.Event,
     placement: Placement,
 ) -> Outcome | None:
-    """Pass on what is known, and the wish to stop, until the end. Returns: how it ended."""
+    """Forward state to the caller and stop requests to the workers. Returns: how the run ended."""
     told_at = math.inf
     seen: list[Event] = []
     while True:
@@ -216,7 +216,7 @@ def _watch(
             status.stop.remote()
             told_at = now
         if now > told_at + LOST_SECONDS and placement.missing(cluster.nodes()):
-            # A machine was lost: there are no workers that could stop, and all there is is saved.
+            # A machine was lost: there are no workers left to stop, and nothing unsaved.
             return Outcome(False, session.run.position(), 0.0, 0.0, 0.0, {})
 
 
@@ -227,11 +227,11 @@ def _failed(session: Session, reason: str) -> RunError:
 
 
 def _worker(settings: dict[str, Any]) -> None:
-    """What each worker does."""
+    """Entry point of each worker."""
     session: Session = settings["session"]
     status = settings["status"]
     if ray.get(status.error.remote()):
-        # Ray starts the workers again after any error, but this one would only repeat.
+        # Ray restarts the workers after any error that they raise, but this one would recur.
         return
     try:
         context = ray.train.get_context()
@@ -252,7 +252,7 @@ def _worker(settings: dict[str, Any]) -> None:
         raise
     except OSError as error:
         if is_lasting(error):
-            # Such as TensorBoard's events on a full disk.
+            # TensorBoard's event writer raises this on a full disk, for example.
             problem = not_written(error, error.filename or session.run.folder.uri)
             ray.get(status.fail.remote(problem))
         raise
@@ -263,12 +263,12 @@ def _worker(settings: dict[str, Any]) -> None:
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """Number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def use_cores(count: int) -> None:
-    """Compute with so many threads. Ray gives each CPU worker as many as it reserved: too few."""
+    """Set torch's threads, because Ray limits a worker to the few CPUs that it reserved."""
     torch.set_num_threads(max(1, min(count, cores())))

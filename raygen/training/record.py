@@ -1,7 +1,7 @@
-"""What a run notes of itself when it begins, while it goes on and when it ends.
+"""Records that a run keeps of its beginning, progress and end.
 
-That is `summary.json`, and for a training its record on TensorBoard's HParams page. A trial's
-record there is its sweep's affair, which knows what is searched.
+These are `summary.json` and, for a training, its record on TensorBoard's HParams page. A trial's
+record there is written by its sweep, which knows the search space.
 """
 
 import contextlib
@@ -23,11 +23,11 @@ from raygen.training.session import Session
 from raygen.training.summary import Best, Kind, Status, Summary, read_summary
 
 RATE, WAIT = "throughput/images_per_second", "throughput/data_wait_fraction"
-"""Tags of what is also measured in a run that did not come to its end."""
+"""Tags of throughput, which is known even for a run that did not finish."""
 
 
 class RunRecord:
-    """Keeps what a run notes of itself up to date; for the run's only owner."""
+    """Keeps a run's records up to date. Only the run's owner may use it."""
 
     def __init__(self, session: Session, kind: Kind, began_at: float) -> None:
         """Args: began_at: Unix time of the job's, or the trial's, start in seconds."""
@@ -36,7 +36,7 @@ class RunRecord:
         self._began_at = began_at
 
     def begin(self) -> None:
-        """A session begins, at the run's newest checkpoint. Raises: UserError; RunError."""
+        """Record that a session begins at the newest checkpoint. Raises: UserError; RunError."""
         run, options = self._session.run, self._session.config.to_json()
         self._write(run, "running", *self._saved())
         if self._kind == "training":
@@ -44,24 +44,24 @@ class RunRecord:
             hparams.write_start(run.folder, run.folder.name, {}, values, self._began_at)
 
     def measured(self, progress: Progress) -> None:
-        """The networks have been measured, and are saved. Raises: UserError; RunError."""
+        """Record that the networks were measured and saved. Raises: UserError; RunError."""
         seen, config = progress.images_seen, self._session.config
         position = Position(seen // config.step_images, seen)
         self._write(self._session.run, "running", position, progress.metrics)
 
     def end(self, outcome: Outcome) -> None:
-        """The session has ended as it should. Raises: UserError; RunError."""
+        """Record that the session ended normally. Raises: UserError; RunError."""
         status: Status = "finished" if outcome.finished else "interrupted"
-        # An outcome without metrics is that of workers that went away.
+        # Workers that were lost leave an outcome without metrics.
         metrics = outcome.metrics or self._saved()[1]
         self._write(self._session.run, status, outcome.position, metrics, outcome)
         if self._kind == "training" and outcome.finished:
             hparams.write_end(self._session.run.folder, succeeded=True)
 
     def fail(self) -> None:
-        """The session has failed. Nothing is raised: what it failed with is what matters."""
+        """Record that the session failed. Raises nothing, so as not to hide the cause."""
         run = self._session.run
-        # It may be the storage, for which it has waited already, or another job that has the run.
+        # The cause may be a storage that was waited for already, or another job that owns the run.
         fence = run.fence.at_once() if run.fence else None
         run = replace(run, folder=run.folder.patient(0), fence=fence)
         with contextlib.suppress(RunError, UserError, OSError):
@@ -70,7 +70,7 @@ class RunRecord:
                 hparams.write_end(run.folder, succeeded=False)
 
     def _saved(self, run: RunFolder | None = None) -> tuple[Position, dict[str, float]]:
-        """Where the run would go on, and the last value of each metric there."""
+        """The position of the newest checkpoint, and the last value of each metric there."""
         run = run or self._session.run
         newest = run.latest_checkpoint()
         if newest is None:
@@ -121,9 +121,9 @@ class RunRecord:
 
 
 def note_end(folder: Folder, status: Status) -> None:
-    """Note how a run ended that could not say so itself, if it has begun.
+    """Record the end of a run that could not do so itself, if it has begun.
 
-    Args: folder: the run's.
+    Args: folder: the run's folder.
     Raises: RunError if the storage does not answer any more.
     """
     try:

@@ -1,4 +1,4 @@
-"""A run's folder: where its options, checkpoints, pictures, events and summary lie."""
+"""A run's folder, which holds its options, checkpoints, pictures, events and summary."""
 
 import re
 from dataclasses import dataclass, replace
@@ -22,16 +22,16 @@ OWN = re.compile(
     r"config\.json|summary\.json|metrics\.jsonl|trial\.json|checkpoints|samples|export|"
     r"projector|projector_config\.pbtxt|events\.out\.tfevents\..*|\.ray-.*"
 )
-"""What raygen writes into a run's folder. Whatever else lies there is the user's."""
+"""Matches the names that raygen writes into a run's folder. All others are the user's."""
 OLD_OPTIONS = frozenset(("preset", "data", "batch_size", "steps", "seed", "width", "keep"))
-"""Options that every run's config.json has, and hardly any other program's."""
+"""Options that identify a run's config.json, because other programs' hardly have them all."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
     """`<storage>/<run-name>/`.
 
-    Attributes: fence: what proves that the job still owns the run, for those that write to it.
+    Attributes: fence: lets writers check that the job still owns the run.
     """
 
     folder: Folder
@@ -48,7 +48,7 @@ class RunFolder:
         return RunFolder(Folder.at(storage).join(run_name))
 
     def patient(self, seconds: float) -> "RunFolder":
-        """The same run, for a job that outlasts its storage's outages."""
+        """The same run, retrying for so many seconds during outages of its storage."""
         return replace(self, folder=self.folder.patient(seconds))
 
     @property
@@ -64,7 +64,7 @@ class RunFolder:
         return None if step is None else checkpoint_index.at_step(self.checkpoints, step)
 
     def position(self) -> Position:
-        """Where the run would go on."""
+        """The position at which the run would go on."""
         latest = self.latest_checkpoint()
         if latest is None:
             return Position()
@@ -101,11 +101,11 @@ class RunFolder:
                 f"--run-name: {self.folder.uri} holds a {known.raygen}; choose another name"
             )
         elif not known.deleting and not restart and self.latest_checkpoint():
-            # Before the first checkpoint nothing has been learnt with the options noted there.
+            # Before the first checkpoint, other options may still replace the saved ones.
             self._check_same(config)
 
     def marker(self) -> Marker | None:
-        """What the folder is, also if an earlier version made it, which left no marker."""
+        """The folder's marker, inferred for runs of earlier versions, which wrote none."""
         found = marker.read(self.folder)
         if found is None and self.folder.exists(CONFIG):
             try:
@@ -118,9 +118,9 @@ class RunFolder:
         return found
 
     def open(self, config: RunConfig, restart: bool) -> None:
-        """Make the folder for a run, after the same checks, and clean up after killed jobs.
+        """Create the folder for a run, after the same checks, and clean up after killed jobs.
 
-        For the run's only owner.
+        Only the run's owner may call this.
 
         Raises: UserError, also if it cannot be written.
         """
@@ -133,15 +133,15 @@ class RunFolder:
         checkpoint_index.clean(self.checkpoints)
 
     def begins_anew(self, restart: bool) -> bool:
-        """Whether what the folder holds is to be deleted.
+        """Whether the folder's content is to be deleted.
 
-        What --restart began to delete is, though the next command may lack it.
+        A deletion that --restart began is finished even if the next command lacks that option.
         """
         found = marker.read(self.folder)
         return restart or bool(found and found.deleting)
 
     def note(self, config: RunConfig) -> None:
-        """Make this a run's folder, of these options."""
+        """Mark the folder as a run's, and save its options."""
         marker.write(self.folder, "run")
         self.folder.write_json(CONFIG, config.to_json())
 
@@ -151,9 +151,9 @@ class RunFolder:
             self.fence.check()
 
     def saved_config(self) -> dict[str, Any]:
-        """The options that the run was started with, by name, as `config.json` has them.
+        """The options by name that the run was started with, from `config.json`.
 
-        Raises: UserError if it cannot be read or holds no options.
+        Raises: UserError if the file cannot be read or holds no options.
         """
         advice = "restore the file from a backup, or begin another run"
         try:
@@ -162,7 +162,7 @@ class RunFolder:
             raise UserError(f"{self.folder.join(CONFIG).uri}: is missing; {advice}") from None
         preset = values.optional("preset")
         if preset and not values.optional("family"):
-            # Earlier versions noted the preset alone.
+            # Earlier versions saved only the preset.
             preset.choice(PRESETS)
         options: dict[str, Any] = values.value
         return options
@@ -174,7 +174,7 @@ class RunFolder:
         known = RunConfig.from_json(before, self.folder.join(CONFIG).uri).to_json()
         before = {name: known[name] for name in ("family", "size")} | before
         if before.get("preset") not in PRESETS:
-            # It has another name by now; what it stood for is compared.
+            # The preset may have been renamed since; its options are compared instead.
             may_change |= {"preset"}
         if config.is_two_phase:
             # Where the second phase begins follows from the length.

@@ -1,4 +1,4 @@
-"""One worker's part of a run, from the newest checkpoint on. Starts no Ray of its own."""
+"""One worker's part of a run, from the newest checkpoint on. Does not start Ray."""
 
 import contextlib
 import os
@@ -33,9 +33,9 @@ MOST_RESTORES = 3
 
 @dataclass(frozen=True)
 class Session:
-    """All that a worker needs to know of a run.
+    """Everything that a worker needs to know about a run.
 
-    Attributes: stored: where its images are beside their files, if anywhere.
+    Attributes: stored: copy of the images in the object store, if there is one.
     """
 
     config: RunConfig
@@ -56,8 +56,8 @@ def run_session(session: Session, workers: Workers, callbacks: Callbacks) -> Out
     """Train one run on this worker, together with the others, until its end or until it stops.
 
     Args: callbacks: called on the first worker alone.
-    Raises: RunError if a loss is not finite and may not, or not any more, be recovered from;
-        UserError for mistakes that show only now.
+    Raises: RunError if a loss is not finite and recovery is off or was tried too often; UserError
+        for mistakes that only show now.
     """
     restores = 0
     saved = _newest_checkpoint(session, workers)
@@ -89,15 +89,15 @@ def run_session(session: Session, workers: Workers, callbacks: Callbacks) -> Out
 
 
 def _newest_checkpoint(session: Session, workers: Workers) -> Folder | None:
-    """Where to go on, if anything is saved yet.
+    """The checkpoint to go on from, if there is one.
 
-    The first worker decides, so that all agree even while files come and go.
+    The first worker decides, so that all agree even while files appear and disappear.
     """
     folder = session.run.checkpoints
     latest = None
     if workers.is_first:
         session.run.check_owner()
-        # Of workers that were killed while they saved.
+        # Workers that were killed while saving leave incomplete checkpoints.
         checkpoint.clean(folder)
         latest = checkpoint.latest_step(folder)
     [step] = workers.broadcast([latest or 0])
@@ -114,7 +114,7 @@ def _train_from(
 ) -> Outcome:
     """Train from a checkpoint, or from the beginning.
 
-    Args: start: where that is; restores: how often the learning rates are halved in all.
+    Args: start: the checkpoint, or None; restores: how often to halve the learning rates.
     """
     config, run, manifest = session.config, session.run, session.manifest
     stream = ImageStream(
@@ -129,7 +129,7 @@ def _train_from(
     batches = stream.batches(
         start.global_step, session.total_steps, workers.rank, workers.world_size
     )
-    # Reading begins here, while the networks are built.
+    # Start reading now, so that it overlaps with building the networks.
     with contextlib.ExitStack() as stack:
         feed = stack.enter_context(Prefetcher(batches, pin_memory=workers.device.type == "cuda"))
         model = build_model(config)
@@ -188,7 +188,7 @@ def _halve_learning_rates(model: Model, times: int) -> None:
 
 
 def check_compiler(device: torch.device) -> None:
-    """Raises: UserError if networks cannot be compiled for a device here."""
+    """Raises: UserError if this machine cannot compile networks for the device."""
     compilers = ("g++", "clang++", "c++", os.environ.get("CXX", "g++"))
     if device.type == "cpu" and not any(map(shutil.which, compilers)):
         raise UserError(
@@ -202,13 +202,13 @@ def use_bf16(precision: str, device: torch.device) -> bool:
         return precision == "bf16"
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # Without these instructions a CPU emulates bfloat16, many times slower. Older torch cannot
-    # tell.
+    # Without these instructions a CPU emulates bfloat16, many times slower. Older versions of torch
+    # cannot tell.
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("bf16"))
 
 
 def _as_table(values: dict[str, Any]) -> str:
-    """Options as a Markdown table, which TensorBoard renders."""
+    """Format options as a Markdown table, which TensorBoard renders."""
     rows = [f"| {name} | {value} |" for name, value in values.items()]
     return "\n".join(["| option | value |", "|---|---|", *rows])

@@ -1,4 +1,4 @@
-"""`summary.json`: what a training or a trial was, how far it came and how it ended."""
+"""`summary.json`: the options, progress and outcome of a training or a trial."""
 
 from dataclasses import dataclass, fields
 from typing import Any, Literal, cast, get_args
@@ -18,8 +18,8 @@ class Best:
 
     Attributes:
         score: lower is better; negative for a metric of which high values are good.
-        metric: its name.
-        step: the checkpoint's.
+        metric: the metric's name.
+        step: the checkpoint's step.
     """
 
     score: float
@@ -29,24 +29,24 @@ class Best:
 
 @dataclass(frozen=True)
 class Summary:
-    """What `summary.json` says. The entries that have defaults are missing in older files.
+    """The content of `summary.json`. Entries with defaults are missing in older files.
 
     Attributes:
-        images_seen, global_step: over all sessions of the run.
-        seconds: that its last session took, the start included.
-        images_per_second: of all workers, after the first step.
-        seconds_to_first_step: of the last session; None if it made none.
-        data_wait_fraction: of the time after the first step, spent waiting for data.
+        images_seen, global_step: progress over all sessions of the run.
+        seconds: duration of the last session, including its start.
+        images_per_second: throughput of all workers after the first step.
+        seconds_to_first_step: duration of the last session's start; None if it took no step.
+        data_wait_fraction: share of the time after the first step spent waiting for data.
         device: cpu or cuda.
-        metrics: the last value of each; NaN, which stands as null, where one was not finite.
+        metrics: the last value of each metric; NaN, written as null, where one was not finite.
         data: folder or URI of the dataset.
-        kind: whether it is a sweep's trial.
-        run_name: the name of its folder.
-        status: `running` also after its job was killed, which could not say so any more.
-        best: None if it has not been measured on validation images.
+        kind: whether the run is a training or a sweep's trial.
+        run_name: name of the run's folder.
+        status: stays `running` if the job was killed and could not record its end.
+        best: None if the run has not been measured on validation images.
         dataset: the dataset's fingerprint.
-        began_at, ended_at: of the last session, in Unix seconds; None where it is not known.
-        raygen_version, torch_version: that it ran with.
+        began_at, ended_at: times of the last session in Unix seconds; None if unknown.
+        raygen_version, torch_version: the versions that the run used.
     """
 
     preset: str
@@ -72,7 +72,7 @@ class Summary:
 
     @property
     def is_final(self) -> bool:
-        """Whether the run has not gone on since. Earlier versions let the file stand then."""
+        """Whether the run has ended. Earlier versions kept an old summary when a run went on."""
         return self.status != "running" and bool(self.raygen_version)
 
     def to_json(self) -> dict[str, Any]:
@@ -82,8 +82,8 @@ class Summary:
 
     @staticmethod
     def from_json(values: Checked) -> "Summary":
-        """What `to_json` made, also that of earlier versions. Entries that it does not know, as of
-        later ones, are left out.
+        """Read what `to_json` of this or an earlier version wrote. Unknown entries, as of later
+        versions, are ignored.
 
         Raises: UserError.
         """
@@ -108,12 +108,12 @@ class Summary:
             data_wait_fraction=values.entry("data_wait_fraction").number(at_least=0),
             num_workers=values.entry("num_workers").integer(),
             device=values.entry("device").text(),
-            # Earlier versions wrote NaN, which is no JSON.
+            # Earlier versions wrote NaN, which is not JSON.
             metrics={n: m.number_or_nan(finite=False) for n, m in metrics.items()},
             data=values.entry("data").text(),
             kind=cast(Kind, kind.choice(get_args(Kind))) if kind else "training",
             run_name=text("run_name"),
-            # Earlier versions wrote the file when a run had come to its end.
+            # Earlier versions wrote the file only when a run had finished.
             status=cast(Status, status.choice(get_args(Status))) if status else "finished",
             best=None if best is None or best.value is None else _best(best),
             dataset=text("dataset"),
@@ -133,5 +133,5 @@ def _best(values: Checked) -> Best:
 
 
 def read_summary(folder: Folder) -> Summary:
-    """The summary of a run. Args: folder: the run's. Raises: FileNotFoundError; UserError."""
+    """Read a run's summary. Args: folder: the run's. Raises: FileNotFoundError; UserError."""
     return Summary.from_json(folder.read_checked(SUMMARY, advice=ADVICE))

@@ -34,12 +34,12 @@ from raygen.training.workers import Workers
 from raygen.training.writer import Writer
 
 CONTROL_SECONDS = 1.0
-"""How often, about, the first worker reports progress and the workers ask whether to stop."""
+"""Approximate interval of progress reports and of stop decisions, in seconds."""
 
 
 @dataclass(frozen=True)
 class Due:
-    """What is to be done after a step."""
+    """The actions that are due after a step."""
 
     talk: bool
     log: bool
@@ -71,7 +71,7 @@ class Trainer:
         log: RunLog | None,
         callbacks: Callbacks,
     ) -> None:
-        """Args: start: where the run goes on; about: what to note of it in its checkpoints."""
+        """Args: start: the run's position; about: the run's description for its checkpoints."""
         self._began_at = time.monotonic()
         self._model = model
         self._validation = validation
@@ -102,8 +102,8 @@ class Trainer:
     def train(self, batches: Iterable[RawBatch]) -> Outcome:
         """Train to the last step, or until the callbacks say to stop.
 
-        Args: batches: this worker's, from the step on where the run goes on.
-        Raises: NotFinite if a loss or a weight becomes infinite or NaN; what is saved is finite.
+        Args: batches: this worker's batches, beginning at the run's position.
+        Raises: NotFinite if a loss or a weight becomes infinite or NaN; checkpoints stay finite.
             Whatever writing to the run's folder raises.
         """
         with Writer() as self._writer:
@@ -150,7 +150,7 @@ class Trainer:
             for stopwatch in (self._session, self._since_log, self._since_talk):
                 stopwatch.add(self._config.step_images, waited)
         else:
-            # The first step holds start-up costs; rates are counted from its end.
+            # The first step includes start-up costs, so rates are measured from its end.
             _finish(self._workers.device)
             self._first_step_at = time.time()
             self._session, self._since_log, self._since_talk = Stopwatch(), Stopwatch(), Stopwatch()
@@ -160,7 +160,7 @@ class Trainer:
         measure = last or self._has_passed(self._validation.every)
         return Due(
             talk=self._step >= self._next_talk,
-            # What is measured on validation images is told together with the losses up to there.
+            # Report validation metrics together with the training losses up to this step.
             log=measure or self._has_passed(config.log_images),
             draw=last or self._has_passed(config.sample_images),
             measure=measure,
@@ -168,7 +168,7 @@ class Trainer:
         )
 
     def _has_passed(self, every: int) -> bool:
-        """Whether the last step came to a multiple of so many images, or beyond one."""
+        """Whether the last step reached or passed a multiple of so many images."""
         return self._images_seen // every > (self._images_seen - self._config.step_images) // every
 
     def _do(self, due: Due) -> None:
@@ -183,14 +183,14 @@ class Trainer:
             self._draw()
         score, is_better = self._measure() if due.measure else (None, False)
         saving = due.save or self._stopping or is_better
-        # Before the checkpoint: a run that goes on from it never repeats what was logged before.
+        # Log before saving: a run that resumes from the checkpoint does not log this again.
         if due.draw or due.measure or saving:
             self._flush()
         if saving:
             self._save(score, has_measured=due.measure)
 
     def _log_losses(self) -> None:
-        # Without the losses of networks that have not stepped since the last time.
+        # Losses of networks that have not stepped since the last log are missing.
         fresh = self._means.take(self._workers)
         if self._since_log.images:
             fresh["throughput/images_per_second"] = self._since_log.images_per_second
@@ -203,8 +203,8 @@ class Trainer:
         wishes = self._workers.is_first and self._callbacks.progress(self._progress())
         steps_per_second = self._since_talk.images_per_second / self._config.step_images
         ahead = max(1, int(CONTROL_SECONDS * steps_per_second))
-        # The workers must stop at the same step, so the first one decides, and says when the next
-        # decision is due: its clock is not the others'.
+        # All workers must stop at the same step, so the first one decides, and also announces when
+        # the next decision is due, because clocks differ.
         stop, self._next_talk = self._workers.broadcast([int(wishes), self._step + ahead])
         self._stopping = bool(stop)
         self._since_talk = Stopwatch()
@@ -219,7 +219,7 @@ class Trainer:
             self._writer.submit(partial(_write_picture, log, name, shown, images_seen))
 
     def _measure(self) -> tuple[Score | None, bool]:
-        """Measure the model. Returns: its score, if it has one, and whether it is the best yet."""
+        """Measure the model. Returns: its score, if any, and whether it is the best so far."""
 
         def tell(done: int, total: int) -> None:
             if self._workers.is_first:
@@ -237,7 +237,7 @@ class Trainer:
                 score = Score(value, self._objective.metric, self._validation.images.count)
                 is_better = self._best is None or value < self._best
                 self._best = value if is_better else self._best
-        # The first worker alone knows the quality of samples.
+        # Only the first worker knows the quality of samples.
         [better] = self._workers.broadcast([int(is_better)])
         return score, bool(better)
 
@@ -261,7 +261,7 @@ class Trainer:
         check_weights(self._model.networks, self._step)
         if not self._workers.is_first:
             return
-        # One at a time: each holds a copy of all weights.
+        # Only one checkpoint may be pending, because each holds a copy of all weights.
         self._writer.wait()
         snapshot, position = Snapshot.of(self._model), self._position
         metrics = self._logged | self._measured if has_measured else {}
@@ -296,7 +296,7 @@ class Trainer:
 
     @property
     def _seconds(self) -> float:
-        """Spent training, over all sessions of the run."""
+        """Time spent training, over all sessions of the run."""
         return self._start.seconds + time.monotonic() - self._began_at
 
     @property
@@ -316,8 +316,8 @@ def _write_picture(log: RunLog, name: str, picture: Picture, images_seen: int) -
 def _seed_dropout(seed: int, step: Step, device: torch.device) -> None:
     """Make what dropout draws in this step a function of the run, step and worker alone.
 
-    So that a run that is resumed draws what an uninterrupted one would have drawn. The generator
-    of the device alone: to seed all that there are takes as long as some of a step's kernels.
+    A resumed run thus draws what an uninterrupted one would have drawn. Only the device's generator
+    is seeded, because seeding all of them takes as long as some of a step's kernels.
     """
     state = np.random.SeedSequence((DROPOUT, seed, step.number, step.rank)).generate_state(1)
     generator = torch.default_generator
@@ -328,7 +328,7 @@ def _seed_dropout(seed: int, step: Step, device: torch.device) -> None:
 
 
 class Stopwatch:
-    """Images, and seconds spent waiting for them, since it was made."""
+    """Counts images, and the time spent waiting for them, since its creation."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
@@ -345,12 +345,12 @@ class Stopwatch:
 
     @property
     def wait_fraction(self) -> float:
-        """Of the time since it was made, in [0, 1]."""
+        """Share of the time since its creation that was spent waiting, in [0, 1]."""
         return self._waited / max(time.monotonic() - self._began, 1e-9)
 
 
 class _Means:
-    """Means of metrics over steps. They stay on the device until they are asked for."""
+    """Means of metrics over steps, kept on the device until they are read."""
 
     def __init__(self) -> None:
         self._sums: dict[str, torch.Tensor] = {}
@@ -362,7 +362,7 @@ class _Means:
             self._counts[name] += 1
 
     def take(self, workers: Workers) -> dict[str, float]:
-        """Means over the steps since the last call that had the metric, and over all workers."""
+        """Means over all workers and over the steps since the last call that had the metric."""
         means = workers.all_reduce_mean(
             [value / self._counts[n] for n, value in self._sums.items()]
         )
@@ -371,6 +371,6 @@ class _Means:
 
 
 def _finish(device: torch.device) -> None:
-    """Wait for the device, so that what is timed has happened."""
+    """Wait for the device, so that timings include its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""Measuring a model on images that it is not trained on: its losses, and the samples' quality."""
+"""Measuring a model's losses on held-out images, and the quality of its samples."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from raygen.models.layers import QUALITY
 from raygen.training.workers import Workers
 
 QUALITY_COUNT = 512
-"""At most so many samples are compared with as many validation images."""
+"""Upper limit of the samples that are compared with as many validation images."""
 SAMPLED_AT_ONCE = 64
 
 Progress = Callable[[int, int], None]
@@ -26,7 +26,7 @@ Progress = Callable[[int, int], None]
 class Validation:
     """The validation images of a run.
 
-    Attributes: every: how many training images lie between two measurements.
+    Attributes: every: number of training images between two measurements.
     """
 
     images: HeldOut
@@ -41,8 +41,8 @@ class Validation:
     ) -> dict[str, float]:
         """Means over all validation images of the model's losses, and the quality of its samples.
 
-        Called by all workers alike, which share the work; the first one knows the whole result.
-        Quality is what the registry of metrics computes of samples and as many validation images.
+        All workers must call this, and share the work; only the first one gets the whole result.
+        Quality consists of the metrics in the registry that are computed from samples.
         """
         if not self.images.count:
             return {}
@@ -58,11 +58,11 @@ class Validation:
             batch = Batch.of(rows, model.device)
             for name, value in model.validate(batch, number).items():
                 sums[name] = sums.get(name, torch.zeros(())) + value.float().cpu() * len(batch)
-            # The others are about as far.
+            # Report the first worker's progress; the others advance at about the same speed.
             done = min(done + len(batch) * workers.world_size, total)
             if progress:
                 progress(done, total)
-        # The first worker always has a batch; others may have none, and then know no names.
+        # Only the first worker always has a batch, and so knows the metrics' names.
         [count] = workers.broadcast([len(sums)])
         values = list(sums.values()) or [torch.zeros(())] * count
         means = [mean * workers.world_size / total for mean in workers.all_reduce_mean(values)]

@@ -1,4 +1,4 @@
-"""What the training workers of one run do together, with or without a process group."""
+"""Collective operations of one run's training workers, with or without a process group."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -43,14 +43,14 @@ class Workers:
         return [int(value) for value in tensor.tolist()]
 
     def all_reduce_min(self, values: torch.Tensor) -> list[int]:
-        """Smallest over all workers of each whole number."""
+        """Minimum over all workers of each integer."""
         smallest = values.clone()
         if self.world_size > 1:
             dist.all_reduce(smallest, dist.ReduceOp.MIN)
         return [int(value) for value in smallest.tolist()]
 
     def average_buffers(self, networks: Iterable[nn.Module]) -> None:
-        """Make running statistics the same on all workers: their mean."""
+        """Replace running statistics on all workers by their mean."""
         buffers = [b for n in networks for b in n.buffers() if b.is_floating_point()]
         if self.world_size == 1 or not buffers:
             return

@@ -6,14 +6,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
 WAITING = 8
-"""Tasks that may wait; more hold up the training, so that memory is bounded."""
+"""Length of the task queue; when it is full, training waits, so that memory is bounded."""
 
 
 class Writer:
-    """Does one task after the other, in the order in which they are given.
+    """Runs tasks one after the other, in the order of their submission.
 
-    Use as a context manager: everything is done when it is left. After a task that has failed the
-    others are not tried: most often the place fails that all of them write to.
+    Use as a context manager: all tasks are done when it exits. After a task has failed, the others
+    are skipped, because most often the storage that all of them write to has failed.
     """
 
     def __init__(self) -> None:
@@ -22,13 +22,13 @@ class Writer:
         self._failed = False
 
     def submit(self, task: Callable[[], object]) -> None:
-        """Have a task done soon. Raises: what an earlier one raised."""
+        """Queue a task. Raises: the error of an earlier task."""
         while self._tasks and (self._tasks[0].done() or len(self._tasks) >= WAITING):
             self._tasks.popleft().result()
         self._tasks.append(self._thread.submit(self._do, task))
 
     def wait(self) -> None:
-        """Wait until everything is done. Raises: what a task raised."""
+        """Wait until all tasks are done. Raises: the error of a task."""
         while self._tasks:
             self._tasks.popleft().result()
 
