@@ -1,1 +1,1 @@
-"""Trained models in use."""
+"""Using and exporting trained models."""

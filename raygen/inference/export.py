@@ -25,8 +25,8 @@ BATCH = torch.export.Dim("batch", min=1)
 def export(trained: TrainedModel, target: str, folder: Folder) -> list[str]:
     """Write the networks that make and read images, and `model.json`, which describes them.
 
-    Each network is written as pictures are drawn with it: with the moving average of its weights,
-    and batch norm's running statistics.
+    Networks are written as `TrainedModel` uses them: with the moving average of their weights, and
+    batch norm's running statistics.
 
     Args: target: safetensors, onnx, or torch-export.
     Returns: the names of the files.
@@ -56,15 +56,15 @@ def export(trained: TrainedModel, target: str, folder: Folder) -> list[str]:
 
 
 def _networks(trained: TrainedModel) -> dict[str, nn.Module]:
-    """The networks that the model is used with, on the CPU."""
+    """Copies of the networks that users need, on the CPU."""
     names = trained.model.interfaces
-    # Copies in the ordinary memory layout, which is the only one that some formats know.
+    # Some formats only support the contiguous memory layout.
     copies = {name: copy.deepcopy(trained.model.ema(name)).cpu().eval() for name in names}
     return {n: c.to(memory_format=torch.contiguous_format) for n, c in copies.items()}
 
 
 def _batches(inputs: tuple[Tensor, ...]) -> tuple[dict[int, Any], ...]:
-    """That the first dimension of each input may be of any length."""
+    """Shape specification in which the first dimension of each input is dynamic."""
     return tuple({0: BATCH} for _ in inputs)
 
 

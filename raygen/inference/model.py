@@ -21,18 +21,18 @@ from raygen.training.finite import NotFinite, check_weights
 from raygen.training.run import CONFIG, RunFolder
 
 AT_ONCE = 64
-"""Images that go through a network together; a sixteenth of it where they are large."""
+"""Batch size of inference; a sixteenth of it is used for large images."""
 LARGE_PIXELS = 128 * 128
-"""Of an image; what a network makes of it in between takes many times its memory."""
+"""Images of more pixels count as large: their activations take many times their own memory."""
 _ADVICE = "use an earlier checkpoint (--checkpoint), or train again with lower learning rates"
 
 
 class TrainedModel:
     """The networks of one checkpoint, with which nothing is trained any more.
 
-    Images are (N, 3, H, W) float32 in [-1, 1], codes (N, *latent_shape) float32; results lie on the
-    CPU. Networks are used as pictures are drawn in training: with the moving average of their
-    weights, where there is one, and batch norm's running statistics.
+    Images are (N, 3, H, W) float32 in [-1, 1], codes (N, *latent_shape) float32; results are on the
+    CPU. Networks are used with the moving average of their weights, if there is one, and with batch
+    norm's running statistics, as for the pictures drawn in training.
 
     Attributes:
         model: the family's model, with its networks.
@@ -49,7 +49,7 @@ class TrainedModel:
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
-        """Of the code of an image, or the noise that it is made from."""
+        """Shape of an image's code, or of the noise that it is generated from."""
         return self.model.latent_shape
 
     @property
@@ -60,16 +60,16 @@ class TrainedModel:
 
     @property
     def at_once(self) -> int:
-        """Images that go through a network together."""
+        """Batch size of inference for this model's images."""
         height, width = self.image_size
         return AT_ONCE if height * width <= LARGE_PIXELS else AT_ONCE // 16
 
     def codes(self, count: int, seed: int = 0) -> Tensor:
-        """What `sample` makes images from: N(0, I), a function of the seed alone."""
+        """Draw the codes that `sample` decodes: N(0, I), a function of the seed alone."""
         return latents(count, self.latent_shape, (USER_SAMPLES, seed))
 
     def code_batches(self, count: int, seed: int = 0) -> Iterator[Tensor]:
-        """The codes of `codes`, as many at a time as go through a network together.
+        """Yield the same codes as `codes`, in batches of `at_once`.
 
         Yields: (N, *latent_shape).
         """
@@ -77,18 +77,18 @@ class TrainedModel:
         return latent_batches(count, self.latent_shape, (USER_SAMPLES, seed), at_once)
 
     def sample(self, count: int, seed: int = 0) -> Tensor:
-        """New images; a larger count with the same seed begins with the same images."""
+        """Generate images; a larger count with the same seed begins with the same images."""
         return self.from_noise(self.codes(count, seed))
 
     def from_noise(self, noise: Tensor) -> Tensor:
-        """New images, of noise (N, *latent_shape).
+        """Generate images from noise (N, *latent_shape).
 
         Raises: UserError if they are not finite, but the noise is.
         """
         return self._images(self.model.sample, noise)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Images of codes, as `encode` finds them. Raises: as `from_noise`."""
+        """Decode codes, such as those of `encode`, to images. Raises: as `from_noise`."""
         return self._images(self.model.decode, codes)
 
     @torch.no_grad()
@@ -100,7 +100,7 @@ class TrainedModel:
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """The means of the images' codes.
+        """Encode images to the means of their codes.
 
         Raises: UserError for models without an encoder, images of another size, and codes that are
             not finite though the images are.
@@ -125,7 +125,7 @@ class TrainedModel:
             )
 
     def reconstruct(self, images: Tensor) -> Tensor:
-        """Images encoded to the means of their codes, and decoded again. Raises: as `encode`."""
+        """Encode images to the means of their codes and decode these. Raises: as `encode`."""
         return self.decode(self.encode(images))
 
     def require_encoder(self, wish: str) -> None:
@@ -150,7 +150,7 @@ class TrainedModel:
 
         Args:
             data: a prepared dataset.
-            most: use at most so many images, the first ones, half of them with the attribute.
+            most: upper limit of images to use, the first ones, half of them with the attribute.
             progress: called with images done and images in total.
         Raises: UserError if the dataset lacks the attribute, or if all images or none have it, or
             if the images are of another size, or the model has no encoder.
@@ -167,7 +167,7 @@ class TrainedModel:
         total, done = sum(map(len, groups)), 0
         means = []
         for rows in groups:
-            # In double precision, so that the sum of many is as exact as of few.
+            # Double precision keeps the sum of many images as exact as that of few.
             codes = torch.zeros(self.latent_shape, dtype=torch.float64)
             for first in range(0, len(rows), AT_ONCE):
                 pixels = reader.images(rows[first : first + AT_ONCE])
@@ -201,8 +201,8 @@ def load(run: str, which: str | int = "last", device: str = "cpu") -> TrainedMod
     config = RunConfig.from_json(folder.saved_config(), folder.folder.join(CONFIG).uri)
     step = find_checkpoint(folder, which)
     saved = checkpoint.at_step(folder.checkpoints, step)
-    # Options may ask for networks of any size: these take no memory until the checkpoint's files
-    # have been found to hold just them.
+    # Options may ask for networks of any size, so they get no memory before the checkpoint's files
+    # are known to match.
     with torch.device("meta"):
         model = build_model(config)
     checkpoint.load_networks(saved, model)
