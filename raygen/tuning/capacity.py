@@ -1,4 +1,4 @@
-"""How many trials run at once on a Ray cluster, and what each reserves.
+"""The number of trials that run at once on a Ray cluster, and the resources of each.
 
 Everything that runs is counted: the workers of each trial, the tasks that read for them where
 Ray Data reads, and the process that drives a trial's workers where there are several.
@@ -13,9 +13,9 @@ from raygen.core.errors import UserError
 from raygen.training.placement import LEAST_CPUS, fitting_cpus, resources
 
 DRIVER_CPUS = 0.01
-"""A trial's driver only waits for its workers."""
+"""CPUs reserved for a trial's driver, which only waits for its workers."""
 TRIAL_MEMORY = 1.5 * 2**30
-"""Bytes that a worker process takes without its networks, about."""
+"""Approximate memory of a worker process without its networks, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,12 @@ class Capacity:
     """How trials share a cluster.
 
     Attributes:
-        at_once: trials that run at the same time.
-        workers: of each trial.
+        at_once: number of trials that run at the same time.
+        workers: workers per trial.
         use_gpu: whether the workers are on GPUs.
-        cpus_per_worker: that each worker reserves.
-        gpus_per_worker: likewise; below 1 where several trials share a GPU.
-        threads: that each worker computes with, where it does so on CPUs.
+        cpus_per_worker: CPUs that each worker reserves.
+        gpus_per_worker: GPUs likewise; below 1 if several trials share a GPU.
+        threads: CPU threads of each worker, if it computes on CPUs.
     """
 
     at_once: int
@@ -40,7 +40,7 @@ class Capacity:
 
     @property
     def trial_resources(self) -> dict[str, float]:
-        """What Ray Tune is to reserve for a trial's own process.
+        """Resources that Ray Tune reserves for a trial's own process.
 
         A single worker is that process; several reserve for themselves.
         """
@@ -61,11 +61,11 @@ def plan_capacity(nodes: Nodes, workers: int, wish: str, trials: int, reader: Re
     """Decide how many trials run at once.
 
     Args:
-        nodes: those that there are, and those that an autoscaler may add.
-        workers: of each trial.
-        wish: what the user said: `auto`, or a number of trials.
-        trials: how many there are at most.
-    Raises: UserError, with the numbers, if the cluster can never hold what is wished for.
+        nodes: the existing nodes, and those that an autoscaler may add.
+        workers: workers per trial.
+        wish: the user's option: `auto`, or a number of trials.
+        trials: upper limit of the number of trials.
+    Raises: UserError, with the numbers, if the cluster can never hold what is asked for.
     """
     cpus, gpus = total(nodes, "CPU"), int(total(nodes, "GPU"))
     memory = sum(node.get("memory", math.inf) for node in nodes)
@@ -97,7 +97,7 @@ def plan_capacity(nodes: Nodes, workers: int, wish: str, trials: int, reader: Re
     gpus_each = float(use_gpu)
     if use_gpu and workers == 1:
         gpus_each = math.floor(1e4 / math.ceil(at_once / gpus)) / 1e4
-    # Wherever they land, the drivers find their place beside the workers.
+    # Wherever the drivers are placed, they fit beside the workers.
     drivers = DRIVER_CPUS * at_once if workers > 1 else 0.0
     share = fitting_cpus(nodes, count, reader, gpus_each, drivers)
     if not share:

@@ -1,4 +1,4 @@
-"""What a sweep found: the best options as a file, all trials as a table, pictures, a sentence."""
+"""Results of a sweep: the best options as a file, all trials as a table, pictures, a sentence."""
 
 import csv
 import io
@@ -25,22 +25,21 @@ TABLE = "trials.csv"
 PARALLEL = "parallel-coordinates.png"
 SENSITIVITY = "sensitivity.png"
 SEED = "seed"
-"""The option whose values are repetitions of the same setting."""
+"""Name of the option whose values are repetitions of the same setting."""
 _DPI = 120
 _ROBUST = 0.8
-"""Share of trials whose objectives a picture's axis shows at full length; the others, which went
-far astray, are drawn at its end."""
+"""Share of trials that a picture's axis spans; the others are outliers, drawn at its end."""
 
 
 def best_config(config: RunConfig, trial: Trial) -> RunConfig:
-    """The run of a trial at the preset's full length. Args: config: where nothing is searched."""
+    """A trial's options at the preset's full length. Args: config: the options not searched."""
     preset = PRESETS[config.preset]
     own: dict[str, Any] = {name: getattr(preset, name) for name in TRIAL_DEFAULTS}
     return replace(config.updated(trial.values, "trial"), steps=0, epochs=0.0, **own)
 
 
 def sentence(trials: Sequence[Trial], objective: Objective) -> str:
-    """`best SWD 21.4 against 34.0 for the defaults, trial 17: lr_g 2.1e-04, ...`."""
+    """Summarise as `best SWD 21.4 against 34.0 for the defaults, trial 17: lr_g 2.1e-04, ...`."""
     best = best_trial(trials, objective)
     if best is None or best.objective is None:
         return "no trial has been measured yet"
@@ -58,7 +57,8 @@ def sentence(trials: Sequence[Trial], objective: Objective) -> str:
 def over_seeds(trials: Sequence[Trial], objective: Objective) -> list[list[str]]:
     """A heading and a row for each setting that was tried with several seeds, the best first.
 
-    Only trials that have come as far as any count; the spread is the sample standard deviation.
+    Only trials that have got as far as the furthest count; the spread is the sample standard
+    deviation.
     """
     measured = _measured(trials)
     far = comparable(trial for trial, _ in measured)
@@ -80,7 +80,7 @@ def over_seeds(trials: Sequence[Trial], objective: Objective) -> list[list[str]]
 def write_findings(
     folder: Folder, config: RunConfig, space: Space, trials: Sequence[Trial], objective: Objective
 ) -> list[str]:
-    """Write all that the trials so far tell. Returns: the names of the files."""
+    """Write all results of the trials so far. Returns: the names of the files."""
     names = [TABLE]
     folder.write_bytes(TABLE, as_csv(trials, space, objective).encode())
     best = best_trial(trials, objective)
@@ -98,10 +98,10 @@ def write_findings(
 
 
 def as_csv(trials: Sequence[Trial], space: Space, objective: Objective) -> str:
-    """A row for each trial, by number."""
+    """Format the trials as CSV, a row for each, by number."""
     file = io.StringIO()
     writer = csv.writer(file)
-    # The objective may be more than the metric: KL beyond its bound is added.
+    # The objective may exceed the metric, because KL beyond its bound is added.
     writer.writerow(
         ["trial", "status", "images_seen", "seconds", "sweep_objective", objective.metric, *space]
         + ["reason", "failures"]
@@ -124,7 +124,7 @@ def _measured(trials: Sequence[Trial]) -> list[tuple[Trial, float]]:
 
 
 def _limits(values: Sequence[float], sign: int) -> tuple[float, float]:
-    """The best value, and the worst one that a picture shows at full length."""
+    """The best and the worst value that a picture's axis spans."""
     ordered = sorted(values, key=lambda value: sign * value)
     best, worst = ordered[0], ordered[min(len(ordered) - 1, int(_ROBUST * len(ordered)))]
     if abs(ordered[-1] - best) <= 1.5 * abs(worst - best):
@@ -133,12 +133,12 @@ def _limits(values: Sequence[float], sign: int) -> tuple[float, float]:
 
 
 def _by_logarithm(best: float, worst: float) -> bool:
-    """Whether objectives lie so far apart that the good ones would not be told apart otherwise."""
+    """Whether the axis must be logarithmic for good objectives to be distinguishable."""
     return min(best, worst) > 0 and max(best, worst) > 3 * min(best, worst)
 
 
 def parallel_coordinates(trials: Sequence[Trial], space: Space, objective: Objective) -> Figure:
-    """A line for each trial through its values to its objective; the best ones are the darkest."""
+    """Draw a line for each trial through its values to its objective; the best are darkest."""
     measured = _measured(trials)
     names = [*space, objective.name]
     figure = Figure(figsize=(max(7.0, 1.7 * len(names)), 5), layout="constrained")
@@ -200,7 +200,7 @@ def parallel_coordinates(trials: Sequence[Trial], space: Space, objective: Objec
 
 
 def sensitivity(trials: Sequence[Trial], space: Space, objective: Objective) -> Figure:
-    """The objective against each value that is searched. Trials stopped early are hollow."""
+    """Plot the objective against each searched option. Trials stopped early are hollow."""
     measured = _measured(trials)
     columns = min(3, max(1, len(space)))
     rows = max(1, math.ceil(len(space) / columns))

@@ -11,8 +11,8 @@ from raygen.evaluation.metrics import metric_help
 from raygen.evaluation.objective import MAX_KL
 
 TRIAL_DEFAULTS = {"keep": 1, "validation_count": 1_000, "projector_images": 0}
-"""Options of which trials have defaults of their own: a trial keeps its newest checkpoint and the
-best one, and is measured nine times in what may be a short life."""
+"""Defaults that differ for trials: a trial keeps only its newest and its best checkpoint, and is
+measured nine times even if it is short."""
 
 Search = Literal["random", "optuna", "grid"]
 Scheduler = Literal["asha", "pbt", "none"]
@@ -67,7 +67,7 @@ class SweepOptions:
 
     @property
     def count(self) -> int | None:
-        """How many trials, if the user said so."""
+        """The number of trials, if the user gave one."""
         return None if self.trials == "auto" else int(self.trials)
 
     def budget_seconds(self) -> float | None:

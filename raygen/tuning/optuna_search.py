@@ -1,4 +1,4 @@
-"""Optuna as a searcher for Ray Tune, which is told what earlier sessions of a sweep saw."""
+"""Optuna as a searcher for Ray Tune, which learns from earlier sessions of a sweep too."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -26,12 +26,11 @@ class OptunaSearch(Searcher):
         history: Sequence[Trial],
         allowed: Callable[[Values], bool] = lambda _: True,
     ) -> None:
-        """What to suggest.
-
+        """
         Args:
-            trials: how many there are in all.
-            history: those of earlier sessions.
-            allowed: whether values go together; others are suggested in place of those that do not.
+            trials: number of trials in all.
+            history: trials of earlier sessions.
+            allowed: tells whether values may be combined; forbidden ones are replaced.
         Raises: UserError if Optuna is not installed.
         """
         super().__init__(metric="objective", mode=objective.mode)
@@ -69,7 +68,7 @@ class OptunaSearch(Searcher):
         return kinds.FloatDistribution(domain.low, domain.high, log=domain.log)
 
     def _knows(self, values: Values) -> bool:
-        """Whether values lie in the search space, as defaults may not."""
+        """Whether values lie in the search space; defaults may not."""
         return all(
             domain.low <= float(values[name]) <= domain.high
             if isinstance(domain, Range)
@@ -78,9 +77,9 @@ class OptunaSearch(Searcher):
         )
 
     def _add(self, trial: Trial) -> None:
-        """A trial of an earlier session."""
+        """Tell Optuna about a trial of an earlier session."""
         states = self._optuna.trial.TrialState
-        # What is not finite is no objective to Optuna.
+        # Optuna does not accept objectives that are not finite.
         reports = [report for report in trial.reports if math.isfinite(report.objective)]
         known = trial.objective is not None and math.isfinite(trial.objective)
         finished = trial.status == "finished" and known
@@ -105,7 +104,7 @@ class OptunaSearch(Searcher):
         return {"trial": {"number": number, "values": values}}
 
     def _ask(self) -> tuple[Any, Values]:
-        """What Optuna suggests next. Raises: UserError if nothing of it can be trained."""
+        """Get Optuna's next suggestion. Raises: UserError if no suggestion is allowed."""
         for _ in range(MOST_ATTEMPTS):
             asked = self._study.ask(self._distributions)
             values: Values = {
@@ -120,7 +119,7 @@ class OptunaSearch(Searcher):
         raise nothing_fits(self._space)
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        # There is none of a trial that ended before it was measured.
+        # A trial that ended before it was measured has no result.
         if trial_id in self._asked and "objective" in result:
             self._asked[trial_id].report(result["objective"], int(result[TIME]))
 
@@ -140,14 +139,14 @@ class OptunaSearch(Searcher):
             self._study.tell(asked, state=states.PRUNED)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: a sweep goes on from its own records."""
+        """Does nothing, because a sweep goes on from its own records."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Never called: a sweep goes on from its own records."""
+        """Is never called, because a sweep goes on from its own records."""
 
 
 def import_optuna() -> Any:
-    """Raises: UserError if it is not installed."""
+    """Import Optuna. Raises: UserError if it is not installed."""
     try:
         import optuna
     except ImportError as error:

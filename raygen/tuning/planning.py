@@ -1,4 +1,4 @@
-"""What a sweep searches, decided and checked before anything starts, and noted in its folder."""
+"""The plan of a sweep: decided and checked before anything starts, and saved in its folder."""
 
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -21,18 +21,18 @@ from raygen.tuning.records import OWN, REPORTS, SWEEP, TRIAL, SweepFolder, Trial
 
 TRIALS = 16
 NOT_SEARCHED = RESUMABLE_CHANGES | having(RunConfig, Policy.NOT_SEARCHED)
-"""They decide how long trials are and how they are measured, which must be the same for all."""
+"""Options that cannot be searched: trials must have equal lengths and be measured equally."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep searches, decided before anything starts.
+    """A sweep's search, decided before anything starts.
 
     Attributes:
-        config: the run's options, as trial 0 has them.
-        planned: the values of each trial; of trial 0 alone, if a searcher chooses the others'.
-        count: of trials.
-        workers: of each trial.
+        config: the run's options in trial 0.
+        planned: the values of each trial; only trial 0's, if a searcher chooses the others'.
+        count: number of trials.
+        workers: workers per trial.
     """
 
     config: RunConfig
@@ -44,12 +44,12 @@ class Plan:
 
     @property
     def mutable(self) -> Space:
-        """What may change in the middle of a trial."""
+        """The part of the search space that may change in the middle of a trial."""
         known = _changeable(self.config)
         return {name: domain for name, domain in self.space.items() if name in known}
 
     def check(self, values: Values) -> None:
-        """Raises: UserError if values do not go together, with each other or the other options."""
+        """Raises: UserError if values conflict with each other or with the other options."""
         check_batch(self.config.updated(values, "--set"), self.workers)
 
     def allows(self, values: Values) -> bool:
@@ -65,9 +65,9 @@ def _changeable(run: RunConfig) -> frozenset[str]:
 
 
 def make_plan(run: RunConfig, sweep: SweepOptions) -> Plan:
-    """Decide what is searched. Raises: UserError."""
-    # What is not searched keeps a 0 that stands for another number: which one may depend on what
-    # is searched.
+    """Decide what to search. Raises: UserError."""
+    # Options that are not searched keep a 0 that means "the default", because that default may
+    # depend on searched options.
     explicit = replace(run, model=run.model.explicit)
     known = {name: v for name, v in explicit.to_json().items() if name not in NOT_SEARCHED}
     space = read_space(explicit.model.search_space, sweep.space, sweep.set, known)
@@ -117,13 +117,13 @@ def make_plan(run: RunConfig, sweep: SweepOptions) -> Plan:
 
 
 def lengths(config: RunConfig, manifest: Manifest) -> tuple[int, int]:
-    """Images that a trial sees, and images between two reports."""
+    """Number of images that a trial sees, and number of images between two reports."""
     steps = config.total_steps(manifest.rows(TRAIN))
     return steps * config.step_images, -(-steps // REPORTS) * config.step_images
 
 
 def check_length(plan: Plan, manifest: Manifest) -> None:
-    """Raises: UserError if trials have no step, or the metric needs images that are not there."""
+    """Raises: UserError if trials have no step, or the metric needs images that do not exist."""
     plan.config.total_steps(manifest.rows(TRAIN))
     metric = plan.objective.metric
     if not manifest.rows(VALIDATION) and metric.startswith(("quality/", "validation/")):
@@ -181,7 +181,7 @@ def read_history(sweep: SweepFolder, plan: Plan) -> list[Trial]:
                 f"{', '.join(plan.space)}; restore the file, or delete its folder to have the "
                 "trial repeated"
             )
-        # Refuse values that no trial could have been trained with.
+        # This refuses values that no trial could have been trained with.
         plan.config.updated(trial.values, where)
     return trials
 
@@ -198,15 +198,15 @@ def check_dataset(sweep: SweepFolder, data: str, manifest: Manifest) -> None:
 def open_folder(
     sweep: SweepFolder, run: RunConfig, options: SweepOptions, plan: Plan, manifest: Manifest
 ) -> None:
-    """Note what the sweep is, in place of one that it replaces; for the folder's only owner.
+    """Save the sweep's options, after deleting a sweep that it replaces.
 
-    Raises: UserError if that cannot be written.
+    Only the folder's owner may call this. Raises: UserError if the folder cannot be written.
     """
     sweep.folder.check_writable()
     if sweep.fence:
         sweep.fence.check()
     if not options.resume:
-        # One that --restart began to delete, or is to.
+        # Delete what --restart replaces, or finish such a deletion.
         if sweep.marker():
             marker.delete_contents(sweep.folder, "sweep", OWN)
         marker.write(sweep.folder, "sweep")

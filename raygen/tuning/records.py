@@ -1,4 +1,4 @@
-"""What a sweep notes on disk, as JSON: its options, and each trial's values, reports and end.
+"""Records of a sweep on disk, as JSON: its options, and each trial's values, reports and end.
 
     <storage>/<run-name>/
         sweep.json              options, search space, dataset
@@ -34,7 +34,7 @@ OWN = re.compile(
     r"sweep\.json|best\.json|summary\.json|trials|trials\.csv|sensitivity\.png|"
     r"parallel-coordinates\.png|events\.out\.tfevents\..*|\.ray-.*"
 )
-"""What raygen writes into a sweep's folder. Whatever else lies there is the user's."""
+"""Matches the names that raygen writes into a sweep's folder. All others are the user's."""
 
 MOST_TRIALS = 10**6
 """Upper limit of a trial's number."""
@@ -42,24 +42,24 @@ _ADVICE = "restore the file, or begin another sweep under another --run-name"
 
 Status = Literal["waiting", "running", "finished", "stopped", "failed", "interrupted"]
 ENDED: tuple[Status, ...] = ("finished", "stopped", "failed")
-"""The states that `--resume` leaves alone."""
+"""States of trials that `--resume` does not continue."""
 REDUCTION = 3
-"""Successive halving keeps the best third of the trials at each rung."""
+"""Reduction factor of successive halving, which keeps the best third at each rung."""
 REPORTS = REDUCTION**2
-"""Of a trial, equally far apart: so that the rungs are at 1/9 and 1/3 of its length."""
+"""Number of equally spaced reports per trial, so that rungs are at 1/9 and 1/3 of its length."""
 NEARLY = 0.9
-"""Trials that have seen so large a share of the images of the furthest one are compared with it:
-with other batch sizes, the last step ends elsewhere."""
+"""Least share of the furthest trial's images for a trial to be compared with it: batch sizes differ
+between trials, and so do the images seen after the last step."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a trial has told after so many images.
+    """A trial's report after a number of images.
 
     Attributes:
-        seconds: that it has trained.
-        at: Unix time, in seconds.
-        metrics: all that was logged.
+        seconds: time spent training.
+        at: Unix time of the report, in seconds.
+        metrics: all logged metrics.
     """
 
     images_seen: int
@@ -75,10 +75,10 @@ class Trial:
 
     Attributes:
         number: from 0, which has the defaults.
-        values: the options that are searched, as it has them now.
+        values: current values of the searched options.
         reason: why it ended as it did.
-        failures: why it had to be started again, or failed.
-        changes: what population-based training did to it, and when.
+        failures: reasons for restarts or failure.
+        changes: changes made by population-based training, with their times.
     """
 
     number: int
@@ -90,7 +90,7 @@ class Trial:
     reports: list[Report] = field(default_factory=list)
 
     def add(self, report: Report) -> None:
-        """Note a report, and forget later ones, which a trial that went back will make again."""
+        """Add a report, dropping later ones, which a trial that went back will make again."""
         for number, old in enumerate(self.reports):
             told_again = old.images_seen == report.images_seen and old.objective == report.objective
             if told_again or old.images_seen >= report.images_seen:
@@ -100,12 +100,12 @@ class Trial:
 
     @property
     def objective(self) -> float | None:
-        """The last one reported."""
+        """The last reported objective."""
         return self.reports[-1].objective if self.reports else None
 
     @property
     def is_measured(self) -> bool:
-        """Whether the last report says how good the trial is. What is not finite says nothing."""
+        """Whether the last report has a finite objective."""
         return self.objective is not None and math.isfinite(self.objective)
 
     @property
@@ -118,7 +118,7 @@ class Trial:
 
     @staticmethod
     def from_json(values: Checked) -> "Trial":
-        """What `SweepFolder.write_trial` wrote. Raises: UserError."""
+        """Read what `SweepFolder.write_trial` wrote. Raises: UserError."""
         values.only([field.name for field in fields(Trial)])
         trial = Trial(
             number=values.entry("number").integer(0, MOST_TRIALS),
@@ -145,7 +145,7 @@ def _value(value: Checked) -> Value:
 def _report(values: Checked) -> Report:
     values.only([field.name for field in fields(Report)])
     metrics = values.entry("metrics").entries()
-    # A training that has gone astray measures what is not finite.
+    # A diverged training reports values that are not finite.
     return Report(
         images_seen=values.entry("images_seen").integer(),
         objective=values.entry("objective").number(finite=False),
@@ -157,12 +157,12 @@ def _report(values: Checked) -> Report:
 
 @dataclass(frozen=True)
 class SavedSweep:
-    """What `sweep.json` says.
+    """The content of `sweep.json`.
 
     Attributes:
-        run, sweep: options by name, as they were given.
-        space: the domain of each option that is searched, as a text.
-        dataset: fingerprint of the images.
+        run, sweep: options by name, as given.
+        space: the domain of each searched option, as text.
+        dataset: the dataset's fingerprint.
     """
 
     run: dict[str, Any]
@@ -175,18 +175,18 @@ class SavedSweep:
 class SweepFolder:
     """`<storage>/<run-name>/` of a sweep.
 
-    Attributes: fence: what proves that the job still owns the sweep, for those that write to it.
+    Attributes: fence: lets writers check that the job still owns the sweep.
     """
 
     folder: Folder
     fence: Fence | None = None
 
     def patient(self, seconds: float) -> "SweepFolder":
-        """The same sweep, for a job that outlasts its storage's outages."""
+        """The same sweep, retrying for so many seconds during outages of its storage."""
         return replace(self, folder=self.folder.patient(seconds))
 
     def marker(self) -> Marker | None:
-        """What the folder is, also if an earlier version made it, which left no marker."""
+        """The folder's marker, inferred for sweeps of earlier versions, which wrote none."""
         found = marker.read(self.folder)
         if found is None and self.folder.exists(SWEEP):
             with contextlib.suppress(UserError):
@@ -200,7 +200,7 @@ class SweepFolder:
         return RunFolder(self.folder.join(TRIALS, trial_name(number)), self.fence)
 
     def saved(self) -> SavedSweep:
-        """What the sweep was begun with. Raises: UserError if that cannot be read."""
+        """Read what the sweep was started with. Raises: UserError if it cannot be read."""
         values = self.folder.read_checked(SWEEP, advice=_ADVICE)
         run, sweep = values.entry("run"), values.entry("sweep")
         run.entries()
@@ -219,7 +219,7 @@ class SweepFolder:
         self.trial_run(trial.number).folder.write_json(TRIAL, asdict(trial))
 
     def read_trials(self) -> list[Trial]:
-        """All trials that have begun, in the order of their numbers."""
+        """Read all trials that have begun, in the order of their numbers."""
         trials = self.folder.join(TRIALS)
         names = [name for name in trials.names() if trials.join(name).exists(TRIAL)]
         return sorted(
@@ -240,17 +240,17 @@ def trial_name(number: int) -> str:
 
 
 def comparable(trials: Iterable[Trial]) -> list[Trial]:
-    """The trials that have come about as far as the furthest one."""
+    """The trials that have got about as far as the furthest one."""
     reported = [trial for trial in trials if trial.reports]
     furthest = max((trial.images_seen for trial in reported), default=0)
     return [trial for trial in reported if trial.images_seen >= NEARLY * furthest]
 
 
 def best_trial(trials: Iterable[Trial], objective: Objective) -> Trial | None:
-    """The trial with the best last report, among those that have come furthest.
+    """The trial with the best last report, among those that have got furthest.
 
-    A report of a longer training is worth more than a better one of a shorter: the numbers of
-    trials that were stopped early are not what their settings lead to.
+    Only equally long trainings are comparable: the numbers of a trial that was stopped early do not
+    show what its settings lead to.
     """
     best: Trial | None = None
     measured = (trial for trial in trials if trial.status != "failed" and trial.is_measured)

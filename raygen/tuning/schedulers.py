@@ -1,7 +1,7 @@
-"""Which trials go on: Ray Tune's schedulers, for sweeps.
+"""Ray Tune's schedulers, adapted to sweeps; they decide which trials go on.
 
-The trial of the defaults is never stopped and never cloned over, so that what the search gained can
-be told against it.
+The trial of the defaults is never stopped and never cloned over, so that the gain of the search can
+be measured against it.
 """
 
 import math
@@ -19,7 +19,7 @@ from raygen.tuning.records import ENDED, REDUCTION, Report, Trial, trial_name
 
 TIME = "images_seen"
 LAST = "last"
-"""Whether a result is a trial's last one, because the trial has seen all its images."""
+"""Entry of a result that is true for a trial's last one, when it has seen all its images."""
 
 
 def number_of(trial: Any) -> int:
@@ -28,14 +28,14 @@ def number_of(trial: Any) -> int:
 
 
 def as_result(report: Report) -> dict[str, float]:
-    """A report as Ray Tune's schedulers want it."""
+    """Convert a report to a result for Ray Tune's schedulers."""
     return {TIME: report.images_seen, "objective": report.objective}
 
 
 class Halving(ASHAScheduler):
     """Asynchronous successive halving (Li et al. 2018, arXiv 1810.05934).
 
-    It is told what trials of earlier sessions of the sweep came to.
+    Results of trials from earlier sessions of the sweep are taken into account.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Halving(ASHAScheduler):
             metric="objective",
             mode=objective.mode,
             grace_period=report_images,
-            # Trials that reach it end by themselves.
+            # Trials that reach this time end by themselves.
             max_t=total_images + 1,
             reduction_factor=REDUCTION,
         )
@@ -65,19 +65,19 @@ class Halving(ASHAScheduler):
         decision: str = super().on_trial_result(tune_controller, trial, result)
         if number_of(trial) == 0:
             return str(TrialScheduler.CONTINUE)
-        # Compared with others, NaN is neither worse nor better.
+        # NaN compares as neither worse nor better than other values.
         return decision if math.isfinite(result["objective"]) else str(TrialScheduler.STOP)
 
 
 class Population(PopulationBasedTraining):
     """Population-based training (Jaderberg et al. 2017, arXiv 1711.09846).
 
-    At each report, a trial among the worst quarter goes on from the networks of one among the best
+    At each report, a trial in the worst quarter goes on from the networks of one in the best
     quarter, with changed values.
     """
 
     def __init__(self, objective: Objective, report_images: int, mutable: Space, seed: int) -> None:
-        """Args: mutable: the options that can change while networks are trained; at least one."""
+        """Args: mutable: domains of the options that may change during a trial; at least one."""
 
         def within(config: dict[str, Any]) -> dict[str, Any]:
             values = config["trial"]["values"]
@@ -101,7 +101,7 @@ class Population(PopulationBasedTraining):
         random.seed(seed)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        # There is nothing in the result of a trial that ended before it was measured.
+        # The result of a trial that ended before it was measured is empty.
         if number_of(trial) == 0 or result.get(LAST, True):
             return str(TrialScheduler.CONTINUE)
         decision: str = super().on_trial_result(tune_controller, trial, result)
@@ -119,6 +119,6 @@ def _mutation(domain: Domain) -> Any:
 
 
 def _stand_in(trial: Trial) -> Any:
-    """What a scheduler needs to know of a trial that has ended in an earlier session."""
+    """A stand-in, for schedulers, of a trial that ended in an earlier session."""
     name = trial_name(trial.number)
     return SimpleNamespace(trial_id=f"ended-{name}", custom_trial_name=name)

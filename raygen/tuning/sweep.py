@@ -1,4 +1,4 @@
-"""Runs a sweep with Ray Tune, and notes everything that happens as it happens."""
+"""Runs a sweep with Ray Tune, and records everything as it happens."""
 
 import contextlib
 import logging
@@ -41,12 +41,12 @@ DIED = "its process died: killed, out of memory, or with its machine"
 
 @dataclass(frozen=True)
 class Finished:
-    """What became of a sweep.
+    """The outcome of a sweep.
 
     Attributes:
-        trials: all of them, by number.
-        seconds: that this session of it took.
-        busy_share: of this time and of the places for trials, that trials trained in.
+        trials: all trials, by number.
+        seconds: duration of this session.
+        busy_share: share of this time, over all slots for trials, in which trials trained.
     """
 
     trials: list[Trial]
@@ -67,9 +67,9 @@ def run_sweep(
 
     Args:
         history: trials of earlier sessions.
-        lease: of the sweep's folder.
-    Returns: all trials, as they are now, and how the time was spent.
-    Raises: RunError if the sweep cannot go on, or belongs to another job by now.
+        lease: ownership of the sweep's folder.
+    Returns: all trials in their current state, and how the time was spent.
+    Raises: RunError if the sweep cannot go on, or another job has taken it over.
     """
     report_images, objective, seed = task.report_images, task.objective, task.config.seed
     task = replace(task, clones=options.scheduler == "pbt")
@@ -109,7 +109,7 @@ def run_sweep(
             scheduler=scheduler,
             search_alg=searcher,
             num_samples=samples if searcher else 1,
-            # Paused trials, as of population-based training, would count as running.
+            # Trials that population-based training has paused would count as running.
             max_concurrent_trials=None if task.clones else task.capacity.at_once,
             # Starting a process and importing torch takes longer than everything else. But what a
             # trial has started with Ray Train only ends with its process.
@@ -150,10 +150,10 @@ def run_sweep(
 
 
 def _quiet(verbose: bool) -> None:
-    """Settings that Ray Tune reads from the environment."""
+    """Set the environment variables that keep Ray Tune quiet until the context ends."""
     # The trials write their own logs.
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    # A signal is the job's own affair.
+    # The job handles signals itself.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     # The other way of telling, which is silent when it is told to be.
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
@@ -178,7 +178,7 @@ class Ending(tune.Stopper):
 
 
 class Watch(tune.Callback):
-    """Notes what happens to trials, in their records and for TensorBoard, and shows it."""
+    """Records what happens to trials, in their files and for TensorBoard, and shows it."""
 
     def __init__(
         self,
@@ -212,17 +212,17 @@ class Watch(tune.Callback):
         self._outage = self.error = ""
 
     def __getstate__(self) -> dict[str, Any]:
-        # Ray Tune pickles its callbacks, to go on with a sweep; which raygen does from its records.
+        # Ray Tune pickles callbacks to resume a sweep, but raygen resumes from its own records.
         return {}
 
     @property
     def trials(self) -> list[Trial]:
-        """All that have begun, by number."""
+        """All trials that have begun, by number."""
         return [self._trials[number] for number in sorted(self._trials)]
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         if self._stop_at is not None:
-            # Ray Tune still fills free places; such a trial ends at once.
+            # Ray Tune still starts trials in free slots; such a trial ends at once.
             return
         known, values = self._known(trial), trial.config["trial"]["values"]
         if known.values != values:
@@ -236,7 +236,7 @@ class Watch(tune.Callback):
         known.status, known.reason = "running", ""
         self._progress.pop(known.number, None)
         run = self._task.sweep.trial_run(known.number).folder
-        # Sessions of one name would be shown as one trial, also of different sweeps.
+        # TensorBoard would merge sessions of one name into one trial, even across sweeps.
         name = f"{self._task.sweep.folder.name}/{trial_name(known.number)}"
         hparams.write_start(run, name, self._space, values, time.time())
         self._note(known)
@@ -271,7 +271,7 @@ class Watch(tune.Callback):
             self._end(known, f"trial {known.number} stopped{told} is {known.reason}")
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        # Its process may have died before it had begun.
+        # The trial's process may have died before the run began.
         known, reason = self._known(trial), _reason(trial)
         known.failures.append(reason)
         known.status, known.reason = "waiting", "to be started again"
@@ -285,7 +285,7 @@ class Watch(tune.Callback):
         if self.error:
             self._interrupt(known, reason)
         elif reason == DIED:
-            # As where its machine was taken away twice: nothing that the trial itself did.
+            # The trial is not at fault, for example if its machine was taken away twice.
             self._interrupt(known, reason)
             self._table.tell(f"trial {known.number}: {reason}, twice; --resume goes on with it")
         else:
@@ -313,22 +313,22 @@ class Watch(tune.Callback):
             self._show()
 
     def close(self) -> None:
-        """The sweep is over: trials that have not ended were interrupted."""
+        """Record trials that have not ended as interrupted, because the sweep is over."""
         self._look()
         if self._lease.is_lost:
-            # Its trials are another job's by now.
+            # Another job owns the trials now.
             return
         for trial in self._trials.values():
             if trial.status not in (*ENDED, "interrupted"):
                 self._interrupt(trial, "the sweep was ended")
 
     def _look(self) -> None:
-        """Ask for what is known now."""
+        """Poll the current state."""
         with contextlib.suppress(RayError):
             self._take(answer(self._task.status.state, self._events))
 
     def _take(self, state: State) -> None:
-        """Take note of what is known, and tell what has happened since the last time."""
+        """Record the state, and report the events since the last time."""
         self._progress, self._outage = state.progress, state.outage
         self.error = one_line(state.error) if state.error else ""
         for event in state.after(self._events):
@@ -364,7 +364,7 @@ class Watch(tune.Callback):
     def _note_end(self, trial: Trial) -> None:
         self._note(trial)
         if trial.status != "waiting" and trial.status != "running":
-            # A trial that is stopped has no time left to say so itself.
+            # A stopped trial has no time left to record its own end.
             note_end(self._task.sweep.trial_run(trial.number).folder, trial.status)
 
     def _end(self, trial: Trial, text: str) -> None:
@@ -378,7 +378,7 @@ class Watch(tune.Callback):
 
 
 def _reason(trial: Any) -> str:
-    """Why a Ray Tune trial failed last, in one line."""
+    """The reason for a Ray Tune trial's last failure, in one line."""
     try:
         with open(trial.error_file) as file:
             text = file.read().rpartition("Failure #")[2]

@@ -1,4 +1,4 @@
-"""What a user sees of a sweep while it runs: a table of its trials, and a line on how far it is."""
+"""A sweep's display while it runs: a table of its trials and a line of progress."""
 
 import shutil
 import sys
@@ -27,7 +27,7 @@ _ORDER: tuple[Status, ...] = (
 def trial_rows(
     trials: Sequence[Trial], objective: Objective, space: Space, progress: Mapping[int, Progress]
 ) -> list[list[str]]:
-    """A heading and a row for each trial: those that run first, then from the best to the worst."""
+    """A heading and a row per trial: running trials first, the others from best to worst."""
     heading = ["trial", "state", "images", objective.name, *space, "why"]
 
     def place(trial: Trial) -> tuple[int, int, float]:
@@ -47,7 +47,7 @@ def trial_rows(
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as lines of text, all columns but the last to the right."""
+    """Format rows of cells as lines of text, right-aligning all columns but the last."""
     if not rows:
         return []
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -59,7 +59,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def describe_values(trial: Trial) -> str:
-    """`lr_g 2.1e-04, lr_d 6.0e-04, schedule 2:1`."""
+    """Format a trial's values as `lr_g 2.1e-04, lr_d 6.0e-04, schedule 2:1`."""
     return ", ".join(f"{name} {short(value)}" for name, value in trial.values.items())
 
 
@@ -70,10 +70,10 @@ def seconds_left(
     total_images: int,
     all_to_the_end: bool,
 ) -> float | None:
-    """About how long the sweep will go on; None as long as nobody can tell.
+    """Estimate the sweep's remaining time in seconds; None while there is no basis for it.
 
     Args:
-        count: of trials in all, those included that have not begun.
+        count: number of all trials, including those that have not begun.
         all_to_the_end: whether no trial is stopped early.
     """
     running = [trial for trial in trials if trial.status == "running"]
@@ -82,7 +82,7 @@ def seconds_left(
     if not rate:
         return None
     ended = [trial.images_seen for trial in trials if trial.status in ("finished", "stopped")]
-    # Where trials are stopped early, those to come are taken for as long as those that ended.
+    # If trials are stopped early, assume that future ones last as long as those that ended.
     known = ended and not all_to_the_end
     expected = sum(ended) / len(ended) if known else total_images * (1 if all_to_the_end else 0.5)
     left = sum(max(expected, _next_rung(each)) - each.images_seen for each in live)
@@ -91,7 +91,7 @@ def seconds_left(
 
 
 def _next_rung(progress: Progress) -> float:
-    """Where a trial may be stopped next: it runs at least so far."""
+    """The next rung at which a trial may be stopped: it runs at least to there."""
     total = progress.total_images
     rungs = (total / REDUCTION**k for k in (2, 1))
     return next((rung for rung in rungs if progress.images_seen < rung), total)
@@ -104,7 +104,7 @@ def headline(
     progress: Mapping[int, Progress],
     left: float | None,
 ) -> str:
-    """`5 of 16 trials ended - 212 images/s - 12:31 left - best SWD 48.1: trial 5`."""
+    """Format as `5 of 16 trials ended - 212 images/s - 12:31 left - best SWD 48.1: trial 5`."""
     ended = sum(trial.status in ENDED for trial in trials)
     running = [t.number for t in trials if t.status == "running" and t.number in progress]
     rate = sum(progress[number].images_per_second for number in running)
@@ -135,7 +135,7 @@ class LiveTable:
 
     @property
     def is_due(self) -> bool:
-        """Whether it is worth the trouble to show something new."""
+        """Whether enough time has passed to redraw."""
         return time.monotonic() - self._drawn_at >= REFRESH_SECONDS
 
     def show(self, line: str, rows: Sequence[Sequence[str]]) -> None:
@@ -152,20 +152,20 @@ class LiveTable:
         self._drawn_lines = len(texts)
 
     def tell(self, text: str, in_table: bool = False) -> None:
-        """Something has happened. Args: in_table: and the table says so too."""
+        """Report an event. Args: in_table: whether the table shows it too."""
         if self._redraws and in_table:
             return
         self.clear()
         print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
-        """Leave what is shown where it is."""
+        """Stop redrawing, and leave the table on the screen."""
         self._drawn_lines = 0
         self._line.close()
 
     def clear(self) -> None:
-        """Take the table away."""
+        """Erase the table."""
         if self._drawn_lines:
-            # Up to the first line of the table, and everything below it away.
+            # Move up to the first line of the table and erase everything below.
             self._stream.write(f"\x1b[{self._drawn_lines}F\x1b[J")
             self._drawn_lines = 0

@@ -1,7 +1,7 @@
-"""What happens inside a trial: one run of raygen's own loop, which reports to Ray Tune.
+"""The code that runs inside a trial: one run of raygen's own loop, which reports to Ray Tune.
 
-A trial of one worker runs the loop in Tune's process. Only for more workers does it start Ray
-Train inside, which takes tens of seconds on a small machine.
+A trial with one worker runs the loop in Tune's process. Only with several workers does it start Ray
+Train, which takes tens of seconds on a small machine.
 """
 
 import os
@@ -36,19 +36,19 @@ from raygen.tuning.records import SweepFolder
 from raygen.tuning.schedulers import LAST, TIME
 
 THREAD_SECONDS = "60"
-"""That Tune waits for a stopped trial to put its work in order, before it starts the next one in
-a new process."""
+"""Time that Tune gives a stopped trial to save its work before it starts the next one in a new
+process, in seconds."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """All that a trial needs to know besides its values.
+    """Everything that a trial needs besides its values.
 
     Attributes:
-        config: the run's options where they are not searched.
+        config: the run's options that are not searched.
         status: an actor of `Status`; its parts are the trials.
-        total_images: that a trial sees at most.
-        report_images: how many lie between two reports.
+        total_images: upper limit of the images that a trial sees.
+        report_images: number of images between two reports.
         clones: whether trials are cloned, so that Tune needs their checkpoints.
     """
 
@@ -66,9 +66,9 @@ class Task:
     verbose: bool = False
 
     def config_of(self, values: Values) -> RunConfig:
-        """The run of a trial. All trials see as many images, whatever their batch size.
+        """The options of a trial's run. All trials see equally many images, at any batch size.
 
-        Raises: UserError if the values do not go together.
+        Raises: UserError if the values conflict.
         """
         config = self.config.updated(values, "trial")
         return replace(
@@ -79,9 +79,9 @@ class Task:
             validate_images=self.report_images,
             checkpoint_images=self.report_images,
             sample_images=self.report_images,
-            # Tune starts a failed trial again itself.
+            # Tune itself restarts failed trials.
             max_failures=0,
-            # With halved learning rates, it would not be these values that are measured.
+            # Recovery would halve the learning rates, and so measure other values.
             on_nan="stop",
         )
 
@@ -96,7 +96,7 @@ def run_trial(config: dict[str, Any], task: Task) -> None:
     number = int(tune.get_context().get_trial_name())
     if ray.get(task.status.stopping.remote()):
         return
-    # In case an attempt that was killed was waiting for something.
+    # A killed attempt may have reported an outage that is over now.
     task.status.outage.remote(number, "")
     with OUTAGES.told_to(lambda text: task.status.outage.remote(number, text)):
         _run_trial(config, task, number)
@@ -146,9 +146,9 @@ def _run_trial(config: dict[str, Any], task: Task, number: int) -> None:
 
 
 def _take_over(run: RunFolder, number: int, task: Task) -> None:
-    """Put the checkpoint that Tune wants this trial to go on from into its run, if it has one.
+    """Copy the checkpoint that Tune wants this trial to go on from, if any, into its run.
 
-    Population-based training clones another trial so.
+    This is how population-based training clones another trial.
     """
     given = tune.get_checkpoint()
     if given is None:
@@ -168,9 +168,9 @@ def _take_over(run: RunFolder, number: int, task: Task) -> None:
 
 
 class TrialCallbacks(Callbacks):
-    """Tells the sweep and Ray Tune how far a trial is."""
+    """Reports a trial's progress to the sweep and to Ray Tune."""
 
-    # Ray Tune may go on from what it is told of: another trial, or this one in another process.
+    # Ray Tune may continue from a reported checkpoint, in another trial or another process.
     needs_checkpoints = True
 
     def __init__(self, number: int, task: Task, run: RunFolder, record: RunRecord) -> None:
@@ -200,7 +200,7 @@ class TrialCallbacks(Callbacks):
             LAST: progress.images_seen >= progress.total_images,
             "seconds": progress.seconds,
             "at": time.time(),
-            # One entry: names of metrics have slashes, which mean nesting to Tune.
+            # Keep metrics in one entry, because Tune takes slashes in names for nesting.
             "metrics": {"values": list(progress.metrics.items())},
         }
         saved = self._run.latest_checkpoint() if self._task.clones else None
@@ -211,7 +211,7 @@ class TrialCallbacks(Callbacks):
 
 
 def _train_nested(session: Session, callbacks: TrialCallbacks, capacity: Capacity) -> Outcome:
-    """Several workers, with Ray Train inside the trial."""
+    """Train with several workers, by Ray Train inside the trial."""
     stop = threading.Event()
 
     def watch(state: State) -> None:
