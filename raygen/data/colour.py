@@ -1,4 +1,4 @@
-"""From the colours of an image's own profile to sRGB, which everything else here means."""
+"""Conversion from an image's colour profile to sRGB, which all other code assumes."""
 
 import functools
 import io
@@ -7,9 +7,9 @@ import numpy as np
 from PIL import Image, ImageCms
 
 SAME = 3
-"""Largest difference, of 255, between colours in two profiles that are taken for the same."""
+"""Largest difference, of 255, between colours of two profiles that count as equal."""
 SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK", "LAB": "LAB"}
-"""The colour space of a profile that describes the pixels of an image, by the image's mode."""
+"""Colour space that a profile must have to describe an image's pixels, by the image's mode."""
 
 
 def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
@@ -28,7 +28,7 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
 
 @functools.lru_cache(maxsize=16)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """What turns pixels of a profile into sRGB; None where nothing changes or can be done."""
+    """Build the transform from a profile to sRGB; None if it is not needed or not possible."""
     if not profile and mode != "LAB":
         return None
     try:

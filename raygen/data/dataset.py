@@ -16,7 +16,7 @@ from raygen.data.sources.source import DrawnFaces, drawn_folder
 
 
 def open_dataset(config: RunConfig, storage: str) -> tuple[Folder, Manifest | None]:
-    """Where a run's dataset lies, or will lie, and what it holds; nothing for drawn faces.
+    """Find a run's dataset and its manifest; drawn faces have no manifest yet.
 
     Args: storage: folder or URI of all runs.
     Raises: UserError if it is no dataset, or not of images that the preset is made for.
@@ -55,7 +55,7 @@ def draw_dataset(config: RunConfig, data: Folder, line: ProgressLine) -> Manifes
 
 
 def _damage(data: Folder, line: ProgressLine) -> str:
-    """What is wrong with a dataset, or nothing. Raises: Unreadable if that cannot be told."""
+    """Describe a dataset's damage, or "". Raises: Unreadable if a file cannot be read now."""
     try:
         check_files(data, Manifest.load(data), line)
     except Unreadable:
@@ -66,7 +66,7 @@ def _damage(data: Folder, line: ProgressLine) -> str:
 
 
 def check_files(data: Folder, manifest: Manifest, line: ProgressLine) -> None:
-    """Read all of a dataset, before something is given up for a training that needs it.
+    """Read and check a whole dataset, before anything is deleted for a training that needs it.
 
     Raises: ShardError if a file is missing or damaged.
     """

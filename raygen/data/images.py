@@ -38,7 +38,7 @@ SUFFIXES = (
     ".tif",
     ".tiff",
 )
-"""Suffixes of files taken for images; their content decides the format."""
+"""Suffixes by which files count as images; their content decides the format."""
 FORMATS = (
     "JPEG",
     "PNG",
@@ -47,7 +47,7 @@ FORMATS = (
     "GIF",
     TiffImagePlugin.TiffImageFile.format,
 )
-"""What Pillow may decode; others of its formats start programs or read other files."""
+"""Formats that Pillow may decode; others start programs or read other files."""
 MAX_FILE_BYTES = 256 * 2**20
 GAP = 2.0
 """A JPEG is decoded at a half, quarter or eighth of its size where that is still so many times
@@ -59,9 +59,9 @@ class BadImage(Exception):
 
 
 def open_image(data: bytes) -> Image.Image:
-    """An image of a file's bytes, its header read, its pixels not decoded yet.
+    """Open an image from a file's bytes and read its header, without decoding the pixels.
 
-    What is kept beside the pixels, such as texts, is no reason to turn an image away.
+    Texts and other metadata never cause an image to be rejected.
 
     Raises: BadImage.
     """
@@ -105,9 +105,9 @@ PNG = b"\x89PNG\r\n\x1a\n"
 PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 PNG_PROFILE = b"iCCP"
 PNG_XMP, MAX_XMP_BYTES = b"XML:com.adobe.xmp\0\0", 2**19
-"""How an XMP begins in a PNG, not compressed; and what Pillow reads without objecting."""
+"""Start of an uncompressed XMP text in a PNG, and the largest that Pillow accepts, in bytes."""
 MAX_PROFILE_BYTES = 16 * 2**20
-"""Of a colour profile; those of printers have 2 MB."""
+"""Largest colour profile that is used, in bytes; those of printers have 2 MB."""
 
 
 def _without_texts(data: bytes) -> tuple[bytes, bytes]:
@@ -131,7 +131,7 @@ def _without_texts(data: bytes) -> tuple[bytes, bytes]:
 
 
 def _is_xmp(chunk: bytes) -> bool:
-    """Whether a text is an XMP of ordinary size, which may say how the camera was held."""
+    """Whether a text is an XMP of ordinary size, which may contain the orientation."""
     return chunk.startswith(PNG_XMP) and len(chunk) <= MAX_XMP_BYTES
 
 
@@ -179,13 +179,13 @@ def _damaged(error: Exception) -> str:
 
 
 def fit_image(image: Image.Image, target: ImageFormat) -> np.ndarray:
-    """An image as a model sees it. Returns: (height, width, 3) uint8. Raises: BadImage."""
+    """Fit an image to a model's input. Returns: (height, width, 3) uint8. Raises: BadImage."""
     [pixels] = fit_images(image, [target])
     return pixels
 
 
 def fit_images(image: Image.Image, targets: Sequence[ImageFormat]) -> list[np.ndarray]:
-    """An image in several sizes, decoded once: upright, RGB on white, cropped, antialiased.
+    """Fit an image to several sizes, decoding once: upright, RGB on white, cropped, antialiased.
 
     Args: image: as `open_image` returned it, or decoded already.
     Returns: (height, width, 3) uint8 for each target.
@@ -237,11 +237,11 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes an image upright, by its orientation. Source: Exif 2.3, 4.6.4 A."""
+"""Transpositions that make an image upright, by orientation. Source: Exif 2.3, 4.6.4 A."""
 
 
 def _orientation(image: Image.Image) -> int:
-    """How the camera was held, 1 to 8; 1 where nothing is known, or what is said is damaged."""
+    """Exif orientation, 1 to 8; 1 if it is missing or damaged."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         # Pillow turns these itself, and says so in their size.
         return 1
@@ -258,7 +258,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _box(size: tuple[int, int], target: ImageFormat) -> Box:
-    """The part of an image that a target shows: in its crop, what has the target's shape."""
+    """The part of an image that a target shows: the largest box of its shape within its crop."""
     width, height = size
     left = top = 0.0
     if target.crop:
@@ -277,7 +277,7 @@ def _box(size: tuple[int, int], target: ImageFormat) -> Box:
 def _decode_smaller(
     image: Image.Image, boxes: Sequence[Box], targets: Sequence[ImageFormat]
 ) -> None:
-    """Have a JPEG decoded no larger than it needs to be."""
+    """Make Pillow decode a JPEG at the smallest sufficient size."""
     shrink = min(
         min((box[2] - box[0]) / target.width, (box[3] - box[1]) / target.height)
         for box, target in zip(boxes, targets, strict=True)
@@ -289,12 +289,12 @@ def _decode_smaller(
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """Upright, grey (L) or RGB in sRGB, on white where it is transparent."""
+    """Convert to upright grey (L) or RGB in sRGB, on white where it is transparent."""
     orientation, profile = _orientation(image), image.info.get("icc_profile", b"")
     png = image.format == "PNG"
     image.load()
     if image.mode == "CMYK" and image.format in ("JPEG", "MPO") and "adobe" not in image.info:
-        # Pillow takes all for Adobe's, which are stored inverted.
+        # Pillow treats all CMYK JPEGs like Adobe's, which are stored inverted.
         image = ImageChops.invert(image)
     if orientation in UPRIGHT:
         turned = image.transpose(UPRIGHT[orientation])
@@ -305,7 +305,7 @@ def _plain(image: Image.Image) -> Image.Image:
     opaque = _opacity(image)
     info = image.info
     if image.mode.startswith("I;16"):
-        # Pillow would cut off what is brighter than 255.
+        # Pillow would clip values above 255.
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     image = to_srgb(_colours(image), profile)
     if png and not profile:
@@ -356,7 +356,7 @@ def _with_gamma(image: Image.Image, info: dict[Any, Any]) -> Image.Image:
 
 
 SRGB_GAMMA, SAME_GAMMA = 1 / 2.2, 0.05
-"""What most images mean, and how far from it, as a ratio, nobody sees a difference."""
+"""Gamma of sRGB, and the relative deviation from it that is not visible."""
 
 
 def _resized(image: Image.Image, box: Box, target: ImageFormat) -> np.ndarray:

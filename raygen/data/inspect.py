@@ -21,9 +21,9 @@ THREADS = 8
 SHOWN_REASONS = 5
 SHOWN_NAMES = 3
 CELL = 144
-"""Pixels of a sheet's column, at least; smaller images are enlarged to it."""
+"""Least width of a sheet's column, in pixels; smaller images are enlarged to it."""
 HIGHEST = 2_048
-"""Pixels to which an image is enlarged, at most, from its bottom to its top."""
+"""Greatest height to which an image is enlarged, in pixels."""
 MARGIN, FONT_SIZE, LINE = 6, 11, 14
 MAX_LINES = 6
 MOST_PIXELS = 10**8
@@ -31,7 +31,7 @@ MOST_PIXELS = 10**8
 
 
 def table(folder: Folder, manifest: Manifest) -> str:
-    """What a manifest says, for people."""
+    """Format a manifest as a table for people."""
     source = manifest.source
     rows = [
         ("dataset", folder.uri),
@@ -87,7 +87,7 @@ def verify(
 
 
 def _problem(folder: Folder, file: ShardFile) -> str:
-    """What is wrong with a file, or nothing. Raises: ShardError if it cannot be read."""
+    """Describe a file's damage, or "". Raises: ShardError if it cannot be read."""
 
     def digest() -> str:
         found = hashlib.sha256()
@@ -101,13 +101,13 @@ def _problem(folder: Folder, file: ShardFile) -> str:
     except FileNotFoundError:
         return "is missing"
     except OSError as error:
-        # Which says nothing of what it holds.
+        # A file that cannot be read need not be damaged.
         raise unreadable(folder.join(file.name).uri, error, Unreadable) from error
     return "" if same else "its content is not what was prepared"
 
 
 def most_cells(manifest: Manifest) -> int:
-    """Images that a sheet has room for, at most."""
+    """The largest number of images that a sheet has room for."""
     enlarge = max(1, round(CELL / manifest.width))
     text = LINE * MAX_LINES
     cell = (manifest.width * enlarge + MARGIN) * (manifest.height * enlarge + MARGIN + text)

@@ -1,4 +1,4 @@
-"""What files are that raygen does not read: by their first bytes, and by their names.
+"""Recognising files that raygen does not read, by their first bytes and by their names.
 
 Sources: the formats' own specifications; the `file` program's list of first bytes.
 """
@@ -12,7 +12,7 @@ from raygen.core.printable import printable
 Group = Literal["picture", "archive", "video", "table", "document"]
 
 HEAD_BYTES = 512
-"""First bytes of a file that decide what it is."""
+"""Number of first bytes by which a file is recognised."""
 REMEDIES: dict[Group, str] = {
     "picture": "convert it to JPEG or PNG",
     "archive": "unpack it, or name it alone with --images",
@@ -20,7 +20,7 @@ REMEDIES: dict[Group, str] = {
     "table": "write its images as files, or save it with save_to_disk and prepare huggingface",
     "document": "download it again",
 }
-"""What to do with a file of a kind that is not read."""
+"""Advice on files that are not read, by group."""
 
 
 class Kind(NamedTuple):
@@ -31,7 +31,7 @@ class Kind(NamedTuple):
 
     @property
     def refusal(self) -> str:
-        """What is said of a file of this kind, and what to do with it."""
+        """Message for a file of this kind, with advice."""
         return f"{self.name}, which raygen does not read: {REMEDIES[self.group]}"
 
 
@@ -95,7 +95,7 @@ _BRANDS = {
     b"mif1": Kind("a HEIF picture", "picture"),
     b"msf1": Kind("a HEIF picture", "picture"),
 }
-"""Of ISO base media files, which most videos and a few pictures are."""
+"""Brands of ISO base media files, the container of most videos and a few pictures."""
 
 _SUFFIXES: dict[Group, str] = {
     "picture": (
@@ -114,7 +114,7 @@ _GROUPS: dict[str, Group] = {
 
 
 def group_of(path: str) -> Group | None:
-    """What kind of file a name promises, if it is one that a user may have meant to be read."""
+    """Guess a file's group from its name, if users may have expected it to be read."""
     name = path.rsplit("/", 1)[-1].lower()
     return _GROUPS.get(name[name.rfind(".") :]) if "." in name else None
 

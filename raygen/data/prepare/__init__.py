@@ -1,1 +1,1 @@
-"""From a source to datasets."""
+"""Preparing datasets from a source."""

@@ -1,4 +1,4 @@
-"""The parts of a preparation: what is in them, and how the cluster makes them.
+"""The parts of a preparation: how they are planned, and how the cluster makes them.
 
 A part is a range of images that become whole files of every dataset. Ray Data spreads the parts
 over the cluster; where images come from an object store, several are read at once, ahead of their
@@ -39,7 +39,7 @@ TASK_IMAGES = 128
 MAX_ATTEMPTS = 4
 """Attempts at a task whose process dies; Ray alone would retry for ever."""
 READERS = 16
-"""Images that a process reads from an object store at once: each takes it tens of milliseconds."""
+"""Concurrent reads per process from an object store, where each takes tens of milliseconds."""
 READ_AHEAD_BYTES = 128 * 2**20
 """Limit for images that are read but not used yet, so that large ones do not fill memory."""
 TELL_SECONDS = 1.0
@@ -53,9 +53,9 @@ Progress = Callable[[int, int, float], None]
 
 @dataclass(frozen=True)
 class Target:
-    """A dataset to be made: where, and of what images.
+    """A dataset to be made: its folder and image format.
 
-    Attributes: fence: what proves that the job still owns the folder.
+    Attributes: fence: lets writers check that the job still owns the folder.
     """
 
     folder: Folder
@@ -150,7 +150,7 @@ def _tasks(parts: list[Part]) -> list[Part]:
 
 
 def _images(part: Part) -> int:
-    """How many images of the source a part needs."""
+    """The number of the source's images that a part needs."""
     return len(_positions(part))
 
 
@@ -159,7 +159,7 @@ def _positions(part: Part) -> list[int]:
 
 
 class Shard:
-    """The images of one file, as they come."""
+    """Collects the images of one file as they arrive."""
 
     def __init__(self, target: Target, file: File) -> None:
         self._target = target
@@ -208,7 +208,7 @@ def _count_attempt(source: Source, targets: Sequence[Target], part: Part, run: s
             f"a process that prepared the images {first} to {last} died {MAX_ATTEMPTS} times: one "
             "of them is made to do that, or there is too little memory"
         )
-    # Nothing is lost with it, so it need not be written with the care that takes time.
+    # Losing this file does no harm, so it is written without the cost of an atomic write.
     records.patiently(lambda: records.filesystem.open_output_stream(records.path_of(mark)).close())
 
 
@@ -375,7 +375,7 @@ def _make_tasks(
 
 
 class _ProgressThread:
-    """Tells how far the tasks are: each time that one ends, and about once a second."""
+    """Reports the tasks' progress each time that one ends, and about once a second."""
 
     def __init__(
         self, progress: Progress | None, images: list[int], counted: Callable[[], dict[int, int]]
@@ -431,7 +431,7 @@ _process: dict[str, Any] = {}
 
 
 def _of_process(key: str, load: Callable[[], Any]) -> Any:
-    """What all tasks share, unpacked once in each process."""
+    """Load what all tasks share, once per process."""
     if key not in _process:
         _process.clear()
         _process[key] = load()

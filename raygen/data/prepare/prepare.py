@@ -27,9 +27,9 @@ from raygen.data.sources.source import Source
 PLAN = "plan.json"
 SHARD = r"\w+-\d{5}\.parquet"
 OWN = re.compile(rf"{re.escape(MANIFEST)}|{SHARD}|{re.escape(RECORDS)}")
-"""What raygen writes into a dataset's folder. Whatever else lies there is the user's."""
+"""Matches the names that raygen writes into a dataset's folder. All others are the user's."""
 TEMPORARY = r"\.[0-9a-f]{32}\.tmp"
-"""What a process leaves behind that is killed while it writes a file."""
+"""Matches temporary files left by processes that were killed while writing."""
 _START_OVER = "start over with --restart"
 PIXELS_VERSION = 3
 """Version of the decoding; a dataset begun under another one is not continued."""
@@ -87,7 +87,7 @@ def write_datasets(
     progress: Progress | None = None,
     allowed: int | None = None,
 ) -> list[Manifest]:
-    """What `prepare` does once the folders are this job's alone."""
+    """Write the datasets, after `prepare` has made this job the folders' only owner."""
     about = source.description()
     found = [find_prepared(about, target) for target in targets]
     sizes = tuple(target.image.size for target in targets)

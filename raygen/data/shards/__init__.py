@@ -1,1 +1,1 @@
-"""A dataset's files."""
+"""Reading and writing a dataset's files."""

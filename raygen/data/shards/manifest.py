@@ -36,7 +36,7 @@ MOST_PIXELS = 2**16
 """Largest height or width, in pixels; no JPEG exceeds it."""
 _ADVICE = "copy the dataset again or prepare it again with --restart"
 ROW_GROUP_BYTES = 2 * 2**20
-"""The unit of one read, and so the grain in which the order of a dataset can be shuffled."""
+"""Size of a row group, in bytes: the unit of reading, and so the grain of shuffling."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ class ShardFile:
 
     @staticmethod
     def from_json(values: Checked, row_bytes: int) -> "ShardFile":
-        """What the manifest says of a file.
+        """Read a file's entry in the manifest.
 
-        Args: row_bytes: of an image, with its attributes where they are known.
+        Args: row_bytes: size of a row: an image, with its attributes if they are known.
         Raises: ShardError.
         """
         file = ShardFile(
@@ -81,7 +81,7 @@ class ShardFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `manifest.json` says of a dataset.
+    """The content of a dataset's `manifest.json`.
 
     Attributes:
         source: where the images came from.
@@ -115,12 +115,12 @@ class Manifest:
         return size_name(self.height, self.width)
 
     def shape(self, count: int) -> tuple[int, int, int, int]:
-        """Of an array of so many images."""
+        """Shape of an array of `count` images."""
         return count, self.height, self.width, CHANNELS
 
     @property
     def files(self) -> list[ShardFile]:
-        """Of all splits."""
+        """The files of all splits."""
         return [file for files in self.splits.values() for file in files]
 
     def rows(self, split: str) -> int:
@@ -128,7 +128,7 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """Equal for datasets of equal content, wherever they lie."""
+        """Hash of the content, equal for equal datasets in different places."""
         digests = {split: [f.sha256 for f in files] for split, files in self.splits.items()}
         return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 
@@ -138,7 +138,7 @@ class Manifest:
 
     @staticmethod
     def from_json(values: Checked) -> "Manifest":
-        """What `to_json` wrote. Raises: ShardError."""
+        """Read what `to_json` wrote. Raises: ShardError."""
         version = values.entry("format_version").integer()
         if version != FORMAT_VERSION:
             raise ShardError(

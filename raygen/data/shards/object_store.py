@@ -11,7 +11,7 @@ from raygen.data.shards.manifest import Manifest
 from raygen.data.shards.reader import RowGroup, ShardReader
 
 STORE_SHARE = 0.6
-"""Of the smallest node's object store, that a dataset may fill."""
+"""Share of the smallest node's object store that a dataset may fill."""
 
 
 @dataclass(frozen=True)

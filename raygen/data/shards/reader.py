@@ -16,14 +16,14 @@ from raygen.data.shards.manifest import Manifest, ShardFile, as_array
 from raygen.data.shards.rows import Rows
 
 HELD_OUT_BATCH = 64
-"""Images that are measured at once; small enough for the largest presets on small GPUs."""
+"""Batch size of validation; small enough for the largest presets on small GPUs."""
 
 ATTRIBUTES = "attributes"
 MOST_COLUMNS = 3
 ENCODINGS = {"PLAIN", "RLE", "BIT_PACKED"}
 """Encodings that `write_shard` produces; any other could expand when it is read."""
 _checked: set[tuple[str, str, int]] = set()
-"""Row groups whose checksums this process has checked: file, its SHA-256, number in the file."""
+"""Row groups that this process has verified: file, its SHA-256, number in the file."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class RowGroup:
 
 
 class Stored(Protocol):
-    """A dataset's rows somewhere nearer than its files (see stored.py)."""
+    """A copy of a dataset's rows that is faster to reach than its files (see object_store.py)."""
 
     def group(self, split: str, number: int) -> RowGroup:
         """A row group of a split."""
@@ -157,7 +157,7 @@ class ShardReader:
     def _read(self, file: ShardFile, number: int, columns: list[str]) -> dict[str, pa.ChunkedArray]:
         """Columns of a row group, by name."""
         key = (self.folder.path_of(file.name), file.sha256, number)
-        # Once for each process: checking takes longer than reading.
+        # Check once per process, because checking takes longer than reading.
         check = "image" not in columns or key not in _checked
 
         def read() -> pa.Table:

@@ -40,7 +40,7 @@ ZIP_BEGINNINGS = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08PK\x03\x04", b"PK00P
 """First bytes of zips: with files, empty, and once meant to be split over several disks."""
 SINGLE_IMAGES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 BOMB_RATIO, BOMB_BYTES = 100, 10 * 2**20
-"""A file in a zip that is larger, and unpacks to more times its size, is made to fill memory."""
+"""A zip bomb's least ratio of unpacked to packed size, and its least size in bytes."""
 UNREADABLE_ERRORS = (
     errno.ENOENT,
     errno.EACCES,
@@ -49,7 +49,7 @@ UNREADABLE_ERRORS = (
     errno.EISDIR,
     errno.ENOTDIR,
     errno.ENAMETOOLONG,
-    # Of pipes, sockets and devices.
+    # Pipes, sockets and devices raise these.
     errno.EINVAL,
     errno.ENXIO,
     errno.ENODEV,
@@ -65,7 +65,7 @@ ZIP_HEADER = struct.Struct("<4s22xHH")
 """What is before each file in a zip: a signature, ..., the lengths of the name and of the extra
 field that follow. Source: APPNOTE.TXT, 4.3.7."""
 EXTRA_BYTES = 256
-"""More than most extra fields have: they are read with the file, in one request."""
+"""Bytes read for extra fields, which rarely have more, so that one request reads the file too."""
 UTF8_NAME, UNICODE_PATH = 0x800, 0x7075
 """A zip's flag of names in UTF-8, and the extra field that holds such a name beside an older one.
 Source: APPNOTE.TXT, 4.4.4 and 4.6.9."""

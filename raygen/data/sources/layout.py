@@ -1,4 +1,4 @@
-"""What the folders that images lie in say of them: their split, and their label.
+"""Splits and labels of images, taken from the folders that contain them.
 
 The layouts are those of torchvision's ImageFolder and Keras: CLASS/1.png, or train/CLASS/1.png
 beside val/CLASS/1.png, below any folders that all images share.
@@ -16,9 +16,9 @@ from raygen.data.sources.files import common_folder
 from raygen.data.splits import TEST, TRAIN, VALIDATION, split_folders
 
 MAX_LABELS = 256
-"""Each label is a byte of every image."""
+"""Upper limit of the number of labels, because each takes a byte per image."""
 SHOWN = 5
-"""Names that a message spells out."""
+"""Number of names that a message lists."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Splits:
 
     @property
     def note(self) -> str:
-        """What was understood, for users."""
+        """Tell users how the folders were understood."""
         parts = []
         for split in (TRAIN, VALIDATION, TEST):
             names = sorted(f"{name}/" for name, meant in self.folders.items() if meant == split)

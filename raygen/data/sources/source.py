@@ -1,4 +1,4 @@
-"""Where pictures come from: CelebA as it is distributed, anime faces, any folder, drawn faces.
+"""Sources of images: CelebA as it is distributed, anime faces, any folder, drawn faces.
 
 A source lists images by id (their file names), says which split each belongs to, and reads one
 image at a time. It is sent to Ray tasks, so it holds paths and lists but no open files.
@@ -48,7 +48,7 @@ class Source(Protocol):
 
     @property
     def ignored(self) -> list[str]:
-        """What lies beside the images and is none."""
+        """Other files that were found beside the images."""
 
     @property
     def notes(self) -> list[str]:

@@ -27,28 +27,28 @@ from raygen.data.sources.files import plain_path
 from raygen.data.splits import SPLITS, TEST, TRAIN, VALIDATION
 
 SHOWN = 5
-"""Problems of a table that are spelled out."""
+"""Number of a table's problems that a message lists."""
 UNKNOWN, ZERO, WRONG = 2, 3, 4
-"""In place of 1 and -1: a cell that says nothing; a 0, whose meaning depends on its column; and a
-cell that is not understood."""
+"""Codes besides 1 and -1: an empty cell; a 0, whose meaning depends on its column; and a cell that
+is not understood."""
 CELLS = {
     **dict.fromkeys(("1", "+1", "1.0", "true", "t", "yes", "y"), 1),
     **dict.fromkeys(("-1", "-1.0", "false", "f", "no", "n"), -1),
     **dict.fromkeys(("0", "0.0", "-0", "-0.0"), ZERO),
     **dict.fromkeys(("", "nan", "na", "n/a", "none", "null", "?", "unknown"), UNKNOWN),
 }
-"""What cells of attributes say, in lower case."""
+"""Values of the cells of attributes, by their text in lower case."""
 PARTS = {"0": 0, "1": 1, "2": 2, "0.0": 0, "1.0": 1, "2.0": 2} | {
     word: (TRAIN, VALIDATION, TEST).index(split) for word, split in SPLITS.items()
 }
-"""What cells of a partition say, in lower case."""
+"""Values of the cells of a partition, by their text in lower case."""
 IMAGE_COLUMNS = re.compile(
     r"((image|img|photo|picture|file)s?)?(id|name|file|path)?s?|fname|photo|picture"
 )
-"""Names, without marks between words, of the column that names the images."""
+"""Matches names, without marks between words, of the column that names the images."""
 PART_COLUMNS = frozenset(("partition", "split", "set", "part"))
 UNDERSTOOD = 0.1
-"""Of a column's cells, the least share that say yes or no in a column that is an attribute."""
+"""Least share of cells that say yes or no for a column to count as an attribute."""
 DELIMITERS = ",;\t"
 Row = tuple[int, list[str]]
 """The number of a line, and its fields."""

@@ -1,1 +1,1 @@
-"""From shards to the batches of a run."""
+"""Streaming shards as the batches of a run."""

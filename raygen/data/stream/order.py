@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 CHUNK_BYTES = 64 * 2**20
-"""Images that all workers together read and shuffle at once. Larger shuffles more widely."""
+"""Size of a chunk, which all workers together read and shuffle at once, in bytes."""
 MAX_CHUNK_STEPS = 1024
-"""Tiny sets would otherwise have thousands of epochs in a chunk, each with a plan of its own."""
+"""Upper limit of a chunk's steps: one chunk of a tiny dataset would hold thousands of epochs."""
 MAX_LANES = 8
 
 Piece = tuple[int, int, int]

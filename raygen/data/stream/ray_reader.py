@@ -21,11 +21,11 @@ from raygen.data.stream.order import Piece, StreamPlan
 PIECES_AT_ONCE = 4
 """Pieces that are read ahead together, where the object store has room for them."""
 STORE_SHARE = 0.25
-"""Of the object store, for the pieces that are read together. The pieces before them, which are
-being used, take as much."""
+"""Share of the object store for the pieces that are read together. The pieces before them, which
+are being used, take as much."""
 TASKS_IN_FLIGHT = 2
 TASK_CPUS = 0.25
-"""A read is mostly waiting and copying. Must fit beside the training workers (see ray_worker)."""
+"""CPUs reserved per read, which mostly waits and copies. They must fit beside the workers."""
 
 
 def read_ahead(

@@ -32,7 +32,7 @@ from raygen.data.shards.rows import Rows
 from raygen.data.stream.order import Piece, StreamPlan
 
 LOCAL_THREADS, REMOTE_THREADS = 2, 16
-"""That read row groups. An object store takes long to answer, but answers many at once."""
+"""Threads that read row groups. An object store answers slowly, but many requests at once."""
 _NO_ROWS = np.empty(0, np.int64)
 
 
