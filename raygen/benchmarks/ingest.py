@@ -43,9 +43,9 @@ FACES, SPRITES, SMALL = ImageFormat(218, 178), ImageFormat(64, 64), ImageFormat(
 BATCHES = {FACES.size: 32, SPRITES.size: 128}
 """Images per step of the presets that train on them."""
 STORE_SHARE = 10
-"""The dataset is so many times larger than the object store, where memory is measured."""
+"""Ratio of the dataset's size to the object store's, when memory is measured."""
 SMALLEST_STORE = 80 * 2**20
-"""Bytes. Ray refuses less."""
+"""Least size of the object store that Ray accepts, in bytes."""
 
 
 def ingest(options: IngestBenchOptions, place: Path, jobs: Path) -> list[Figure]:

@@ -14,7 +14,7 @@ from raygen.tuning.records import SweepFolder, Trial, best_trial
 
 PRESET = "dcgan-celeba"
 SHORT_STEPS = 9
-"""Of trials whose start is measured."""
+"""Steps of the trials whose start is measured."""
 
 
 def sweep(options: SweepBenchOptions, place: Path, jobs: Path) -> list[Figure]:

@@ -21,7 +21,7 @@ from raygen.tuning.records import SWEEP, TRIAL, TRIALS, SweepFolder, Trial
 Result = TypeVar("Result")
 Status = Literal["begun", "finished", "interrupted", "stopped", "failed"]
 AT_ONCE = 16
-"""Runs that are looked at together: object stores take their time to answer."""
+"""Number of runs that are read concurrently, because object stores answer slowly."""
 
 
 @dataclass(frozen=True)

@@ -28,14 +28,14 @@ from raygen.inference.model import TrainedModel
 from raygen.inference.options import SampleOptions
 
 SAMPLES, ROWS = 64, 8
-"""How many images without -n: samples, and rows of a strip."""
+"""Default numbers of images: samples, and rows of a strip."""
 INPUTS = 32
-"""Images that are read and reconstructed together."""
+"""Batch size of reading and reconstructing images."""
 SQUEEZED = 10
-"""A file of images takes no less than a tenth of the bytes of their pixels."""
+"""Greatest compression of image files that is assumed when checking for free space."""
 
 Batch = tuple[Tensor, Tensor]
-"""Images (N, 3, H, W) in [-1, 1], and the codes that they were made of; (0,) where there are
+"""Images (N, 3, H, W) in [-1, 1], and the codes that they were generated from; (0,) if there are
 none to keep."""
 
 

@@ -135,9 +135,10 @@ def _announce(session: Session, line: ProgressLine, chosen: bool) -> None:
 
 
 SILENT_SECONDS = 30
-"""Steps take less. After a failure it is half a minute or more until workers are there again."""
+"""Time without progress, in seconds, after which workers count as absent: steps take less, and a
+restart after a failure takes half a minute or more."""
 BUSY_SECONDS = 10
-"""Workers that have room have begun to start by then."""
+"""Time in seconds by which workers that have room have begun to start."""
 
 
 class Watcher:
