@@ -95,7 +95,7 @@ def load(run: str, checkpoint: str | int = "last", device: str = "cpu") -> "Trai
     Raises: UserError if there is no such run or checkpoint, or if its weights are not finite;
         CheckpointError if its files are missing, damaged, or do not belong to the run.
     """
-    # Not above: torch takes seconds to import, which `import raygen` should not.
+    # Imported here because torch takes seconds to import, and `import raygen` should not.
     from raygen.inference.model import load as load_trained
 
     return load_trained(run, checkpoint, device)

@@ -82,13 +82,13 @@ def escape_unencodable() -> None:
 
 
 def command_line(script: str, *arguments: str) -> str:
-    """A command to paste: through uv, where this job was started so."""
+    """A command for users to paste; it starts with uv if this job was started through uv."""
     start = ["uv", "run"] if "UV" in os.environ else ["python"]
     return shlex.join([*start, script, *arguments])
 
 
 def watch_command(place: "Folder") -> str:
-    """What shows the runs in a folder in TensorBoard, to paste."""
+    """A command for users to paste that shows a folder's runs in TensorBoard."""
     default = place.uri == JobOptions.storage
     return command_line("jobs/watch.py", *([] if default else ["--storage", place.uri]))
 
@@ -251,7 +251,7 @@ def check_hosts(values: Mapping[str, Any], where: str, argv: Sequence[str]) -> N
 
 
 def _one_line(box: str) -> str:
-    """The message of tyro's box as one line."""
+    """Extract the message in tyro's box as one line."""
     rows = [re.sub(r"^[│|]\s*|\s*[│|]$", "", row).strip() for row in box.splitlines()[1:-1]]
     message: list[str] = []
     for row in rows:

@@ -1,4 +1,4 @@
-"""What the start of every job that trains has in common: signals, outages, Ray, owners, a status.
+"""The common start of every job that trains: signals, outages, Ray, ownership, a status.
 
 The order is what matters. Signals are the outermost, so that Ctrl-C just after the end does not
 spoil it; folders are given up after Ray has ended, whose workers may write until then.

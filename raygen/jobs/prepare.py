@@ -122,7 +122,7 @@ def open_source(options: PrepareOptions) -> Source:
 
 
 def source_places(options: PrepareOptions) -> dict[str, Folder]:
-    """What the cluster's machines read, by option."""
+    """Files and folders that the cluster's machines read, by option."""
     given = {
         "--download": getattr(options, "download", ""),
         "--images": getattr(options, "images", ""),
@@ -137,7 +137,7 @@ def require_path(option: str, value: str, remedy: str) -> None:
 
 
 def report(place: Folder, manifest: Manifest, line: ProgressLine) -> None:
-    """Say what the dataset holds, what was left out, and how to use it."""
+    """Print what the dataset holds, what was left out, and how to use it."""
     files = manifest.files
     counts = [f"{manifest.rows(split):,} {split}" for split in manifest.splits]
     size = sum(file.bytes for file in files) / 1e6

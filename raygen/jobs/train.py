@@ -121,7 +121,7 @@ def train(
 
 
 def _announce(session: Session, line: ProgressLine, chosen: bool) -> None:
-    """Say what is about to be trained. Args: chosen: whether raygen chose size and length."""
+    """Announce the training. Args: chosen: whether raygen chose size and length."""
     config, done = session.config, session.run.position().global_step
     if chosen:
         line.tell(first_run.describe(config))
@@ -142,7 +142,7 @@ BUSY_SECONDS = 10
 
 
 class Watcher:
-    """Shows what is known of a run as one line, and calls whoever wants to know."""
+    """Shows a run's state as one line, and forwards it to the callbacks."""
 
     def __init__(
         self,
@@ -163,7 +163,7 @@ class Watcher:
         self._outage = ""
 
     def __call__(self, state: State) -> None:
-        """Raises: RunError if the run is another job's by now."""
+        """Show a new state. Raises: RunError if another job has taken the run over."""
         self._lease.check()
         for event in state.events:
             self._tell(event)
@@ -203,7 +203,7 @@ class Watcher:
                 self._callbacks.measured(progress)
 
     def _awaited(self, silent: float) -> str:
-        """What has yet to come, by an autoscaler or after a node was lost, or to become free."""
+        """Describe the resources that the run waits for: not started yet, lost, or in use."""
         missing = self._placement.missing(cluster.nodes())
         if missing:
             return f"; {missing}"

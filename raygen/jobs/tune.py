@@ -137,7 +137,7 @@ def tune(command: TuneCommand, line: ProgressLine | None = None) -> Findings:
 
 
 def _announce(task: Task, plan: Plan, history: list[Trial] | None, line: ProgressLine) -> None:
-    """Say what is about to be searched. Args: history: of a sweep that goes on."""
+    """Announce the search. Args: history: trials of earlier sessions, if the sweep goes on."""
     line.tell(
         f"{plan.config.preset}: {plan.count} trials of at most {task.total_images:,} images, "
         f"{task.capacity}; {task.manifest.rows(TRAIN):,} training images in {task.data.uri}"
@@ -199,9 +199,9 @@ def conclude(
     at_once: int,
     line: ProgressLine,
 ) -> Findings:
-    """Write and say what came out.
+    """Write the results and print a summary.
 
-    Raises: RunError if nothing came out.
+    Raises: RunError if there are no results.
     """
     trials = finished.trials
     names = write_findings(sweep.folder, plan.config, plan.space, trials, plan.objective)

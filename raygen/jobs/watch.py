@@ -15,7 +15,7 @@ from raygen.tensorboard.server import serve
 
 
 def watch(options: WatchOptions) -> None:
-    """Show them until the job is ended. Raises: UserError."""
+    """Show runs and sweeps until the job is ended. Raises: UserError."""
     storage = Folder.at(options.storage)
     with tempfile.TemporaryDirectory(prefix="raygen-watch-") as place:
         mirror = None if storage.is_local else Mirror(storage, place)
@@ -30,7 +30,7 @@ def watch(options: WatchOptions) -> None:
 
 
 def first_look(storage: Folder, mirror: Mirror | None) -> None:
-    """Fetch what there is. Raises: UserError if there is no such storage, or it does not answer."""
+    """Fetch all runs once. Raises: UserError if the storage does not exist or does not answer."""
     line = ProgressLine()
     try:
         if not storage.exists():
@@ -52,7 +52,7 @@ def first_look(storage: Folder, mirror: Mirror | None) -> None:
 
 
 def tell_refused(names: Collection[str]) -> None:
-    """Say once that files are not shown, whose names cannot be files' names in a folder."""
+    """Warn once about files that are not shown because their names are invalid in a folder."""
     if names:
         more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
         print(

@@ -51,8 +51,7 @@ class FreshProjector(ProjectorPlugin):  # type: ignore[misc]
             configs: dict[str, ProjectorConfig] = {}
             places: dict[str, str] = {}
             for run, folder in folders.items():
-                # A run's files may hold anything, which must not hide the others. What has not
-                # come yet is seen when it does.
+                # A damaged run must not hide the others. Missing files are found once they appear.
                 with suppress(Exception):
                     alone = copy.copy(self)
                     place = inside(folder, CODES_CONFIG)

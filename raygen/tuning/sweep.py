@@ -111,7 +111,7 @@ def run_sweep(
             num_samples=samples if searcher else 1,
             # Trials that population-based training has paused would count as running.
             max_concurrent_trials=None if task.clones else task.capacity.at_once,
-            # Starting a process and importing torch takes longer than everything else. But what a
+            # Reusing processes saves the import of torch, the slowest part of a start. But what a
             # trial has started with Ray Train only ends with its process.
             reuse_actors=task.capacity.workers == 1,
             trial_name_creator=lambda trial: trial_name(trial.config["trial"]["number"]),
