@@ -239,7 +239,7 @@ def test_a_job_s_own_actors_are_not_lost_with_another_node(cluster: Head, ray_se
 
     with contextlib.ExitStack() as stack:
         actors = [stack.enter_context(own_actor(Status)) for _ in range(6)]
-        ray.get([actor.report.remote() for actor in actors])
+        ray.get([actor.state.remote() for actor in actors])
         found = [get_actor(actor._actor_id.hex(), cluster.address) for actor in actors]
     here = ray.get_runtime_context().get_node_id()
     assert [actor.node_id for actor in found if actor] == [here] * 6
