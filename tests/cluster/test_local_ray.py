@@ -74,7 +74,7 @@ def test_where_ray_cannot_start_one_line_says_so_and_no_process_is_left() -> Non
     # Ray's server is there by the time that the next process is to be started.
     code = (
         "import os\n"
-        "from raygen import cluster\n"
+        "from raygen.cluster import connection as cluster\n"
         "from raygen.cli import run_job\n"
         "from ray._private.node import Node\n"
         "left = []\n"

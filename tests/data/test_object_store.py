@@ -9,7 +9,7 @@ import boto3
 import numpy as np
 import pytest
 from helpers import damage, load_image, run_script, write_dataset
-from test_huggingface import write_saved
+from saved_datasets import write_saved
 
 from raygen.config.run import ImageFormat, Reader
 from raygen.core.errors import ShardError, UserError

@@ -327,7 +327,8 @@ def _statistics(networks: list[nn.Module]) -> torch.Tensor:
 def test_statistics_differ_between_checkpoints_and_are_averaged_in_each(tmp_path: Path) -> None:
     run_processes(2, each_checkpoint, str(tmp_path))
     first, second = load_file(tmp_path / "rank0"), load_file(tmp_path / "rank1")
-    assert len(first) >= 4
+    # Once for each step with a checkpoint, whatever else was due then.
+    assert len(first) == 3
     for name in first:
         (a_before, a_after), (b_before, b_after) = first[name], second[name]
         assert torch.equal(a_after, b_after)
