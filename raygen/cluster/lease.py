@@ -39,6 +39,7 @@ FORGOTTEN_SECONDS = 3600.0
 POLL_SECONDS = 0.5
 MOST_BYTES = 2**16
 """Largest part of a claim that is read, in bytes; a real one is far smaller."""
+LONGEST_PAUSE = 15.0
 MOST_ROUNDS = 20
 """Attempts to become the only claimant; random waits between them make a few sufficient."""
 
@@ -264,13 +265,17 @@ def only_owner(
 
 
 def _take(lease: Lease, folder: Folder, option: str, tell: Tell, queue: bool) -> None:
+    longest = POLL_SECONDS
     for _ in range(MOST_ROUNDS):
         _await_others(lease, folder, option, tell, queue)
         lease.claim(held=False)
         if not lease.others():
             return
         lease.withdraw()
-        time.sleep(random.uniform(0, 2 * POLL_SECONDS))
+        # Longer from round to round, until it exceeds the time that a claim takes: an object store
+        # may be slow to write and list.
+        longest = min(2 * longest, LONGEST_PAUSE)
+        time.sleep(random.uniform(0, longest))
     raise UserError(
         f"{option}: several jobs start in {folder.uri} at the same time; run the command again"
     )
