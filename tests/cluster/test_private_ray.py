@@ -197,5 +197,6 @@ def test_what_is_set_for_a_ray_is_gone_afterwards(monkeypatch: pytest.MonkeyPatc
             # What the user has said counts.
             assert os.environ["GLOO_SOCKET_IFNAME"] == "eth7"
         assert os.environ == before
-    assert len(tokens) == 2
-    assert all(re.fullmatch("[0-9a-f]{64}", token) for token in tokens)
+    # The library in this process keeps the first one, for later Rays as well.
+    [token] = tokens
+    assert re.fullmatch("[0-9a-f]{64}", token)

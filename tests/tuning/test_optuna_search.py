@@ -100,6 +100,6 @@ def test_optuna_goes_on_with_what_had_begun_and_knows_what_had_ended() -> None:
 def test_without_optuna_the_remedy_is_named() -> None:
     with (
         mock.patch.dict(sys.modules, {"optuna": None}),
-        pytest.raises(UserError, match=r"pip install raygen\[optuna\]"),
+        pytest.raises(UserError, match="uv run --extra optuna"),
     ):
         optuna_search(3)
