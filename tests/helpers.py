@@ -159,7 +159,8 @@ def fails(capsys: pytest.CaptureFixture[str], name: str, *arguments: str | Path)
     capsys.readouterr()
     assert run_script(name, *arguments) == 2
     captured = capsys.readouterr()
-    [line] = captured.err.splitlines()
+    assert len(captured.err.splitlines()) == 1, captured.err
+    line = captured.err.strip()
     assert line.startswith("error: ")
     assert "Traceback" not in captured.out
     return line

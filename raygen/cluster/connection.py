@@ -64,8 +64,10 @@ def connected(verbose: bool = False, address: str | None = None, **options: Any)
     # The terminal would otherwise repeat each warning once per worker.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if not verbose:
-        for name in ("ray", "ray.data", "ray.train", "ray.tune"):
+        for name in ("ray", "ray.data", "ray.tune"):
             logging.getLogger(name).setLevel(logging.ERROR)
+        # Jobs say themselves, in one line, why workers failed.
+        logging.getLogger("ray.train").setLevel(logging.CRITICAL)
         warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     if token := private_ray.readable_token():
         print(
