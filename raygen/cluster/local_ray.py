@@ -56,7 +56,7 @@ def prepared() -> Iterator[None]:
     Raises: UserError if there is no folder that Ray could work in.
     """
     given = {name: os.environ.get(name, value) for name, value in PATIENCE.items()}
-    with _temporary_folder() as elsewhere, _environment(given | elsewhere):
+    with _temporary_folder() as elsewhere, environment(given | elsewhere):
         yield
 
 
@@ -117,7 +117,7 @@ def cannot_start(error: Exception) -> UserError:
 
 
 @contextmanager
-def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+def environment(settings: Mapping[str, str]) -> Iterator[None]:
     """Set environment variables until the context ends."""
     before = {name: os.environ.get(name) for name in settings}
     os.environ |= settings

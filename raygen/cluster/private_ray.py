@@ -10,12 +10,14 @@ import secrets
 import socket
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from ray._common import utils
 from ray._private import ray_constants
+
+from raygen.cluster.local_ray import environment
 
 
 @contextmanager
@@ -34,7 +36,8 @@ def closed() -> Iterator[dict[str, Any]]:
     # its processes listen there alone. An explicit 127.0.0.1 would be replaced by Ray.
     ray_constants.ENABLE_RAY_CLUSTER = False
     try:
-        with _environment(settings):
+        # What the user has set counts.
+        with environment({n: v for n, v in settings.items() if n not in os.environ}):
             yield {"_temp_dir": os.path.join(own_folder(), "ray")}
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
@@ -81,15 +84,3 @@ def readable_token() -> str:
     except OSError:
         return ""
     return path if mode & (stat.S_IRGRP | stat.S_IROTH) else ""
-
-
-@contextmanager
-def _environment(settings: Mapping[str, str]) -> Iterator[None]:
-    """Set the environment variables that are not set already, until the context ends."""
-    new = {name: value for name, value in settings.items() if name not in os.environ}
-    os.environ |= new
-    try:
-        yield
-    finally:
-        for name in new:
-            os.environ.pop(name, None)

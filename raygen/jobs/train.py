@@ -83,13 +83,14 @@ def train(
         # From here on, something that was there may be deleted.
         run.open(config, job.restart)
         line.close()
-        if run.position().global_step >= total_steps:
+        done = run.position().global_step
+        if done >= total_steps:
             line.tell(
-                f"this run is complete at step {run.position().global_step:,}; go on with a larger "
-                "--steps or --epochs, or start over with --restart"
+                f"this run is complete at step {done:,}; go on with a larger --steps or --epochs, "
+                "or start over with --restart"
             )
         else:
-            _announce(session, line, chooses)
+            _announce(session, done, line, chooses)
             record = RunRecord(session, "training", began_at)
             record.begin()
             watcher = Watcher(line, launch.signals, placement, lease, callbacks or Callbacks())
@@ -120,9 +121,9 @@ def train(
         return read_summary(run.folder)
 
 
-def _announce(session: Session, line: ProgressLine, chosen: bool) -> None:
+def _announce(session: Session, done: int, line: ProgressLine, chosen: bool) -> None:
     """Announce the training. Args: chosen: whether raygen chose size and length."""
-    config, done = session.config, session.run.position().global_step
+    config = session.config
     if chosen:
         line.tell(first_run.describe(config))
     line.tell(

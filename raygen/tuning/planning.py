@@ -12,6 +12,7 @@ from raygen.core.checked import shown
 from raygen.core.errors import UserError
 from raygen.data.shards.manifest import Manifest
 from raygen.data.sources.source import TRAIN, VALIDATION
+from raygen.evaluation.metrics import MEASURED
 from raygen.evaluation.objective import Objective, choose_objective
 from raygen.tensorboard import hparams
 from raygen.training.placement import check_batch
@@ -126,7 +127,7 @@ def check_length(plan: Plan, manifest: Manifest) -> None:
     """Raises: UserError if trials have no step, or the metric needs images that do not exist."""
     plan.config.total_steps(manifest.rows(TRAIN))
     metric = plan.objective.metric
-    if not manifest.rows(VALIDATION) and metric.startswith(("quality/", "validation/")):
+    if not manifest.rows(VALIDATION) and metric.startswith(MEASURED):
         raise UserError(
             f"--metric {metric}: is measured on validation images, of which {plan.config.data} has "
             "none; choose another metric, or prepare the dataset with some"
