@@ -120,12 +120,18 @@ def ray_session(ray_head: Head) -> Iterator[str]:
 
     Yields: its address, for jobs that are started as processes of their own.
     """
+    import ray
+
     from raygen.cluster import connection as cluster
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ADDRESS", ray_head.address)
         with cluster.connected():
+            connection = ray.get_runtime_context().get_job_id()
             yield ray_head.address
+            # A test that disconnects would leave later tests to a connection that Ray makes by
+            # itself, with the workers' logs on the terminal.
+            assert ray.get_runtime_context().get_job_id() == connection
 
 
 @pytest.fixture(scope="session")

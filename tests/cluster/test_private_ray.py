@@ -163,6 +163,7 @@ def test_jobs_say_when_others_can_read_the_cluster_s_token(
     # Where Ray would be started; and what is said comes before.
     monkeypatch.setattr("ray.init", lambda *_, **__: None)
     monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
     monkeypatch.setenv("RAY_ADDRESS", "local")
 
     def told() -> str:
