@@ -3,8 +3,10 @@
 import io
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
+from torchvision.utils import make_grid
 
 from raygen.evaluation.pictures import encode_png, grid, to_uint8
 
@@ -27,6 +29,13 @@ def test_a_grid_lays_images_out_row_by_row() -> None:
         top, left = 2 + row * 6, 2 + column * 7
         assert (pixels[top : top + 4, left : left + 5, 0] == expected[number]).all()
     assert grid(values).shape == pixels.shape
+
+
+@pytest.mark.parametrize(("count", "columns"), [(1, 4), (3, 8), (7, 3), (8, 2)])
+def test_a_grid_is_that_of_torchvision(count: int, columns: int) -> None:
+    images = torch.rand(count, 3, 5, 4, generator=torch.Generator().manual_seed(count)) * 2 - 1
+    expected = make_grid(images, nrow=columns, padding=2, pad_value=1.0)
+    assert np.array_equal(grid(images, columns), to_uint8(expected[None])[0])
 
 
 def test_grids_have_no_gaps_where_they_can() -> None:
