@@ -1,10 +1,16 @@
 """A measured figure beside its bar, and what all measurements need."""
 
+import os
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import ray
+
+from raygen.cluster import connection as cluster
 from raygen.core.errors import RunError
 
 
@@ -31,17 +37,28 @@ class Figure:
         return f"{self.name:62} {self.value:8.3g}  {bar:7}  {met:6}  {self.note}"
 
 
+def local_ray(num_cpus: int | None = None, **options: Any) -> AbstractContextManager[None]:
+    """A Ray of this machine's own. Args: options: of `ray.init`."""
+    return cluster.connected(address="local", num_cpus=num_cpus, **options)
+
+
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
 def run_job_script(script: Path, *arguments: str) -> str:
-    """Run a job in a process of its own, as a user would. Returns: what it printed.
+    """Run a job in a process of its own, on the Ray that this process is connected to.
 
+    Returns: what it printed.
     Raises: RunError if it fails.
     """
     command = [sys.executable, str(script), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
+    environment = os.environ | {
+        "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
+        # A private Ray takes this machine's address to be 127.0.0.1, and so must who joins it.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    }
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise RunError(f"{script.name} {' '.join(arguments)} failed: {done.stderr or done.stdout}")
     return done.stdout

@@ -9,12 +9,11 @@ import shutil
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +21,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader, Dataset
 
-from raygen.benchmarks.figures import Figure, run_job_script, say
+from raygen.benchmarks.figures import Figure, local_ray, run_job_script, say
 from raygen.benchmarks.options import IngestBenchOptions
-from raygen.cluster import connection as cluster
 from raygen.config.run import PRESETS, ImageFormat, Reader
 from raygen.core.errors import RunError
 from raygen.core.storage import Folder
@@ -55,22 +53,19 @@ def ingest(options: IngestBenchOptions, place: Path, jobs: Path) -> list[Figure]
     datasets = {image.size: Folder.at(place / image.size) for image in (FACES, SPRITES, SMALL)}
     for data in datasets.values():
         delete_dataset(data)
-    with local_ray():
+    with local_ray(WORKERS):
         figures.append(measure_preparing(options, jpegs, datasets[SMALL.size]))
         for source, image in ((jpegs, FACES), (pngs, SPRITES)):
             say(f"preparing {image.size}")
             prepare(source, [Target(datasets[image.size], image)])
-    step, waiting = measure_training(options, datasets[SMALL.size], place, jobs)
-    with local_ray():
+        step, waiting = measure_training(options, datasets[SMALL.size], place, jobs)
         for source, image in ((pngs, SPRITES), (jpegs, FACES)):
             data = datasets[image.size]
             figures += measure_stream(options, source, data, BATCHES[image.size], step)
     figures.append(
         Figure(f"{TRAINING}: share of its time spent waiting for data", waiting, 0.01, False)
     )
-    readers: tuple[Reader, ...] = ("direct", "ray-data")
-    for reader in readers:
-        figures += measure_memory(datasets[FACES.size], reader, place)
+    figures += measure_memory(datasets[FACES.size], place)
     return figures
 
 
@@ -98,11 +93,6 @@ def draw_sources(options: IngestBenchOptions, place: Path) -> tuple[ImageFiles, 
             begun.rename(path)
         sources.append(folder(str(path)))
     return sources[0], sources[1]
-
-
-def local_ray(**options: Any) -> AbstractContextManager[None]:
-    """A Ray of this machine's own, with as many processors as there are workers."""
-    return cluster.connected(address="local", num_cpus=WORKERS, **options)
 
 
 def measure_preparing(options: IngestBenchOptions, source: ImageFiles, data: Folder) -> Figure:
@@ -290,48 +280,59 @@ def measure_training(
     return batch / statistics.median(rates), summary["data_wait_fraction"]
 
 
-def measure_memory(data: Folder, reader: Reader, place: Path) -> list[Figure]:
-    """An epoch of a dataset that is ten times larger than the object store."""
+def measure_memory(data: Folder, place: Path) -> list[Figure]:
+    """An epoch by each reader of a dataset that is ten times larger than the object store."""
     manifest = Manifest.load(data)
     size = manifest.rows(TRAIN) * manifest.image_bytes
     store = max(SMALLEST_STORE, size // STORE_SHARE)
-    say(f"measuring memory: {size / store:.1f} times as much data as object store, {reader}")
     spilled = place / "spilled"
     shutil.rmtree(spilled, ignore_errors=True)
     spilled.mkdir()
-    peak, stop = [0], threading.Event()
+    figures = []
+    readers: tuple[Reader, ...] = ("direct", "ray-data")
+    with local_ray(WORKERS, object_store_memory=store, object_spilling_directory=str(spilled)):
+        for reader in readers:
+            times = f"dataset of {size / store:.1f} x store, {reader}"
+            say(f"measuring memory: {times}")
+            with _largest_size(spilled) as largest:
+                results = consume_together(data, BATCHES[FACES.size], 1, reader)
+            grown = max(result.peak_bytes for result in results)
+            figures += [
+                Figure(
+                    f"memory of a worker : {times}",
+                    grown / size,
+                    0.25,
+                    False,
+                    f"{grown / 1e6:,.0f} MB : {size / 1e6:,.0f} MB",
+                ),
+                Figure(
+                    f"most bytes spilled to disk : {times}",
+                    largest[0] / size,
+                    0.1,
+                    False,
+                    f"{largest[0] / 1e6:,.0f} MB",
+                ),
+            ]
+    shutil.rmtree(spilled, ignore_errors=True)
+    return figures
+
+
+@contextmanager
+def _largest_size(folder: Path) -> Iterator[list[int]]:
+    """Watch a folder. Yields: a list of one: the most bytes that its files had together so far."""
+    largest, stop = [0], threading.Event()
 
     def watch() -> None:
         while not stop.wait(0.05):
-            peak[0] = max(peak[0], sum(_size(file) for file in spilled.rglob("*")))
+            largest[0] = max(largest[0], sum(_size(file) for file in folder.rglob("*")))
 
-    with local_ray(object_store_memory=store, object_spilling_directory=str(spilled)):
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        try:
-            results = consume_together(data, BATCHES[FACES.size], 1, reader)
-        finally:
-            stop.set()
-            watcher.join()
-    shutil.rmtree(spilled, ignore_errors=True)
-    grown = max(result.peak_bytes for result in results)
-    times = f"{size / store:.1f} x store"
-    return [
-        Figure(
-            f"memory of a worker : dataset of {times}, {reader}",
-            grown / size,
-            0.25,
-            False,
-            f"{grown / 1e6:,.0f} MB : {size / 1e6:,.0f} MB",
-        ),
-        Figure(
-            f"most bytes spilled to disk : dataset of {times}, {reader}",
-            peak[0] / size,
-            0.1,
-            False,
-            f"{peak[0] / 1e6:,.0f} MB",
-        ),
-    ]
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield largest
+    finally:
+        stop.set()
+        watcher.join()
 
 
 def _size(file: Path) -> int:

@@ -5,7 +5,7 @@ import statistics
 from itertools import pairwise
 from pathlib import Path
 
-from raygen.benchmarks.figures import Figure, run_job_script, say
+from raygen.benchmarks.figures import Figure, local_ray, run_job_script, say
 from raygen.benchmarks.options import SweepBenchOptions
 from raygen.core.errors import RunError
 from raygen.core.storage import Folder
@@ -19,11 +19,12 @@ SHORT_STEPS = 9
 
 def sweep(options: SweepBenchOptions, place: Path, jobs: Path) -> list[Figure]:
     """All figures. Args: place: a folder for the sweeps; jobs: that of the scripts."""
-    one = run_sweep(options, place, jobs, "one-worker", *short(options, 1))
-    nested = run_sweep(options, place, jobs, "nested", *short(options, 2))
     length = ("--steps", str(options.steps), "--trials", str(options.trials))
-    halving = run_sweep(options, place, jobs, "asha", *length)
-    whole = run_sweep(options, place, jobs, "to-the-end", *length, "--scheduler", "none")
+    with local_ray():
+        one = run_sweep(options, place, jobs, "one-worker", *short(options, 1))
+        nested = run_sweep(options, place, jobs, "nested", *short(options, 2))
+        halving = run_sweep(options, place, jobs, "asha", *length)
+        whole = run_sweep(options, place, jobs, "to-the-end", *length, "--scheduler", "none")
     summary = json.loads((place / "asha/summary.json").read_text())
     alone, together = startup(one), startup(nested)
     images = [sum(trial.images_seen for trial in trials) for trials in (halving, whole)]

@@ -26,7 +26,8 @@ def grid(images: Tensor, columns: int = 0) -> np.ndarray:
     pixels = to_uint8(images)
     count, height, width, _ = pixels.shape
     if count == 1:
-        return pixels[0]
+        only: np.ndarray = pixels[0]
+        return only
     columns = min(columns or _columns(count), count)
     laid_out = np.full((*grid_size(count, columns, height, width), 3), 255, np.uint8)
     for number, image in enumerate(pixels):
