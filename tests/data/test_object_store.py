@@ -174,19 +174,3 @@ def test_a_damaged_or_missing_shard_in_a_bucket_is_named(s3: Folder, tmp_path: P
         Manifest.load(s3)
     with pytest.raises(ShardError, match=r"train-00001\.parquet.*: is missing"):
         ShardReader(s3, manifest, TRAIN).images(np.arange(13, 20))
-
-
-@pytest.mark.slow
-def test_a_run_trains_from_and_to_a_bucket_and_goes_on(
-    ray_session: str, s3: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_dataset(tmp_path, (13, 7, 11, 6), (8,), size=32)
-    upload(tmp_path, s3.join("data"))
-    options = ("--data", s3.join("data").uri, "--storage", s3.join("runs").uri)
-    small = ("--width", "0.0625", "--batch-size", "16", "--num-workers", "1")
-    assert run_script("train", "dcgan-celeba", "--steps", "2", *options, *small) == 0
-    assert run_script("train", "dcgan-celeba", "--steps", "4", *options, *small) == 0
-    assert "at step 2" in capsys.readouterr().out
-    run = s3.join("runs", "dcgan-celeba")
-    assert run.read_json("summary.json")["global_step"] == 4
-    assert "samples-000000064.png" in run.join("samples").names()

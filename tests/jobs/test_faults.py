@@ -269,7 +269,12 @@ def test_a_run_outlasts_its_object_store(
 
 
 def test_a_run_whose_object_store_stays_away_ends_in_one_line_and_goes_on_later(
-    ray_session: str, tmp_path: Path, line: Line, s3: Folder, s3_server: str
+    ray_session: str,
+    tmp_path: Path,
+    line: Line,
+    s3: Folder,
+    s3_server: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     storage = through(line, s3, s3_server)
     options = (
@@ -287,7 +292,11 @@ def test_a_run_whose_object_store_stays_away_ends_in_one_line_and_goes_on_later(
     line.mend()
     step = checkpoint.latest_step(run.checkpoints) or 0
     assert step >= 20
+    capsys.readouterr()
     assert run_script("train", *options, "--steps", str(step + 2)) == 0
+    assert f"at step {step:,}" in capsys.readouterr().out
+    assert run.folder.read_json("summary.json")["global_step"] == step + 2
+    assert f"samples-{16 * (step + 2):09d}.png" in run.samples.names()
 
 
 def test_a_preparation_outlasts_its_object_store(

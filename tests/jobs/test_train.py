@@ -106,9 +106,6 @@ def test_a_run_trains_and_leaves_everything_in_its_folder_and_goes_on(
 
     assert train("--steps", "6", *options) == 0
     assert "this run is complete at step 6" in capsys.readouterr().out
-    assert train("--steps", "2", "--restart", *options) == 0
-    saved = [entry.name for entry in (run / "checkpoints").iterdir()]
-    assert saved == ["step-00000002"]
 
 
 @pytest.mark.slow
@@ -129,7 +126,7 @@ def test_every_system_trains_and_is_sampled(
     shown: str,
 ) -> None:
     storage = tmp_path / "runs"
-    small = ("--width", "0.03", "--batch-size", "4", "--drawn-count", "24", "--num-workers", "2")
+    small = ("--width", "0.03", "--batch-size", "4", "--drawn-count", "24", "--num-workers", "1")
     assert train(preset, "--steps", "2", "--storage", storage, *small, *options) == 0
     assert f" - {shown} " in capsys.readouterr().out
     pictures = {file.name.split("-")[0] for file in (storage / preset / "samples").iterdir()}
@@ -192,8 +189,6 @@ def test_a_killed_worker_is_replaced_and_ctrl_c_saves(ray_session: str, tmp_path
     assert (summary.status, summary.global_step) == ("interrupted", newest())
     history = read_history(Folder.at(tmp_path / "runs/run"))
     assert len(history) == len({(m.images_seen, *m.values) for m in history})
-
-    assert train("--steps", str(newest() + 2), *options) == 0
 
 
 def test_mistakes_are_told_in_one_line_before_ray_starts(

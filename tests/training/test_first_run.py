@@ -1,6 +1,7 @@
 """The run that chooses its own size and length: when, how, and that it is gone on with."""
 
 import json
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -124,3 +125,4 @@ def test_the_first_command_trains_and_the_next_ones_go_on(
     assert "dcgan-celeba: 6 steps of 16 images" in output
     config = json.loads((tmp_path / "dcgan-celeba/config.json").read_text())
     assert (config["width"], config["steps"]) == (1.0, 0)
+    assert os.listdir(tmp_path / "dcgan-celeba/checkpoints") == ["step-00000006"]
