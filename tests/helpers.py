@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import multiprocessing
 import os
 import signal
 import socket
@@ -21,7 +22,7 @@ import torch.distributed as dist
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from raygen.cli import run_job
@@ -115,8 +116,14 @@ def random_images(count: int, size: int = 32, seed: int = 0) -> torch.Tensor:
 
 def run_processes(count: int, function: Callable[..., None], *arguments: Any) -> None:
     """Call `function(rank, *arguments)` in `count` new processes that form a gloo group."""
-    port = free_port()
-    spawn(_in_group, (count, port, function, arguments), nprocs=count)
+    # They are forked from a process that has imported what takes seconds, and has done nothing yet.
+    multiprocessing.set_forkserver_preload(["torch._dynamo", "raygen.training.session"])
+    start_processes(
+        _in_group,
+        (count, free_port(), function, arguments),
+        nprocs=count,
+        start_method="forkserver",
+    )
 
 
 def _in_group(
