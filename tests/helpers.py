@@ -37,7 +37,7 @@ from raygen.data.sources.source import TRAIN, VALIDATION, Source
 from raygen.models import build_model
 from raygen.models.base import Model, Step
 from raygen.training import checkpoint
-from raygen.training.checkpoint import Score
+from raygen.training.checkpoint_index import Score
 from raygen.training.run import CONFIG, RunFolder
 
 # Tests' networks are so small that more threads only wait for each other: for minutes, where the
@@ -371,8 +371,22 @@ def save_run(path: Path, preset: str, steps: int = 2, **options: Any) -> Model:
     run.folder.write_json(CONFIG, config.to_json())
     about = {"config": config.to_json()}
     score = Score(float(steps), "", 0)
-    checkpoint.save(run.checkpoints, model, Position(steps), about, 3, score)
+    save_checkpoint(run.checkpoints, model, Position(steps), about, 3, score)
     return model
+
+
+def save_checkpoint(
+    folder: Folder,
+    model: Model,
+    position: Position,
+    about: dict[str, Any],
+    keep: int = 3,
+    score: Score | None = None,
+    metrics: dict[str, float] | None = None,
+) -> Folder:
+    """Write a checkpoint of a model as it is now; see `checkpoint.write`."""
+    snapshot = checkpoint.Snapshot.of(model)
+    return checkpoint.write(folder, snapshot, position, about, keep, score, metrics)
 
 
 def write_checkpoint(

@@ -150,13 +150,13 @@ def _describe(place: _Place) -> RunInfo:
     names = place.names or read(folder.names) or ()
     config = read(lambda: RunConfig.from_json(run.saved_config(), folder.join(CONFIG).uri))
     summary = read(lambda: read_summary(folder)) if SUMMARY in names else None
-    newest = None
+    latest = None
     if CHECKPOINTS in names and not (summary and summary.is_final):
-        newest = read(lambda: checkpoint_index.newest(run.checkpoints))
+        latest = read(run.latest_checkpoint)
     status: Status = "begun"
     metrics: dict[str, float] | None = None
     position = Position()
-    if summary and summary.status != "running" and not _is_beyond(newest, summary):
+    if summary and summary.status != "running" and not _is_beyond(latest, summary):
         status, metrics = summary.status, summary.metrics
         position = Position(summary.global_step, summary.images_seen)
     else:
@@ -164,7 +164,7 @@ def _describe(place: _Place) -> RunInfo:
             trial = read(lambda: Trial.from_json(folder.read_checked(TRIAL)))
             if trial and trial.status in get_args(Status):
                 status = cast(Status, trial.status)
-        state = read(lambda: checkpoint_index.read_checked_state(newest)) if newest else None
+        state = read(lambda: checkpoint_index.read_checked_state(latest)) if latest else None
         if state:
             position = checkpoint_index.position_of(state)
             # Where it was measured together with the checkpoint.
@@ -189,6 +189,6 @@ def _describe(place: _Place) -> RunInfo:
     )
 
 
-def _is_beyond(newest: Folder | None, summary: Summary) -> bool:
+def _is_beyond(latest: Folder | None, summary: Summary) -> bool:
     """Whether a run went on since its summary was written, as earlier versions let it stand."""
-    return newest is not None and checkpoint_index.step_of(newest.name) > summary.global_step
+    return latest is not None and checkpoint_index.step_of(latest.name) > summary.global_step

@@ -16,7 +16,7 @@ from raygen.data.sources.source import TRAIN
 from raygen.models import build_model, family_of
 from raygen.models.base import Model
 from raygen.models.layers import USER_SAMPLES, latent_batches, latents
-from raygen.training import checkpoint
+from raygen.training import checkpoint, checkpoint_index
 from raygen.training.finite import NotFinite, check_weights
 from raygen.training.run import CONFIG, RunFolder
 
@@ -200,7 +200,7 @@ def load(run: str, which: str | int = "last", device: str = "cpu") -> TrainedMod
         raise UserError(f"{run}: is being deleted by --restart; train it first")
     config = RunConfig.from_json(folder.saved_config(), folder.folder.join(CONFIG).uri)
     step = find_checkpoint(folder, which)
-    saved = checkpoint.at_step(folder.checkpoints, step)
+    saved = checkpoint_index.at_step(folder.checkpoints, step)
     # Options may ask for networks of any size, so they get no memory before the checkpoint's files
     # are known to match.
     with torch.device("meta"):
@@ -219,13 +219,13 @@ def find_checkpoint(run: RunFolder, which: str | int) -> int:
 
     Raises: UserError if there is none.
     """
-    saved = [checkpoint.step_of(name) for name in checkpoint.complete(run.checkpoints)]
+    saved = [checkpoint_index.step_of(name) for name in checkpoint_index.complete(run.checkpoints)]
     if not saved:
         raise UserError(f"{run.folder.uri}: has no checkpoint yet; train it for longer")
     if which == "last":
         return saved[-1]
     if which == "best":
-        best = checkpoint.best_step(run.checkpoints)
+        best = checkpoint_index.best_step(run.checkpoints)
         if best is None:
             raise UserError(
                 f"--checkpoint best: {run.folder.uri} has not been measured on validation images "

@@ -27,20 +27,19 @@ from raygen.core.errors import CheckpointError, StorageError
 from raygen.core.status import Position
 from raygen.core.storage import Folder, unreadable
 from raygen.models.base import Model
-from raygen.training.checkpoint_index import ADVICE, FORMAT_VERSION, STATE, read_checked_state
-
-# Re-exported from a module that works without torch.
-from raygen.training.checkpoint_index import Score as Score
-from raygen.training.checkpoint_index import at_step as at_step
-from raygen.training.checkpoint_index import best_step as best_step
-from raygen.training.checkpoint_index import best_value as best_value
-from raygen.training.checkpoint_index import clean as clean
-from raygen.training.checkpoint_index import complete as complete
-from raygen.training.checkpoint_index import latest_step as latest_step
-from raygen.training.checkpoint_index import position_of as position_of
-from raygen.training.checkpoint_index import read_position as read_position
-from raygen.training.checkpoint_index import read_state as read_state
-from raygen.training.checkpoint_index import step_of as step_of
+from raygen.training.checkpoint_index import (
+    ADVICE,
+    FORMAT_VERSION,
+    STATE,
+    Score,
+    at_step,
+    best_step,
+    complete,
+    position_of,
+    read_checked_state,
+    read_state,
+    step_of,
+)
 from raygen.training.checkpoint_state import (
     check_optimizer,
     difference,
@@ -71,19 +70,6 @@ class Snapshot:
         }
         tensors, numbers = _pack_optimizers(model.optimizers)
         return Snapshot(files | {OPTIMIZERS: tensors}, numbers)
-
-
-def save(
-    folder: Folder,
-    model: Model,
-    position: Position,
-    about: dict[str, Any],
-    keep: int,
-    score: Score | None = None,
-    metrics: Mapping[str, float] | None = None,
-) -> Folder:
-    """Write a checkpoint of a model as it is now; see `write`."""
-    return write(folder, Snapshot.of(model), position, about, keep, score, metrics)
 
 
 def write(
@@ -170,7 +156,7 @@ def load(checkpoint: Folder, model: Model) -> Position:
                 f"{checkpoint.join(OPTIMIZERS).uri}: damaged ({name} is {tensor.item()}); {ADVICE}"
             )
     _load_weights(checkpoint, model, state)
-    own = {name: _settings(optimizer) for name, optimizer in model.optimizers.items()}
+    own = {name: _group_settings(optimizer) for name, optimizer in model.optimizers.items()}
     _unpack_optimizers(model.optimizers, tensors, state.value["optimizers"], saved)
     made_by = state.value["about"].get("config", {})
     if any(made_by.get(name, mine) != mine for name, mine in asdict(model.config.model).items()):
@@ -208,7 +194,7 @@ def _check_optimizers(
     }
 
 
-def _settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+def _group_settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     """An optimizer's settings, such as learning rates, for each of its parameter groups."""
     return [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
 

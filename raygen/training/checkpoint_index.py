@@ -43,24 +43,18 @@ def at_step(folder: Folder, step: int) -> Folder:
     return folder.join(f"step-{step:08d}")
 
 
-def newest(folder: Folder) -> Folder | None:
-    """The newest complete checkpoint."""
+def latest(folder: Folder) -> Folder | None:
+    """The latest complete checkpoint, from which a run goes on."""
     for name in reversed(_begun(folder)):
         if folder.join(name).exists(STATE):
             return folder.join(name)
     return None
 
 
-def latest_step(folder: Folder) -> int | None:
-    """The step of the newest complete checkpoint."""
-    checkpoint = newest(folder)
-    return step_of(checkpoint.name) if checkpoint else None
-
-
 def best(folder: Folder) -> tuple[int, Score] | None:
     """Step and score of the best complete checkpoint, if any has been measured.
 
-    If they were measured in different ways, only those measured like the newest one count.
+    If they were measured in different ways, only those measured like the latest one count.
     """
     scores = _scores(folder)
     if not scores:

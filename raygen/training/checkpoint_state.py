@@ -131,7 +131,7 @@ def check_optimizer(
             for key, other in others.items():
                 if type(other.value) is not type(kinds[key]):
                     other.fail(f"of type {type(kinds[key]).__name__}")
-    return [_settings(group, mine) for group, mine in zip(groups, own, strict=True)]
+    return [_checked_group(group, mine) for group, mine in zip(groups, own, strict=True)]
 
 
 def _expected(kinds: dict[str, Any], parameter: Tensor) -> Layout:
@@ -163,7 +163,7 @@ def _state_kinds(optimizer: Optimizer) -> list[dict[str, Any]]:
     return [dict(twin.state[probe]) for probe in probes]
 
 
-def _settings(found: Checked, own: dict[str, Any]) -> dict[str, Any]:
+def _checked_group(found: Checked, own: dict[str, Any]) -> dict[str, Any]:
     """A parameter group with the saved numbers, such as its learning rate.
 
     Booleans say how this machine and this version of torch compute, and newer versions have more

@@ -36,7 +36,7 @@ class RunRecord:
         self._began_at = began_at
 
     def begin(self) -> None:
-        """Record that a session begins at the newest checkpoint. Raises: UserError; RunError."""
+        """Record that a session begins at the latest checkpoint. Raises: UserError; RunError."""
         run, options = self._session.run, self._session.config.to_json()
         self._write(run, "running", *self._saved())
         if self._kind == "training":
@@ -70,12 +70,12 @@ class RunRecord:
                 hparams.write_end(run.folder, succeeded=False)
 
     def _saved(self, run: RunFolder | None = None) -> tuple[Position, dict[str, float]]:
-        """The position of the newest checkpoint, and the last value of each metric there."""
+        """The position of the latest checkpoint, and the last value of each metric there."""
         run = run or self._session.run
-        newest = run.latest_checkpoint()
-        if newest is None:
+        latest = run.latest_checkpoint()
+        if latest is None:
             return Position(), {}
-        state = checkpoint_index.read_checked_state(newest)
+        state = checkpoint_index.read_checked_state(latest)
         position = checkpoint_index.position_of(state)
         history = [m for m in read_history(run.folder) if m.images_seen <= position.images_seen]
         # Runs of earlier versions have no history.

@@ -60,8 +60,7 @@ class RunFolder:
         return self.folder.join("samples")
 
     def latest_checkpoint(self) -> Folder | None:
-        step = checkpoint_index.latest_step(self.checkpoints)
-        return None if step is None else checkpoint_index.at_step(self.checkpoints, step)
+        return checkpoint_index.latest(self.checkpoints)
 
     def position(self) -> Position:
         """The position at which the run would go on."""

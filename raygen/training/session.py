@@ -21,7 +21,7 @@ from raygen.data.stream.stream import ImageStream
 from raygen.models import build_model
 from raygen.models.base import Model
 from raygen.tensorboard.run_log import RunLog
-from raygen.training import checkpoint
+from raygen.training import checkpoint, checkpoint_index
 from raygen.training.finite import NotFinite
 from raygen.training.run import RunFolder
 from raygen.training.trainer import Trainer
@@ -60,14 +60,14 @@ def run_session(session: Session, workers: Workers, callbacks: Callbacks) -> Out
         for mistakes that only show now.
     """
     restores = 0
-    saved = _newest_checkpoint(session, workers)
+    saved = _latest_checkpoint(session, workers)
     while True:
-        start = checkpoint.read_position(saved) if saved else Position()
+        start = checkpoint_index.read_position(saved) if saved else Position()
         restores = max(restores, start.restores)
         try:
             return _train_from(session, workers, callbacks, saved, start, restores)
         except NotFinite as problem:
-            saved = _newest_checkpoint(session, workers)
+            saved = _latest_checkpoint(session, workers)
             said = f"{problem}; the last good checkpoint is {saved.uri if saved else 'none'}"
             if session.config.on_nan == "stop":
                 raise RunError(
@@ -81,27 +81,28 @@ def run_session(session: Session, workers: Workers, callbacks: Callbacks) -> Out
                 ) from problem
             restores += 1
             if workers.is_first:
-                step = checkpoint.step_of(saved.name) if saved else 0
+                step = checkpoint_index.step_of(saved.name) if saved else 0
                 callbacks.notice(
                     f"{problem}; going on from step {step:,} with learning rates halved "
                     f"({restores} of at most {MOST_RESTORES} times)"
                 )
 
 
-def _newest_checkpoint(session: Session, workers: Workers) -> Folder | None:
+def _latest_checkpoint(session: Session, workers: Workers) -> Folder | None:
     """The checkpoint to go on from, if there is one.
 
     The first worker decides, so that all agree even while files appear and disappear.
     """
     folder = session.run.checkpoints
-    latest = None
+    latest = 0
     if workers.is_first:
         session.run.check_owner()
         # Workers that were killed while saving leave incomplete checkpoints.
-        checkpoint.clean(folder)
-        latest = checkpoint.latest_step(folder)
-    [step] = workers.broadcast([latest or 0])
-    return checkpoint.at_step(folder, step) if step else None
+        checkpoint_index.clean(folder)
+        found = checkpoint_index.latest(folder)
+        latest = checkpoint_index.step_of(found.name) if found else 0
+    [step] = workers.broadcast([latest])
+    return checkpoint_index.at_step(folder, step) if step else None
 
 
 def _train_from(
@@ -156,7 +157,7 @@ def _train_from(
         log = None
         if workers.is_first:
             callbacks.started(start.global_step)
-            state = checkpoint.read_state(saved) if saved else {}
+            state = checkpoint_index.read_state(saved) if saved else {}
             known = state.get("metrics")
             # A checkpoint cloned from another trial carries that trial's metrics; skip them.
             if known and state["about"].get("run") == run.folder.name:

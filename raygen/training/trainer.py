@@ -25,8 +25,9 @@ from raygen.models.layers import DROPOUT
 from raygen.models.pictures import RECONSTRUCTIONS, Picture
 from raygen.tensorboard.projector import codes_of, write_projector
 from raygen.tensorboard.run_log import RunLog
-from raygen.training import checkpoint
-from raygen.training.checkpoint import Score, Snapshot
+from raygen.training import checkpoint, checkpoint_index
+from raygen.training.checkpoint import Snapshot
+from raygen.training.checkpoint_index import Score
 from raygen.training.finite import LossWatch, check_weights
 from raygen.training.run import RunFolder
 from raygen.training.validation import Validation
@@ -97,7 +98,9 @@ class Trainer:
         self._best: float | None = None
         if workers.is_first:
             images = validation.images.count
-            self._best = checkpoint.best_value(run.checkpoints, self._objective.metric, images)
+            self._best = checkpoint_index.best_value(
+                run.checkpoints, self._objective.metric, images
+            )
 
     def train(self, batches: Iterable[RawBatch]) -> Outcome:
         """Train to the last step, or until the callbacks say to stop.

@@ -24,7 +24,7 @@ from raygen.core.storage import Folder
 from raygen.data.shards.manifest import Manifest
 from raygen.data.shards.object_store import StoredImages
 from raygen.evaluation.objective import Objective
-from raygen.training import checkpoint
+from raygen.training import checkpoint, checkpoint_index
 from raygen.training.placement import Placement
 from raygen.training.ray_worker import RUN, fit, use_cores
 from raygen.training.record import RunRecord
@@ -154,8 +154,8 @@ def _take_over(run: RunFolder, number: int, task: Task) -> None:
     if given is None:
         return
     source = Folder(given.path, given.filesystem, given.path)
-    maker = checkpoint.read_state(source)["about"]["run"]
-    position = checkpoint.read_position(source)
+    maker = checkpoint_index.read_state(source)["about"]["run"]
+    position = checkpoint_index.read_position(source)
     if maker == run.folder.name and run.position().global_step >= position.global_step:
         # Its own, from before a pause.
         return

@@ -13,7 +13,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import batch_of, build_any, damage, fails, save_run, scaled_images, step_of
+from helpers import (
+    batch_of,
+    build_any,
+    damage,
+    fails,
+    save_checkpoint,
+    save_run,
+    scaled_images,
+    step_of,
+)
 from torch import Tensor
 
 import raygen
@@ -29,8 +38,7 @@ from raygen.data.sources.drawn_faces import Face, attributes_of, paint, sample_f
 from raygen.data.sources.source import TRAIN, VALIDATION
 from raygen.inference.model import TrainedModel, find_checkpoint
 from raygen.models.base import Model
-from raygen.training import checkpoint
-from raygen.training.checkpoint import Score
+from raygen.training.checkpoint_index import Score
 from raygen.training.run import CONFIG, RunFolder
 
 pytestmark = pytest.mark.numeric
@@ -92,7 +100,7 @@ def test_checkpoints_are_chosen_by_name(tmp_path: Path) -> None:
     about = {"config": model.config.to_json()}
     for step, value in ((5, 1.0), (9, 7.0)):
         score = Score(value, "", 0)
-        checkpoint.save(run.checkpoints, model, Position(step), about, 9, score)
+        save_checkpoint(run.checkpoints, model, Position(step), about, 9, score)
     steps = [find_checkpoint(run, which) for which in ("last", "best", "2", 5)]
     assert steps == [9, 5, 2, 5]
     for wrong in ("3", "first", "-1"):
@@ -146,7 +154,7 @@ def test_weights_that_are_not_finite_are_told(
     def save(step: int, name: str) -> None:
         with torch.no_grad():
             next(model.networks[name].parameters()).fill_(value)
-        checkpoint.save(Folder.at(run / "checkpoints"), model, Position(step), about, 3)
+        save_checkpoint(Folder.at(run / "checkpoints"), model, Position(step), about, 3)
 
     # Nothing is drawn with it.
     save(3, "discriminator")

@@ -18,7 +18,6 @@ from helpers import JOB_SECONDS, ROOT, damage, fails, job, run_script, tiny_conf
 
 from raygen.core.storage import Folder
 from raygen.data.shards.manifest import Manifest
-from raygen.training import checkpoint
 from raygen.training.run import RunFolder
 
 pytestmark = pytest.mark.faults
@@ -253,7 +252,7 @@ def test_a_run_outlasts_its_object_store(
     )
 
     def saved() -> int:
-        return checkpoint.latest_step(run.checkpoints) or 0
+        return run.position().global_step
 
     with job(ray_session, tmp_path / "log", "train", *options, "--steps", "1000000") as training:
         training.wait_for(lambda: saved() >= 40)
@@ -283,14 +282,14 @@ def test_a_run_whose_object_store_stays_away_ends_in_one_line_and_goes_on_later(
     )
     run = RunFolder(s3.join("run"))
     with job(ray_session, tmp_path / "log", "train", *options, "--steps", "1000000") as training:
-        training.wait_for(lambda: (checkpoint.latest_step(run.checkpoints) or 0) >= 20)
+        training.wait_for(lambda: run.position().global_step >= 20)
         line.cut()
         assert training.end() == 1
     tail = training.output[training.output.index("error: ") :]
     assert "has not answered for" in tail
     assert "what the run has saved is kept" in tail
     line.mend()
-    step = checkpoint.latest_step(run.checkpoints) or 0
+    step = run.position().global_step
     assert step >= 20
     capsys.readouterr()
     assert run_script("train", *options, "--steps", str(step + 2)) == 0

@@ -16,7 +16,8 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from raygen.core.errors import UserError
 from raygen.core.storage import Folder
-from raygen.training import checkpoint
+from raygen.training import checkpoint_index
+from raygen.training.run import RunFolder
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -168,7 +169,7 @@ def test_a_run_is_stopped_and_goes_on(cluster: Head, clone: Path) -> None:
     environment = {"working_dir": str(clone)}
     job = client.submit_job(entrypoint=f"{entrypoint} --steps 100000", runtime_env=environment)
     saved = Folder.at(storage).join("dcgan-celeba", "checkpoints")
-    wait_for(lambda: len(checkpoint.complete(saved)) >= 2, lambda: client.get_job_logs(job))
+    wait_for(lambda: len(checkpoint_index.complete(saved)) >= 2, lambda: client.get_job_logs(job))
     assert client.get_job_status(job) == JobStatus.RUNNING
     client.stop_job(job)
     wait_for(lambda: client.get_job_status(job).is_terminal(), lambda: client.get_job_logs(job))
@@ -177,7 +178,7 @@ def test_a_run_is_stopped_and_goes_on(cluster: Head, clone: Path) -> None:
     # It was given the time to save where it was.
     interrupted = re.search(r"interrupted: saved at step ([\d,]+)", client.get_job_logs(job))
     assert interrupted, client.get_job_logs(job)
-    before = checkpoint.latest_step(saved)
+    before = RunFolder(saved.parent).position().global_step
     assert before == int(interrupted[1].replace(",", ""))
     again = client.submit_job(
         entrypoint=f"{entrypoint} --steps {before + 20}", runtime_env=environment

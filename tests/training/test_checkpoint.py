@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import batch_of, random_images, tiny_config
+from helpers import batch_of, random_images, save_checkpoint, tiny_config
 from safetensors.torch import load_file
 
 from raygen.core.errors import CheckpointError, StorageError
@@ -16,8 +16,8 @@ from raygen.core.storage import Folder
 from raygen.data.pixels import scale_images
 from raygen.models import build_model
 from raygen.models.base import Model, Step
-from raygen.training import checkpoint
-from raygen.training.checkpoint import Score
+from raygen.training import checkpoint, checkpoint_index
+from raygen.training.checkpoint_index import Score
 
 CPU = torch.device("cpu")
 
@@ -47,7 +47,7 @@ def weights(model: Model) -> dict[str, torch.Tensor]:
 
 def save(path: Path, model: Model, step: int, keep: int = 3) -> Folder:
     position = Position(step, 8 * step, 1.5)
-    return checkpoint.save(Folder.at(path), model, position, {"config": {}}, keep)
+    return save_checkpoint(Folder.at(path), model, position, {"config": {}}, keep)
 
 
 def test_a_restored_model_goes_on_exactly_as_the_one_that_was_saved(tmp_path: Path) -> None:
@@ -94,9 +94,9 @@ def test_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     model = build()
     for step in (1, 2, 10, 11):
         save(tmp_path, model, step, keep=2)
-    assert checkpoint.complete(Folder.at(tmp_path)) == ["step-00000010", "step-00000011"]
-    assert checkpoint.latest_step(Folder.at(tmp_path)) == 11
-    assert checkpoint.latest_step(Folder.at(tmp_path / "nowhere")) is None
+    assert checkpoint_index.complete(Folder.at(tmp_path)) == ["step-00000010", "step-00000011"]
+    assert checkpoint_index.latest(Folder.at(tmp_path)) == Folder.at(tmp_path / "step-00000011")
+    assert checkpoint_index.latest(Folder.at(tmp_path / "nowhere")) is None
 
 
 def test_a_deletion_that_is_cut_off_leaves_no_checkpoint_that_looks_whole(
@@ -111,12 +111,12 @@ def test_a_deletion_that_is_cut_off_leaves_no_checkpoint_that_looks_whole(
     monkeypatch.setattr(Folder, "delete", cut_off)
     with pytest.raises(KeyboardInterrupt):
         save(tmp_path, model, 2, keep=1)
-    assert checkpoint.complete(folder) == ["step-00000002"]
+    assert checkpoint_index.complete(folder) == ["step-00000002"]
     assert sorted(folder.names()) == ["step-00000001", "step-00000002"]
 
 
 def save_scored(folder: Folder, step: int, score: Score | None, keep: int = 2) -> None:
-    checkpoint.save(folder, build(), Position(step), {"config": {}}, keep, score)
+    save_checkpoint(folder, build(), Position(step), {"config": {}}, keep, score)
 
 
 def scored(value: float, images: int = 100) -> Score:
@@ -125,24 +125,24 @@ def scored(value: float, images: int = 100) -> Score:
 
 def test_the_best_checkpoint_is_never_deleted(tmp_path: Path) -> None:
     folder = Folder.at(tmp_path)
-    assert checkpoint.best_step(folder) is None
-    assert checkpoint.best_value(folder, "quality/swd", 100) is None
+    assert checkpoint_index.best_step(folder) is None
+    assert checkpoint_index.best_value(folder, "quality/swd", 100) is None
     for step, value in ((1, 5.0), (2, 3.0), (3, 4.0), (4, None), (5, None)):
         save_scored(folder, step, None if value is None else scored(value))
-    assert checkpoint.complete(folder) == [f"step-0000000{step}" for step in (2, 4, 5)]
-    assert checkpoint.best_step(folder) == 2
-    assert checkpoint.best_value(folder, "quality/swd", 100) == 3.0
+    assert checkpoint_index.complete(folder) == [f"step-0000000{step}" for step in (2, 4, 5)]
+    assert checkpoint_index.best_step(folder) == 2
+    assert checkpoint_index.best_value(folder, "quality/swd", 100) == 3.0
 
 
 def test_a_score_that_is_not_finite_is_none(tmp_path: Path) -> None:
     folder = Folder.at(tmp_path)
     save_scored(folder, 1, scored(math.nan))
-    assert checkpoint.best_step(folder) is None
+    assert checkpoint_index.best_step(folder) is None
     save_scored(folder, 2, scored(7.0))
     save_scored(folder, 3, scored(math.inf))
     save_scored(folder, 4, scored(-math.inf))
-    assert checkpoint.best_step(folder) == 2
-    assert checkpoint.best_value(folder, "quality/swd", 100) == 7.0
+    assert checkpoint_index.best_step(folder) == 2
+    assert checkpoint_index.best_value(folder, "quality/swd", 100) == 7.0
 
 
 def test_scores_that_were_measured_otherwise_do_not_count(tmp_path: Path) -> None:
@@ -152,10 +152,10 @@ def test_scores_that_were_measured_otherwise_do_not_count(tmp_path: Path) -> Non
     save_scored(folder, 2, scored(8.0), keep=9)
     save_scored(folder, 3, scored(9.0), keep=9)
     save_scored(folder, 4, None, keep=9)
-    assert checkpoint.best_step(folder) == 2
-    assert checkpoint.best_value(folder, "quality/swd", 100) == 8.0
-    assert checkpoint.best_value(folder, "quality/swd", 10) == 1.0
-    assert checkpoint.best_value(folder, "validation/mse", 100) is None
+    assert checkpoint_index.best_step(folder) == 2
+    assert checkpoint_index.best_value(folder, "quality/swd", 100) == 8.0
+    assert checkpoint_index.best_value(folder, "quality/swd", 10) == 1.0
+    assert checkpoint_index.best_value(folder, "validation/mse", 100) is None
 
 
 def test_scores_of_earlier_versions_are_compared_with_each_other(tmp_path: Path) -> None:
@@ -166,15 +166,15 @@ def test_scores_of_earlier_versions_are_compared_with_each_other(tmp_path: Path)
         state = json.loads(file.read_text())
         del state["score_metric"], state["score_images"]
         file.write_text(json.dumps(state))
-    assert checkpoint.best_step(folder) == 2
+    assert checkpoint_index.best_step(folder) == 2
 
 
 def test_checkpoints_are_ordered_by_number(tmp_path: Path) -> None:
     folder = Folder.at(tmp_path)
     for step in (99_999_999, 100_000_000, 123_456_789):
         save_scored(folder, step, None)
-    assert checkpoint.latest_step(folder) == 123_456_789
-    assert checkpoint.complete(folder) == ["step-100000000", "step-123456789"]
+    assert checkpoint_index.latest(folder) == folder.join("step-123456789")
+    assert checkpoint_index.complete(folder) == ["step-100000000", "step-123456789"]
 
 
 def test_what_killed_writers_left_is_cleaned_away(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_what_killed_writers_left_is_cleaned_away(tmp_path: Path) -> None:
     for name in ("step-00000002", "step-00000004", "step-notes"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "generator.safetensors").write_bytes(b"half")
-    assert checkpoint.clean(folder) == ["step-00000002", "step-00000004"]
+    assert checkpoint_index.clean(folder) == ["step-00000002", "step-00000004"]
     assert folder.names() == ["step-00000003", "step-notes"]
 
 
@@ -213,9 +213,9 @@ def test_an_unfinished_checkpoint_is_ignored_and_replaced(tmp_path: Path) -> Non
     unfinished = tmp_path / "step-00000002"
     unfinished.mkdir()
     (unfinished / "generator.safetensors").write_bytes(b"half")
-    assert checkpoint.complete(Folder.at(tmp_path)) == ["step-00000001"]
+    assert checkpoint_index.complete(Folder.at(tmp_path)) == ["step-00000001"]
     save(tmp_path, model, 2)
-    assert checkpoint.complete(Folder.at(tmp_path))[-1] == "step-00000002"
+    assert checkpoint_index.complete(Folder.at(tmp_path))[-1] == "step-00000002"
     checkpoint.load(Folder.at(unfinished), build())
 
 
@@ -263,7 +263,7 @@ def test_with_other_options_optimizers_keep_what_they_learnt_but_take_new_rates(
     for optimizer in model.optimizers.values():
         optimizer.param_groups[0]["lr"] /= 2
     about = {"config": model.config.to_json()}
-    folder = checkpoint.save(Folder.at(tmp_path), model, Position(2), about, 3)
+    folder = save_checkpoint(Folder.at(tmp_path), model, Position(2), about, 3)
     same = build(lr_g=1e-3, lr_d=2e-3, beta1=0.5)
     checkpoint.load(folder, same)
     # Halved, as after a loss that was not finite.
@@ -287,9 +287,9 @@ def test_a_checkpoint_of_another_run_replaces_all_of_a_run_s_own(tmp_path: Path)
         save(tmp_path / "own", own, step)
     folder = Folder.at(tmp_path / "own")
     checkpoint.adopt(source, folder)
-    assert checkpoint.complete(folder) == ["step-00000005"]
+    assert checkpoint_index.complete(folder) == ["step-00000005"]
     restored = build(seed=2)
-    assert checkpoint.load(checkpoint.at_step(folder, 5), restored).global_step == 5
+    assert checkpoint.load(checkpoint_index.at_step(folder, 5), restored).global_step == 5
     for name, value in weights(donor).items():
         assert torch.equal(weights(restored)[name], value), name
     with pytest.raises(CheckpointError, match="holds no state.json"):
@@ -298,8 +298,8 @@ def test_a_checkpoint_of_another_run_replaces_all_of_a_run_s_own(tmp_path: Path)
 
 def test_what_was_measured_is_kept_with_the_networks(tmp_path: Path) -> None:
     metrics = {"quality/swd": 3.5, "validation/mse": 0.1}
-    folder = checkpoint.save(Folder.at(tmp_path), build(), Position(1), {}, 3, scored(3.5), metrics)
-    assert checkpoint.read_state(folder)["metrics"] == metrics
+    folder = save_checkpoint(Folder.at(tmp_path), build(), Position(1), {}, 3, scored(3.5), metrics)
+    assert checkpoint_index.read_state(folder)["metrics"] == metrics
 
 
 @pytest.mark.parametrize("name", ["../../mine", "../state.json", "a/../../b", "/"])

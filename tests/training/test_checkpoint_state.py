@@ -17,7 +17,7 @@ from raygen.core.status import Position
 from raygen.core.storage import Folder
 from raygen.models import build_model
 from raygen.models.base import Model
-from raygen.training import checkpoint
+from raygen.training import checkpoint, checkpoint_index
 
 PRESETS_OF_EACH_OPTIMIZER: dict[str, dict[str, Any]] = {
     "dcgan-celeba": {},
@@ -149,7 +149,7 @@ def test_checkpoints_of_earlier_versions_are_read(place: Path) -> None:
     group = model.optimizers["generator"].param_groups[0]
     assert group["decoupled_weight_decay"] is False
     assert "faster" not in group
-    assert checkpoint.read_position(Folder.at(place)) == Position(2)
+    assert checkpoint_index.read_position(Folder.at(place)) == Position(2)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import tiny_config
+from helpers import save_checkpoint, tiny_config
 
 import raygen
 from raygen.core import marker
@@ -14,7 +14,6 @@ from raygen.core.errors import UserError
 from raygen.core.status import Position
 from raygen.core.storage import Folder
 from raygen.models import build_model
-from raygen.training import checkpoint
 from raygen.training.run import RunFolder
 
 
@@ -24,9 +23,9 @@ def open_run(path: Path) -> RunFolder:
     return run
 
 
-def save_checkpoint(run: RunFolder) -> None:
+def save_step_2(run: RunFolder) -> None:
     model = build_model(tiny_config())
-    checkpoint.save(run.checkpoints, model, Position(2, 16, 1.0), {"dataset": "abc"}, 3)
+    save_checkpoint(run.checkpoints, model, Position(2, 16, 1.0), {"dataset": "abc"}, 3)
 
 
 def test_a_new_run_notes_its_options(tmp_path: Path) -> None:
@@ -42,7 +41,7 @@ def test_a_run_is_resumed_with_the_options_that_made_it(tmp_path: Path) -> None:
     run = open_run(tmp_path)
     run.open(tiny_config(batch_size=24), restart=False)
     run.open(tiny_config(), restart=False)
-    save_checkpoint(run)
+    save_step_2(run)
     longer = replace(tiny_config(), steps=50, num_workers=1, keep=7)
     run.open(longer, restart=False)
     assert json.loads((tmp_path / "run/config.json").read_text())["steps"] == 50
@@ -55,7 +54,7 @@ def test_the_length_of_a_two_phase_run_stays_as_it_was(tmp_path: Path) -> None:
     run = RunFolder.at(str(tmp_path), "run")
     config = tiny_config(schedule="two-phase")
     run.open(config, restart=False)
-    save_checkpoint(run)
+    save_step_2(run)
     run.open(replace(config, keep=7), restart=False)
     with pytest.raises(UserError, match="--steps 50: the run in"):
         run.open(replace(config, steps=50), restart=False)
@@ -67,7 +66,7 @@ def entries(path: Path) -> list[str]:
 
 def test_restart_deletes_a_run_but_nothing_else(tmp_path: Path) -> None:
     run = open_run(tmp_path)
-    save_checkpoint(run)
+    save_step_2(run)
     (tmp_path / "run/samples").mkdir()
     for name in ("events.out.tfevents.1.host", "metrics.jsonl", "summary.json"):
         (tmp_path / "run" / name).touch()
@@ -109,7 +108,7 @@ def test_a_sweep_or_dataset_is_no_run(tmp_path: Path, kind: Any) -> None:
 def test_runs_of_earlier_versions_go_on_and_can_be_started_over(tmp_path: Path) -> None:
     for restart in (True, False):
         run = open_run(tmp_path)
-        save_checkpoint(run)
+        save_step_2(run)
         (tmp_path / "run/raygen.json").unlink()
         run.open(tiny_config(), restart)
         assert (tmp_path / "run/raygen.json").exists()
@@ -122,7 +121,7 @@ def test_a_deletion_that_is_cut_off_is_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut_at: int, restart: bool
 ) -> None:
     run = open_run(tmp_path)
-    save_checkpoint(run)
+    save_step_2(run)
     for name in ("samples", "projector"):
         (tmp_path / "run" / name).mkdir()
     (tmp_path / "run/events.out.tfevents.1.host").touch()
@@ -147,7 +146,7 @@ def test_a_deletion_that_is_cut_off_is_finished(
 
 def test_what_killed_jobs_left_is_cleaned_away_when_the_run_goes_on(tmp_path: Path) -> None:
     run = open_run(tmp_path)
-    save_checkpoint(run)
+    save_step_2(run)
     (tmp_path / "run/checkpoints/step-00000007").mkdir()
     run.open(tiny_config(), restart=False)
     assert entries(tmp_path / "run/checkpoints") == ["step-00000002"]
@@ -156,7 +155,7 @@ def test_what_killed_jobs_left_is_cleaned_away_when_the_run_goes_on(tmp_path: Pa
 def test_the_dataset_must_stay_the_same(tmp_path: Path) -> None:
     run = open_run(tmp_path)
     run.check_dataset("faces", "abc")
-    save_checkpoint(run)
+    save_step_2(run)
     assert run.position().global_step == 2
     run.check_dataset("moved/faces", "abc")
     with pytest.raises(UserError, match="--data faces: is not the dataset"):
@@ -183,7 +182,7 @@ def rewrite(path: Path, **changes: Any) -> None:
 
 def test_a_run_whose_preset_has_another_name_by_now_is_loaded_and_goes_on(tmp_path: Path) -> None:
     run = open_run(tmp_path)
-    save_checkpoint(run)
+    save_step_2(run)
     config = tmp_path / "run/config.json"
     rewrite(config, preset="dcgan-of-old")
     assert raygen.load(str(tmp_path / "run")).config.preset == "dcgan-of-old"
@@ -196,7 +195,7 @@ def test_a_run_whose_preset_has_another_name_by_now_is_loaded_and_goes_on(tmp_pa
 
 def test_a_run_of_a_version_that_noted_no_family_and_size(tmp_path: Path) -> None:
     run = open_run(tmp_path)
-    save_checkpoint(run)
+    save_step_2(run)
     added = ("family", "size", "crop", "own_epochs", "own_steps", "own_two_phase_steps")
     rewrite(tmp_path / "run/config.json", **dict.fromkeys(added))
     assert raygen.load(str(tmp_path / "run")).image_size == (32, 32)
@@ -219,7 +218,7 @@ def test_a_run_of_a_version_that_noted_no_family_and_size(tmp_path: Path) -> Non
 def test_a_run_that_cannot_be_built_says_why(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    save_checkpoint(open_run(tmp_path))
+    save_step_2(open_run(tmp_path))
     rewrite(tmp_path / "run/config.json", **changes)
     with pytest.raises(UserError, match=message) as error:
         raygen.load(str(tmp_path / "run"))

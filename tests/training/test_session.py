@@ -20,7 +20,7 @@ from raygen.data.shards.rows import Rows
 from raygen.data.stream.stream import ImageStream
 from raygen.models.base import Metrics, Step
 from raygen.models.dcgan import DCGAN
-from raygen.training import checkpoint
+from raygen.training import checkpoint_index
 from raygen.training.run import RunFolder
 from raygen.training.session import Session, check_compiler, run_session, use_bf16
 from raygen.training.workers import Workers
@@ -95,7 +95,7 @@ def test_a_session_trains_to_the_end_and_the_next_finds_it_there(session: Sessio
     longer = with_options(session, steps=8)
     assert run_session(longer, Workers(), control).position.global_step == 8
     assert control.starts == [0, 6]
-    state = checkpoint.read_state(checkpoint.at_step(session.run.checkpoints, 8))
+    state = checkpoint_index.read_state(checkpoint_index.at_step(session.run.checkpoints, 8))
     assert state["about"]["config"] == longer.config.to_json()
 
 

@@ -21,7 +21,7 @@ from raygen.data.sources.source import VALIDATION
 from raygen.models import build_model
 from raygen.models.base import Model
 from raygen.tensorboard.run_log import RunLog
-from raygen.training import checkpoint, trainer
+from raygen.training import checkpoint, checkpoint_index, trainer
 from raygen.training.finite import NotFinite
 from raygen.training.run import RunFolder
 from raygen.training.trainer import Stopwatch, Trainer
@@ -204,12 +204,12 @@ def test_the_best_checkpoint_is_kept_beside_the_newest(
     go(tmp_path, config, 4, every=8)
     saved = RunFolder.at(str(tmp_path), "run").checkpoints
     # Saved at each improvement and at the end.
-    assert checkpoint.complete(saved) == ["step-00000002", "step-00000004"]
-    assert checkpoint.best_step(saved) == 2
-    assert checkpoint.best_value(saved, "quality/swd", 4) == 1.0
+    assert checkpoint_index.complete(saved) == ["step-00000002", "step-00000004"]
+    assert checkpoint_index.best_step(saved) == 2
+    assert checkpoint_index.best_value(saved, "quality/swd", 4) == 1.0
     # A resumed run knows the best so far.
     go(tmp_path, config, 5, every=8)
-    assert checkpoint.complete(saved) == ["step-00000002", "step-00000005"]
+    assert checkpoint_index.complete(saved) == ["step-00000002", "step-00000005"]
 
 
 def test_a_score_that_is_not_finite_is_never_the_best(
@@ -220,8 +220,8 @@ def test_a_score_that_is_not_finite_is_never_the_best(
     go(tmp_path, tiny_config(checkpoint_images=8 * 10**6, keep=9), 4, every=8)
     saved = RunFolder.at(str(tmp_path), "run").checkpoints
     # The first and the third measurement were no reason to save anything.
-    assert checkpoint.complete(saved) == ["step-00000002", "step-00000004"]
-    assert checkpoint.best_step(saved) == 4
+    assert checkpoint_index.complete(saved) == ["step-00000002", "step-00000004"]
+    assert checkpoint_index.best_step(saved) == 4
 
 
 def test_scores_of_other_numbers_of_validation_images_are_not_compared(
@@ -232,10 +232,10 @@ def test_scores_of_other_numbers_of_validation_images_are_not_compared(
     config = tiny_config(checkpoint_images=8 * 10**6, keep=1)
     go(tmp_path, config, 1, every=8)
     saved = RunFolder.at(str(tmp_path), "run").checkpoints
-    assert checkpoint.best_step(saved) == 1
+    assert checkpoint_index.best_step(saved) == 1
     go(tmp_path, config, 3, every=8, count=3)
-    assert checkpoint.best_step(saved) == 2
-    assert checkpoint.complete(saved) == ["step-00000002", "step-00000003"]
+    assert checkpoint_index.best_step(saved) == 2
+    assert checkpoint_index.complete(saved) == ["step-00000002", "step-00000003"]
 
 
 @pytest.mark.parametrize("log_images", [8, 10**6])
@@ -247,7 +247,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spoils_no_checkpoint(
         go(tmp_path, config, 9, break_at=4)
     # Found at once where it is logged, at the latest before the next checkpoint.
     assert (caught.value.step, caught.value.network) == (5, "discriminator")
-    saved = checkpoint.complete(RunFolder.at(str(tmp_path), "run").checkpoints)
+    saved = checkpoint_index.complete(RunFolder.at(str(tmp_path), "run").checkpoints)
     assert saved == ["step-00000002", "step-00000004"]
 
 
@@ -287,7 +287,7 @@ def test_checkpoints_hold_running_statistics_that_all_workers_share(tmp_path: Pa
     assert sum("running_mean" in name for name in first) == 8
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
-    saved = checkpoint.complete(RunFolder.at(str(tmp_path), "run").checkpoints)
+    saved = checkpoint_index.complete(RunFolder.at(str(tmp_path), "run").checkpoints)
     assert saved == ["step-00000002", "step-00000004", "step-00000005"]
     last = tmp_path / "run/checkpoints" / saved[-1]
     for network in ("generator", "discriminator", "generator_ema"):
