@@ -15,7 +15,7 @@ from raygen.data.shards.reader import ShardReader
 from raygen.data.sources.source import TRAIN
 from raygen.models import build_model, family_of
 from raygen.models.base import Model
-from raygen.models.layers import USER_SAMPLES, latent_batches, latents
+from raygen.models.layers import USER_NOISE, latent_batches, latents
 from raygen.training import checkpoint, checkpoint_index
 from raygen.training.finite import NotFinite, check_weights
 from raygen.training.run import CONFIG, RunFolder
@@ -66,7 +66,7 @@ class TrainedModel:
 
     def codes(self, count: int, seed: int = 0) -> Tensor:
         """Draw the codes that `sample` decodes: N(0, I), a function of the seed alone."""
-        return latents(count, self.latent_shape, (USER_SAMPLES, seed))
+        return latents(count, self.latent_shape, (USER_NOISE, seed))
 
     def code_batches(self, count: int, seed: int = 0) -> Iterator[Tensor]:
         """Yield the same codes as `codes`, in batches of `at_once`.
@@ -74,7 +74,7 @@ class TrainedModel:
         Yields: (N, *latent_shape).
         """
         at_once = -(-self.at_once // 16) * 16
-        return latent_batches(count, self.latent_shape, (USER_SAMPLES, seed), at_once)
+        return latent_batches(count, self.latent_shape, (USER_NOISE, seed), at_once)
 
     def sample(self, count: int, seed: int = 0) -> Tensor:
         """Generate images; a larger count with the same seed begins with the same images."""

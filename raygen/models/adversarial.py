@@ -14,7 +14,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from raygen.config.families import AdversarialConfig
 from raygen.models.base import Metrics, Model, Step
-from raygen.models.layers import PENALTY
+from raygen.models.layers import PENALTY_NOISE
 
 Normalisation = Callable[[int], nn.Module]
 """Builds the normalisation layer for a number of channels."""
@@ -150,7 +150,7 @@ def validation_losses(
 
 def _penalty(model: Model, real: Tensor, fake: Tensor, step: Step) -> Tensor:
     # The normal cdf turns the normal noise, which all workers share, into uniform numbers.
-    normal = model.noise(step, len(real) * step.world_size, PENALTY, shape=(1,))
+    normal = model.noise(step, len(real) * step.world_size, PENALTY_NOISE, shape=(1,))
     shares = torch.special.ndtr(normal.squeeze(1))
     return gradient_penalty(model.networks["discriminator"], real, fake, shares)
 

@@ -22,7 +22,7 @@ from raygen.models.base import Interface, Metrics, Model, Step
 from raygen.models.layers import (
     PRIOR_NOISE,
     TRAINING_NOISE,
-    VALIDATION,
+    VALIDATION_NOISE,
     UpsampleConv2d,
     evaluating,
     frozen,
@@ -32,7 +32,7 @@ from raygen.models.layers import (
 )
 
 WEIGHT_STD = 0.02
-DROPOUT = 0.3
+DROPOUT_RATE = 0.3
 BatchNorm64 = partial(nn.BatchNorm2d, momentum=0.2)
 """Batch norm of the 64 x 64 networks, whose momentum of 0.2 is 0.8 in Keras's convention."""
 
@@ -125,7 +125,7 @@ class Discriminator64(nn.Module):
         layers: list[nn.Module] = [
             nn.Conv2d(3, c32, 3, stride=2, padding=1),  # Of 64: 32 x 32
             nn.LeakyReLU(SLOPE),
-            nn.Dropout(DROPOUT),
+            nn.Dropout(DROPOUT_RATE),
         ]
         channels = c32
         strides = (2, 2, 1, 1) if side == 64 else (2, 2, 2, 1)
@@ -134,7 +134,7 @@ class Discriminator64(nn.Module):
                 nn.Conv2d(channels, count, 3, stride=stride, padding=1),
                 norm(count),
                 nn.LeakyReLU(SLOPE),
-                nn.Dropout(DROPOUT),
+                nn.Dropout(DROPOUT_RATE),
             ]
             channels = count
         self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * 8 * 8, 1))
@@ -223,7 +223,7 @@ class DCGAN(Model):
     def validate(self, batch: Batch, number: int) -> Metrics:
         generator, discriminator = self.networks["generator"], self.networks["discriminator"]
         with evaluating([generator, discriminator]), self.autocast():
-            fake = generator(self.fixed_noise(len(batch), VALIDATION, number))
+            fake = generator(self.fixed_noise(len(batch), VALIDATION_NOISE, number))
             return adversarial.validation_losses(
                 self.options, {"real": discriminator(batch.images)}, {"fake": discriminator(fake)}
             )

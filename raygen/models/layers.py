@@ -12,14 +12,14 @@ from torch import Tensor, nn
 # Purposes of random numbers: the first part of a seed, so that different uses never draw the same
 # numbers. Changing one would change every run.
 TRAINING_NOISE = 1
-SAMPLES = 2
+SAMPLE_NOISE = 2
 PRIOR_NOISE = 3
-PENALTY = 4
-VALIDATION = 5
-INTERPOLATION = 6
-USER_SAMPLES = 7
-QUALITY = 8
-DROPOUT = 9
+PENALTY_NOISE = 4
+VALIDATION_NOISE = 5
+INTERPOLATION_NOISE = 6
+USER_NOISE = 7
+QUALITY_NOISE = 8
+DROPOUT_NOISE = 9
 
 
 def scaled(channels: int, width: float) -> int:

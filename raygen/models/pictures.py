@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raygen.models.layers import INTERPOLATION, SAMPLES
+from raygen.models.layers import INTERPOLATION_NOISE, SAMPLE_NOISE
 
 if TYPE_CHECKING:
     from raygen.models.base import Model
@@ -53,12 +53,12 @@ def slerp(first: Tensor, last: Tensor, shares: Tensor) -> Tensor:
 
 def samples(model: "Model", count: int) -> Picture:
     """Images generated from noise."""
-    return Picture(model.sample(model.fixed_noise(count, SAMPLES)))
+    return Picture(model.sample(model.fixed_noise(count, SAMPLE_NOISE)))
 
 
 def interpolations(model: "Model") -> Picture:
     """Rows of images, each along the arc between two latents of the prior."""
-    ends = model.fixed_noise(2 * INTERPOLATIONS, INTERPOLATION)
+    ends = model.fixed_noise(2 * INTERPOLATIONS, INTERPOLATION_NOISE)
     shares = torch.linspace(0, 1, INTERPOLATION_STEPS, device=ends.device)
     rows = [slerp(first, last, shares) for first, last in ends.unflatten(0, (-1, 2))]
     return Picture(model.sample(torch.cat(rows)), INTERPOLATION_STEPS)

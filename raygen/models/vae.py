@@ -13,7 +13,7 @@ from raygen.data.batch import Batch
 from raygen.models.base import Interface, Metrics, Model, Step
 from raygen.models.layers import (
     TRAINING_NOISE,
-    VALIDATION,
+    VALIDATION_NOISE,
     evaluating,
     initialise_uniform,
     kl_divergence,
@@ -141,7 +141,7 @@ class VAE(Model):
 
     def validate(self, batch: Batch, number: int) -> Metrics:
         encoder, decoder = self.ema("encoder"), self.ema("decoder")
-        noise = self.fixed_noise(len(batch), VALIDATION, number)
+        noise = self.fixed_noise(len(batch), VALIDATION_NOISE, number)
         with evaluating([encoder, decoder]):
             losses = self._losses(encoder, decoder, batch.images, noise)
         return {f"validation/{name}": loss for name, loss in losses.items()}

@@ -22,7 +22,7 @@ from raygen.models.base import Interface, Metrics, Model, Step
 from raygen.models.layers import (
     PRIOR_NOISE,
     TRAINING_NOISE,
-    VALIDATION,
+    VALIDATION_NOISE,
     evaluating,
     frozen,
     initialise_uniform,
@@ -315,7 +315,7 @@ class VAEGAN(Model):
         real = batch.images
         encoder, decoder = self.ema("encoder"), self.ema("decoder")
         discriminator = self.networks["discriminator"]
-        prior = self.fixed_noise(len(batch), VALIDATION, number)
+        prior = self.fixed_noise(len(batch), VALIDATION_NOISE, number)
         with evaluating([encoder, decoder, discriminator]), self.autocast():
             mean, log_var = encoder(real)
             decoded, generated = decoder(mean), decoder(prior)

@@ -21,7 +21,7 @@ from raygen.data.batch import RawBatch
 from raygen.evaluation.objective import own_objective
 from raygen.evaluation.pictures import grid
 from raygen.models.base import Metrics, Model, Step
-from raygen.models.layers import DROPOUT
+from raygen.models.layers import DROPOUT_NOISE
 from raygen.models.pictures import RECONSTRUCTIONS, Picture
 from raygen.tensorboard.projector import codes_of, write_projector
 from raygen.tensorboard.run_log import RunLog
@@ -322,7 +322,7 @@ def _seed_dropout(seed: int, step: Step, device: torch.device) -> None:
     A resumed run thus draws what an uninterrupted one would have drawn. Only the device's generator
     is seeded, because seeding all of them takes as long as some of a step's kernels.
     """
-    state = np.random.SeedSequence((DROPOUT, seed, step.number, step.rank)).generate_state(1)
+    state = np.random.SeedSequence((DROPOUT_NOISE, seed, step.number, step.rank)).generate_state(1)
     generator = torch.default_generator
     if device.type == "cuda":
         index = torch.cuda.current_device() if device.index is None else device.index

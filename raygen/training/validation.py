@@ -11,7 +11,7 @@ from raygen.data.pixels import CPU
 from raygen.data.shards.reader import HeldOut
 from raygen.evaluation.metrics import COMPUTED
 from raygen.models.base import Model
-from raygen.models.layers import QUALITY
+from raygen.models.layers import QUALITY_NOISE
 from raygen.training.workers import Workers
 
 QUALITY_COUNT = 512
@@ -70,7 +70,7 @@ class Validation:
 
     def _quality(self, model: Model, workers: Workers) -> dict[str, float]:
         count = min(self.images.count, QUALITY_COUNT)
-        noise = model.fixed_noise(count, QUALITY)
+        noise = model.fixed_noise(count, QUALITY_NOISE)
         share = torch.zeros(count, *model.image_shape)
         for number, first in enumerate(range(0, count, SAMPLED_AT_ONCE)):
             if number % workers.world_size == workers.rank:

@@ -35,7 +35,7 @@ from raygen.models.adversarial import (
     validation_losses,
 )
 from raygen.models.dcgan import DCGAN
-from raygen.models.layers import PENALTY, latents
+from raygen.models.layers import PENALTY_NOISE, latents
 
 pytestmark = pytest.mark.numeric
 
@@ -339,7 +339,7 @@ def test_a_step_with_the_penalty_by_hand() -> None:
 
     fake = made.outputs[0]
     # How far between the images: uniform numbers, from the step's normal ones.
-    normal = latents(8, (1,), (PENALTY, 5, 3)).double()
+    normal = latents(8, (1,), (PENALTY_NOISE, 5, 3)).double()
     shares = (1 + torch.erf(normal / math.sqrt(2))) / 2
     assert ((shares > 0) & (shares < 1)).all()
     weights = shares.view(-1, 1, 1, 1)

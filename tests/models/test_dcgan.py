@@ -37,7 +37,7 @@ from raygen.models.dcgan import (
     Generator32,
     Generator64,
 )
-from raygen.models.layers import VALIDATION, UpsampleConv2d, latents
+from raygen.models.layers import VALIDATION_NOISE, UpsampleConv2d, latents
 
 pytestmark = pytest.mark.numeric
 
@@ -361,7 +361,7 @@ def test_validation_measures_both_losses_without_touching_the_networks() -> None
     generator, discriminator = (model.networks[n].eval() for n in ("generator", "discriminator"))
     with torch.no_grad():
         real = discriminator(images(8))
-        fake = discriminator(generator(model.fixed_noise(8, VALIDATION, 3)))
+        fake = discriminator(generator(model.fixed_noise(8, VALIDATION_NOISE, 3)))
     halves = cross_entropy(real, 0.8), cross_entropy(fake, 0.0)
     expected = {
         "discriminator": sum(halves) / 2,

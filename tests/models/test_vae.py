@@ -30,7 +30,7 @@ from raygen.config.families import VAEConfig
 from raygen.config.fields import updated
 from raygen.config.run import PRESETS, RunConfig
 from raygen.core.errors import UserError
-from raygen.models.layers import VALIDATION
+from raygen.models.layers import VALIDATION_NOISE
 from raygen.models.vae import VAE, Decoder, Encoder, halved
 
 pytestmark = pytest.mark.numeric
@@ -271,7 +271,7 @@ def test_validation_is_the_loss_on_the_averaged_networks() -> None:
     assert model.networks["encoder"].training
     assert model.networks["decoder"].training
     averaged = doubles(model, "_ema")
-    noise = model.fixed_noise(3, VALIDATION, 5)
+    noise = model.fixed_noise(3, VALIDATION_NOISE, 5)
     with torch.no_grad():
         expected = losses_by_hand(averaged, real, noise, 0.01)
     assert measured.keys() == {f"validation/{name}" for name in expected}

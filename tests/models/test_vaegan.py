@@ -30,7 +30,7 @@ from raygen.config.families import VAEGANConfig
 from raygen.config.fields import updated
 from raygen.config.run import PRESETS, RunConfig
 from raygen.core.errors import UserError
-from raygen.models.layers import PRIOR_NOISE, TRAINING_NOISE, VALIDATION, latents
+from raygen.models.layers import PRIOR_NOISE, TRAINING_NOISE, VALIDATION_NOISE, latents
 from raygen.models.vaegan import VAEGAN, Decoder, Discriminator, Encoder, feature_distance
 
 pytestmark = pytest.mark.numeric
@@ -507,7 +507,7 @@ def test_validation_by_hand(objective: str) -> None:
         decoded = decoder(mean)
         logits = {
             "real": discriminator(real),
-            "fake": discriminator(decoder(model.fixed_noise(4, VALIDATION, 5))),
+            "fake": discriminator(decoder(model.fixed_noise(4, VALIDATION_NOISE, 5))),
             "reconstruction": discriminator(decoded),
         }
     targets = {"real": 1.0, "fake": 0.0, "reconstruction": 0.0}

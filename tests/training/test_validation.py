@@ -13,7 +13,7 @@ from raygen.data.shards.reader import HeldOut
 from raygen.data.sources.source import VALIDATION
 from raygen.evaluation.swd import sliced_wasserstein
 from raygen.models import build_model
-from raygen.models.layers import QUALITY
+from raygen.models.layers import QUALITY_NOISE
 from raygen.models.vaegan import VAEGAN
 from raygen.training.validation import Validation
 from raygen.training.workers import Workers
@@ -36,7 +36,7 @@ def test_losses_are_means_over_all_images(tmp_path: Path, monkeypatch: pytest.Mo
     for name in ("validation/mse", "validation/discriminator", "validation/generator"):
         values = [float(model.validate(batch_of(part), k)[name]) * len(part) for part, k in parts]
         assert metrics[name] == pytest.approx(sum(values) / 7, rel=1e-5)
-    fake = model.decode(model.fixed_noise(7, QUALITY))
+    fake = model.decode(model.fixed_noise(7, QUALITY_NOISE))
     assert metrics["quality/swd"] == pytest.approx(sliced_wasserstein(real, fake))
     assert told[-1] == (7, 7)
 
