@@ -52,8 +52,7 @@ from raygen.training.run import RunFolder
 from raygen.training.summary import Best, Summary, read_summary
 from raygen.tuning.findings import as_csv, over_seeds, sentence
 from raygen.tuning.options import SweepOptions
-from raygen.tuning.planning import Plan
-from raygen.tuning.planning import read_history as read_trials
+from raygen.tuning.planning import Plan, read_trials
 from raygen.tuning.records import Report, SweepFolder, Trial, best_trial
 from raygen.tuning.table import trial_rows
 

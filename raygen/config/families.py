@@ -74,7 +74,7 @@ class ModelConfig:
         return {}
 
     @property
-    def logged(self) -> tuple[str, ...]:
+    def metric_tags(self) -> tuple[str, ...]:
         """Tags of the metrics that the family logs in training and validation."""
         return ()
 
@@ -137,7 +137,7 @@ class AdversarialConfig(ModelConfig):
         }
 
     @property
-    def logged(self) -> tuple[str, ...]:
+    def metric_tags(self) -> tuple[str, ...]:
         names = ["discriminator", "discriminator_real", "discriminator_fake"]
         critic = self.adversarial_loss == "wasserstein-gp"
         return (
@@ -156,8 +156,8 @@ class DCGANConfig(AdversarialConfig):
         require_positive(self, "lr_g")
 
     @property
-    def logged(self) -> tuple[str, ...]:
-        return (*super().logged, "loss/generator")
+    def metric_tags(self) -> tuple[str, ...]:
+        return (*super().metric_tags, "loss/generator")
 
     @property
     def images_divisor(self) -> int:
@@ -200,7 +200,7 @@ class VAEConfig(ModelConfig):
         }
 
     @property
-    def logged(self) -> tuple[str, ...]:
+    def metric_tags(self) -> tuple[str, ...]:
         return tuple(
             f"{group}/{name}" for group in ("loss", "validation") for name in ("total", "mse", "kl")
         )
@@ -248,7 +248,7 @@ class VAEGANConfig(AdversarialConfig):
         return replace(self, lr_g=decoder, lr_vae=vae)
 
     @property
-    def logged(self) -> tuple[str, ...]:
+    def metric_tags(self) -> tuple[str, ...]:
         names = ["discriminator_reconstruction", "generator_reconstruction", "generator_fake", "kl"]
         if self.objective == "larsen":
             names += ["encoder", "decoder", "feature_distance"]
@@ -256,7 +256,7 @@ class VAEGANConfig(AdversarialConfig):
             names += ["vae", "mse", "generator"]
         measured = ["discriminator_reconstruction", "mse", "kl"]
         return (
-            *super().logged,
+            *super().metric_tags,
             *(f"loss/{name}" for name in names),
             *(f"validation/{name}" for name in measured),
         )

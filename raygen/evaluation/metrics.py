@@ -2,7 +2,7 @@
 
 The log, TensorBoard's descriptions, the progress line, the objectives of sweeps and of the best
 checkpoint, and the help of `--metric` all read it. A family's options list the losses that it logs
-(`ModelConfig.logged`); metrics of any model's samples are computed by an entry here.
+(`ModelConfig.metric_tags`); metrics of any model's samples are computed by an entry here.
 """
 
 from collections.abc import Callable, Mapping
@@ -137,10 +137,10 @@ def metric_of(tag: str) -> Metric:
     return METRICS.get(tag, Metric(tag, ""))
 
 
-def logged(options: ModelConfig) -> list[str]:
+def logged_tags(options: ModelConfig) -> list[str]:
     """Tags of all metrics that a run with these options logs, sorted."""
     throughput = {tag for tag in METRICS if tag.startswith("throughput/")}
-    return sorted({*options.logged, *COMPUTED, *throughput})
+    return sorted({*options.metric_tags, *COMPUTED, *throughput})
 
 
 def metric_help() -> str:

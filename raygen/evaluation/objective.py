@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from raygen.config.run import RunConfig
 from raygen.core.errors import RunError, UserError
-from raygen.evaluation.metrics import Direction, logged, metric_of
+from raygen.evaluation.metrics import Direction, logged_tags, metric_of
 
 KL = "validation/kl"
 MSE = "validation/mse"
@@ -82,7 +82,7 @@ def choose_objective(config: RunConfig, metric: str, mode: str, max_kl: float) -
     Raises: UserError if runs never log the metric.
     """
     metric = metric or config.model.best_by
-    known = logged(config.model)
+    known = logged_tags(config.model)
     if metric not in known:
         raise UserError(
             f"--metric {metric}: {config.preset} never logs it; choose one of {', '.join(known)}"

@@ -11,7 +11,7 @@ from numpy.lib import format as npy
 
 from raygen.core.destination import writing
 from raygen.core.storage import Folder
-from raygen.evaluation.pictures import GridFile, encode_png
+from raygen.evaluation.grids import GridFile, encode_png
 
 Batches = Iterable[tuple[np.ndarray, np.ndarray]]
 """Batches of images (N, H, W, 3) uint8, with the float32 codes that they were generated from."""

@@ -32,7 +32,7 @@ from raygen.data.shards.manifest import MANIFEST, Manifest
 from raygen.data.sources.download import download_celeba
 from raygen.data.sources.huggingface import huggingface
 from raygen.data.sources.source import DrawnFaces, Source, celeba, folder
-from raygen.evaluation.pictures import encode_png
+from raygen.evaluation.grids import encode_png
 
 SHOWN_REASONS = 3
 

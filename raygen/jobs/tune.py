@@ -31,7 +31,7 @@ from raygen.tuning.planning import (
     lengths,
     make_plan,
     open_folder,
-    read_history,
+    read_trials,
 )
 from raygen.tuning.records import ENDED, SWEEP, SweepFolder, Trial, best_trial
 from raygen.tuning.sweep import Finished, run_sweep
@@ -95,7 +95,7 @@ def tune(command: TuneCommand, line: ProgressLine | None = None) -> Findings:
         sweep = replace(sweep, fence=lease.fence)
         # Another job may have been at work here until just now.
         check_folder(sweep, job, options, plan)
-        history = read_history(sweep, plan) if options.resume else []
+        history = read_trials(sweep, plan) if options.resume else []
         status = launch.status()
         if manifest is None:
             manifest = draw_dataset(plan.config, data, line)

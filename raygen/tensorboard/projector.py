@@ -16,7 +16,7 @@ from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 from raygen.core.storage import Folder
 from raygen.data.pixels import as_images
 from raygen.data.shards.reader import HeldOut
-from raygen.evaluation.pictures import encode_png
+from raygen.evaluation.grids import encode_png
 from raygen.models.base import Model
 
 CONFIG = "projector_config.pbtxt"

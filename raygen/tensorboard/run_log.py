@@ -12,8 +12,8 @@ from torch.utils.tensorboard import FileWriter, SummaryWriter
 from raygen.core.history import METRICS, Measurement, lines_up_to
 from raygen.core.status import Position
 from raygen.core.storage import Folder
+from raygen.evaluation.grids import encode_png
 from raygen.evaluation.metrics import metric_of
-from raygen.evaluation.pictures import encode_png
 
 SAMPLES = "samples"
 """Folder of a run's pictures."""

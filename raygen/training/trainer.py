@@ -18,8 +18,8 @@ import torch
 from raygen.config.run import RunConfig
 from raygen.core.status import Callbacks, Outcome, Position, Progress
 from raygen.data.batch import RawBatch
+from raygen.evaluation.grids import grid
 from raygen.evaluation.objective import own_objective
-from raygen.evaluation.pictures import grid
 from raygen.models.base import Metrics, Model, Step
 from raygen.models.layers import DROPOUT_NOISE
 from raygen.models.pictures import RECONSTRUCTIONS, Picture
@@ -42,7 +42,7 @@ CONTROL_SECONDS = 1.0
 class Due:
     """The actions that are due after a step."""
 
-    talk: bool
+    report: bool
     log: bool
     draw: bool
     measure: bool
@@ -50,7 +50,7 @@ class Due:
 
     @property
     def anything(self) -> bool:
-        return self.talk or self.log or self.draw or self.measure or self.save
+        return self.report or self.log or self.draw or self.measure or self.save
 
 
 class Trainer:
@@ -89,11 +89,11 @@ class Trainer:
         self._step, self._images_seen = start.global_step, start.images_seen
         self._total_images = start.images_seen + (total_steps - self._step) * config.step_images
         self._means, self._watch = _Means(), LossWatch(model.losses, workers.device)
-        self._logged: dict[str, float] = {}
-        self._measured: dict[str, float] = {}
-        self._session, self._since_log, self._since_talk = Stopwatch(), Stopwatch(), Stopwatch()
+        self._training_metrics: dict[str, float] = {}
+        self._validation_metrics: dict[str, float] = {}
+        self._start_stopwatches()
         self._first_step_at = 0.0
-        self._next_talk = self._step + 1
+        self._next_report = self._step + 1
         self._stopping = False
         self._best: float | None = None
         if workers.is_first:
@@ -124,9 +124,9 @@ class Trainer:
             finished=self._step >= self._total_steps,
             position=self._position,
             first_step_at=self._first_step_at,
-            images_per_second=self._session.images_per_second,
-            data_wait_fraction=self._session.wait_fraction,
-            metrics=self._logged | self._measured,
+            images_per_second=self._since_first_step.images_per_second,
+            data_wait_fraction=self._since_first_step.wait_fraction,
+            metrics=self._metrics,
         )
 
     def _take_step(self, feed: Any) -> None:
@@ -150,19 +150,24 @@ class Trainer:
         self._watch.add(metrics, self._step)
         self._means.add(metrics)
         if self._first_step_at:
-            for stopwatch in (self._session, self._since_log, self._since_talk):
+            for stopwatch in (self._since_first_step, self._since_log, self._since_report):
                 stopwatch.add(self._config.step_images, waited)
         else:
             # The first step includes start-up costs, so rates are measured from its end.
             _finish(self._workers.device)
             self._first_step_at = time.time()
-            self._session, self._since_log, self._since_talk = Stopwatch(), Stopwatch(), Stopwatch()
+            self._start_stopwatches()
+
+    def _start_stopwatches(self) -> None:
+        self._since_first_step, self._since_log, self._since_report = (
+            Stopwatch() for _ in range(3)
+        )
 
     def _due(self) -> Due:
         config, last = self._config, self._step == self._total_steps
         measure = last or self._has_passed(self._validation.every)
         return Due(
-            talk=self._step >= self._next_talk,
+            report=self._step >= self._next_report,
             # Report validation metrics together with the training losses up to this step.
             log=measure or self._has_passed(config.log_images),
             draw=last or self._has_passed(config.sample_images),
@@ -178,8 +183,8 @@ class Trainer:
         self._watch.check(self._workers)
         if due.log:
             self._log_losses()
-        if due.talk:
-            self._talk()
+        if due.report:
+            self._report()
         if due.draw or due.measure or due.save or self._stopping:
             self._workers.average_buffers(self._model.networks.values())
         if due.draw:
@@ -199,18 +204,18 @@ class Trainer:
             fresh["throughput/images_per_second"] = self._since_log.images_per_second
             fresh["throughput/data_wait_fraction"] = self._since_log.wait_fraction
         self._since_log = Stopwatch()
-        self._logged |= fresh
+        self._training_metrics |= fresh
         self._write_scalars(fresh)
 
-    def _talk(self) -> None:
+    def _report(self) -> None:
         wishes = self._workers.is_first and self._callbacks.progress(self._progress())
-        steps_per_second = self._since_talk.images_per_second / self._config.step_images
+        steps_per_second = self._since_report.images_per_second / self._config.step_images
         ahead = max(1, int(CONTROL_SECONDS * steps_per_second))
         # All workers must stop at the same step, so the first one decides, and also announces when
         # the next decision is due, because clocks differ.
-        stop, self._next_talk = self._workers.broadcast([int(wishes), self._step + ahead])
+        stop, self._next_report = self._workers.broadcast([int(wishes), self._step + ahead])
         self._stopping = bool(stop)
-        self._since_talk = Stopwatch()
+        self._since_report = Stopwatch()
 
     def _draw(self) -> None:
         log, images_seen = self._log, self._images_seen
@@ -229,13 +234,13 @@ class Trainer:
                 doing = f"validating: {done:,}/{total:,} images"
                 self._callbacks.progress(self._progress(doing))
 
-        self._measured = self._validation.measure(self._model, self._workers, tell)
-        self._write_scalars(self._measured)
+        self._validation_metrics = self._validation.measure(self._model, self._workers, tell)
+        self._write_scalars(self._validation_metrics)
         self._show_codes()
         score: Score | None = None
         is_better = False
-        if self._objective.metric in self._measured:
-            value = self._objective.sign * self._objective.value(self._measured)
+        if self._objective.metric in self._validation_metrics:
+            value = self._objective.sign * self._objective.value(self._validation_metrics)
             if math.isfinite(value):
                 score = Score(value, self._objective.metric, self._validation.images.count)
                 is_better = self._best is None or value < self._best
@@ -267,7 +272,7 @@ class Trainer:
         # Only one checkpoint may be pending, because each holds a copy of all weights.
         self._writer.wait()
         snapshot, position = Snapshot.of(self._model), self._position
-        metrics = self._logged | self._measured if has_measured else {}
+        metrics = self._metrics if has_measured else {}
 
         def save() -> None:
             self._run.check_owner()
@@ -291,11 +296,16 @@ class Trainer:
         return Progress(
             self._images_seen,
             self._total_images,
-            self._session.images_per_second,
-            self._logged | self._measured,
+            self._since_first_step.images_per_second,
+            self._metrics,
             self._seconds,
             doing,
         )
+
+    @property
+    def _metrics(self) -> dict[str, float]:
+        """The last value of each metric."""
+        return self._training_metrics | self._validation_metrics
 
     @property
     def _seconds(self) -> float:

@@ -18,9 +18,6 @@ QUALITY_COUNT = 512
 """Upper limit of the samples that are compared with as many validation images."""
 SAMPLED_AT_ONCE = 64
 
-Progress = Callable[[int, int], None]
-"""Called with images done and images in total."""
-
 
 @dataclass(frozen=True)
 class Validation:
@@ -37,19 +34,21 @@ class Validation:
         return Batch.of(self.images.read(0, count), device).images
 
     def measure(
-        self, model: Model, workers: Workers, progress: Progress | None = None
+        self, model: Model, workers: Workers, progress: Callable[[int, int], None] | None = None
     ) -> dict[str, float]:
         """Means over all validation images of the model's losses, and the quality of its samples.
 
         All workers must call this, and share the work; only the first one gets the whole result.
         Quality consists of the metrics in the registry that are computed from samples.
+
+        Args: progress: called with the numbers of images done and in total.
         """
         if not self.images.count:
             return {}
         return self._losses(model, workers, progress) | self._quality(model, workers)
 
     def _losses(
-        self, model: Model, workers: Workers, progress: Progress | None
+        self, model: Model, workers: Workers, progress: Callable[[int, int], None] | None
     ) -> dict[str, float]:
         total = self.images.count
         sums: dict[str, Tensor] = {}

@@ -168,7 +168,7 @@ def check_folder(sweep: SweepFolder, job: JobOptions, options: SweepOptions, pla
         )
 
 
-def read_history(sweep: SweepFolder, plan: Plan) -> list[Trial]:
+def read_trials(sweep: SweepFolder, plan: Plan) -> list[Trial]:
     """The trials of earlier sessions of a sweep, by number.
 
     Raises: UserError if a record is damaged, or its values are not those of this search.

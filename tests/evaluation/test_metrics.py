@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from helpers import batch_of, build_any, scaled_images, small_config, step_of
 
-from raygen.evaluation.metrics import METRICS, logged, metric_help, metric_of, progress_text
+from raygen.evaluation.metrics import METRICS, logged_tags, metric_help, metric_of, progress_text
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("vae-celeba", {}),
@@ -29,16 +29,18 @@ def test_what_a_family_says_it_logs_is_what_it_logs(preset: str, options: dict[s
     model = build_any(small_config(preset, **options))
     batch = batch_of(scaled_images(4, *model.image_shape[1:]))
     found = set(model.update(batch, step_of(0, 4))) | set(model.validate(batch, 0))
-    assert found == set(model.config.model.logged)
-    assert set(logged(model.config.model)) == found | MEASURED_BY_THE_TRAINING
+    assert found == set(model.config.model.metric_tags)
+    assert set(logged_tags(model.config.model)) == found | MEASURED_BY_THE_TRAINING
     assert set(model.losses) <= found
-    assert model.config.model.best_by in logged(model.config.model)
-    assert [tag for tag in logged(model.config.model) if not metric_of(tag).description] == []
+    assert model.config.model.best_by in logged_tags(model.config.model)
+    assert [tag for tag in logged_tags(model.config.model) if not metric_of(tag).description] == []
 
 
 def test_every_entry_is_of_a_metric_that_some_run_logs() -> None:
     tags = {
-        tag for preset, options in VARIANTS for tag in logged(small_config(preset, **options).model)
+        tag
+        for preset, options in VARIANTS
+        for tag in logged_tags(small_config(preset, **options).model)
     }
     known = tags | {tag.replace("validation/", "loss/") for tag in tags}
     assert set(METRICS) <= known

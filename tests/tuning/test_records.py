@@ -14,7 +14,7 @@ from raygen.core.errors import UserError
 from raygen.core.storage import Folder
 from raygen.evaluation.objective import Objective
 from raygen.tuning.options import SweepOptions
-from raygen.tuning.planning import Plan, make_plan, read_history
+from raygen.tuning.planning import Plan, make_plan, read_trials
 from raygen.tuning.records import SWEEP, Report, Status, SweepFolder, Trial, best_trial
 
 LOW = Objective("quality/swd")
@@ -166,7 +166,7 @@ def test_records_of_another_search_are_refused(tmp_path: Path) -> None:
         return make_plan(run, SweepOptions(space="none", set=(setting,)))
 
     sweep.write_trial(replace(trial(0, 3.0), values={"lr_g": 0.5}))
-    [trial_0] = read_history(sweep, plan("lr_g=uniform(1e-5,1)"))
+    [trial_0] = read_trials(sweep, plan("lr_g=uniform(1e-5,1)"))
     wrong: list[tuple[Values, str]] = [
         ({"lr_g": "much"}, "lr_g is 'much', but must be a finite number"),
         ({"lr_g": -1.0}, "--lr-g -1.0: must be above 0"),
@@ -175,7 +175,7 @@ def test_records_of_another_search_are_refused(tmp_path: Path) -> None:
     for values, message in wrong:
         sweep.write_trial(replace(trial_0, values=values))
         with pytest.raises(UserError, match=message):
-            read_history(sweep, plan("lr_g=uniform(1e-5,1)"))
+            read_trials(sweep, plan("lr_g=uniform(1e-5,1)"))
 
 
 def test_what_is_not_finite_is_never_the_best() -> None:

@@ -47,7 +47,7 @@ ANSWER_SECONDS = 5
 """Time to wait for a count, in seconds; the last wait delays the end of the job."""
 RECORDS = ".prepare"
 
-Progress = Callable[[int, int, float], None]
+ProgressCallback = Callable[[int, int, float], None]
 """Called with images done, images in total, and images per second."""
 
 
@@ -281,7 +281,7 @@ def make_all(
     source: Source,
     targets: Sequence[Target],
     parts: list[Part],
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> list[dict[str, Record]]:
     """Make parts as a Ray Data pipeline.
 
@@ -302,7 +302,7 @@ def _make_tasks(
     source: Source,
     targets: Sequence[Target],
     tasks: list[Part],
-    progress: Progress | None,
+    progress: ProgressCallback | None,
     status: Any,
 ) -> list[dict[str, Record]]:
     import ray
@@ -378,7 +378,10 @@ class _ProgressThread:
     """Reports the tasks' progress each time that one ends, and about once a second."""
 
     def __init__(
-        self, progress: Progress | None, images: list[int], counted: Callable[[], dict[int, int]]
+        self,
+        progress: ProgressCallback | None,
+        images: list[int],
+        counted: Callable[[], dict[int, int]],
     ) -> None:
         """Args: images: of each task; counted: those that each running task has come to."""
         self._progress = progress

@@ -19,7 +19,15 @@ from raygen.cluster.lease import only_owner
 from raygen.core import marker
 from raygen.core.errors import ShardError, UserError
 from raygen.core.storage import Folder
-from raygen.data.prepare.parts import RECORDS, File, Progress, Record, Target, make_all, plan_parts
+from raygen.data.prepare.parts import (
+    RECORDS,
+    File,
+    ProgressCallback,
+    Record,
+    Target,
+    make_all,
+    plan_parts,
+)
 from raygen.data.shards.manifest import MANIFEST, MANIFEST_BYTES, Manifest
 from raygen.data.sources.files import UNREADABLE
 from raygen.data.sources.source import Source
@@ -39,7 +47,7 @@ def prepare(
     source: Source,
     targets: Sequence[Target],
     expected_workers: int = 4,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     allowed: int | None = None,
     restart: bool = False,
     tell: Callable[[str], None] = lambda text: None,
@@ -84,7 +92,7 @@ def write_datasets(
     source: Source,
     targets: Sequence[Target],
     expected_workers: int = 4,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     allowed: int | None = None,
 ) -> list[Manifest]:
     """Write the datasets, after `prepare` has made this job the folders' only owner."""

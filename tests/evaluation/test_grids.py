@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torchvision.utils import make_grid
 
-from raygen.evaluation.pictures import encode_png, grid, to_uint8
+from raygen.evaluation.grids import encode_png, grid, to_uint8
 
 
 def test_pixels_come_back_as_they_went_in() -> None:
