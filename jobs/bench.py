@@ -15,11 +15,11 @@ from pathlib import Path
 from raygen.benchmarks.options import BenchOptions, IngestBenchOptions, SweepBenchOptions
 from raygen.cli import parse_choice, run_job
 
-KINDS = {"ingest": IngestBenchOptions, "sweep": SweepBenchOptions}
+SUBCOMMANDS = {"ingest": IngestBenchOptions, "sweep": SweepBenchOptions}
 
 
 def main(argv: Sequence[str]) -> None:
-    options: BenchOptions = parse_choice(KINDS, argv, "Measure raygen on this machine.")
+    options: BenchOptions = parse_choice(SUBCOMMANDS, argv, "Measure raygen on this machine.")
     # Imported only now, as it takes seconds, which --help and a mistake in an option should not.
     import torch
 

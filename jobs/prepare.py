@@ -11,11 +11,11 @@ import sys
 from collections.abc import Sequence
 
 from raygen.cli import parse_choice, run_job
-from raygen.data.options import KINDS, ShowOptions
+from raygen.data.options import SUBCOMMANDS, ShowOptions
 
 
 def main(argv: Sequence[str]) -> None:
-    options = parse_choice(KINDS, argv, "Prepare images for training.")
+    options = parse_choice(SUBCOMMANDS, argv, "Prepare images for training.")
     # Imported only now, as it takes seconds, which --help and a mistake in an option should not.
     from raygen.jobs.prepare import prepare_dataset, show
 

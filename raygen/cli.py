@@ -139,25 +139,25 @@ def parse_options(
 
 
 def parse_choice(
-    kinds: Mapping[str, type[Chosen]], argv: Sequence[str], description: str
+    subcommands: Mapping[str, type[Chosen]], argv: Sequence[str], description: str
 ) -> Chosen:
     """Options of a job whose first word says what it is to work on, each with its own options.
 
     Raises: UserError.
     """
     program = os.path.basename(sys.argv[0])
-    if argv and argv[0] in kinds:
-        kind = kinds[argv[0]]
+    if argv and argv[0] in subcommands:
+        kind = subcommands[argv[0]]
         about = f"{description} {inspect.getdoc(kind) or ''}"
         return parse_options(kind, argv[1:], about, f"{program} {argv[0]}")
     if {"-h", "--help"} & set(argv):
-        print(f"usage: {program} {{{','.join(kinds)}}} [OPTIONS]\n\n{description}\n")
-        for name, kind in kinds.items():
+        print(f"usage: {program} {{{','.join(subcommands)}}} [OPTIONS]\n\n{description}\n")
+        for name, kind in subcommands.items():
             print(f"  {name:12} {inspect.getdoc(kind)}")
-        print(f"\n{program} {next(iter(kinds))} --help explains the options.")
+        print(f"\n{program} {next(iter(subcommands))} --help explains the options.")
         raise SystemExit(0)
     given = f"{argv[0]}: unknown" if argv else "nothing to work on was named"
-    raise UserError(f"{given}; the first word must be one of {', '.join(kinds)}")
+    raise UserError(f"{given}; the first word must be one of {', '.join(subcommands)}")
 
 
 @dataclass(frozen=True)

@@ -359,12 +359,12 @@ def read_launched(path: str = BOOTSTRAP) -> list[dict[str, float]]:
             config = yaml.safe_load(file)
     except OSError:
         return []
-    kinds = config["available_node_types"]
+    node_types = config["available_node_types"]
     workers = [
-        kind.get("resources", {})
-        for name, kind in kinds.items()
+        node_type.get("resources", {})
+        for name, node_type in node_types.items()
         if name != config["head_node_type"]
-        for _ in range(kind.get("max_workers", 0))
+        for _ in range(node_type.get("max_workers", 0))
     ]
     # The cluster has an overall limit. Nodes that are useful for training count first.
     workers.sort(key=lambda resources: _size([resources]), reverse=True)

@@ -15,7 +15,7 @@ from raygen.core.status import Position
 from raygen.core.storage import Folder
 from raygen.training import checkpoint_index
 from raygen.training.run import CHECKPOINTS, CONFIG, SUMMARY, RunFolder
-from raygen.training.summary import Kind, Summary, read_summary
+from raygen.training.summary import RunKind, Summary, read_summary
 from raygen.tuning.records import SWEEP, TRIAL, TRIALS, SweepFolder, Trial
 
 Result = TypeVar("Result")
@@ -44,7 +44,7 @@ class RunInfo:
 
     uri: str
     name: str
-    kind: Kind
+    kind: RunKind
     sweep: str = ""
     preset: str = ""
     status: Status = "begun"

@@ -14,7 +14,7 @@ from raygen.core.errors import UserError
 from raygen.core.storage import Folder
 
 MARKER = "raygen.json"
-Kind = Literal["run", "sweep", "dataset"]
+FolderKind = Literal["run", "sweep", "dataset"]
 TRACES = re.compile(r"\.lease-[0-9a-f]{32}\.json|\.probe-[0-9a-f]{32}|\.[0-9a-f]{32}\.tmp")
 """Matches leftovers of killed jobs and the files of the job that is working in the folder."""
 
@@ -26,7 +26,7 @@ class Marker:
     Attributes: deleting: deletion of the folder's content has begun, and may have been interrupted.
     """
 
-    raygen: Kind
+    raygen: FolderKind
     deleting: bool = False
 
 
@@ -36,12 +36,12 @@ def read(folder: Folder) -> Marker | None:
         values = folder.read_json(MARKER)
     except (FileNotFoundError, NotADirectoryError, UserError):
         return None
-    if not isinstance(values, dict) or values.get("raygen") not in get_args(Kind):
+    if not isinstance(values, dict) or values.get("raygen") not in get_args(FolderKind):
         return None
     return Marker(values["raygen"], values.get("deleting") is True)
 
 
-def write(folder: Folder, kind: Kind, deleting: bool = False) -> None:
+def write(folder: Folder, kind: FolderKind, deleting: bool = False) -> None:
     """Mark a folder as raygen's, creating it if it does not exist."""
     folder.write_json(MARKER, asdict(Marker(kind, deleting)))
 
@@ -51,7 +51,7 @@ def contents(folder: Folder) -> list[str]:
     return [n for n in folder.names() if n != MARKER and not TRACES.fullmatch(n)]
 
 
-def delete_contents(folder: Folder, kind: Kind, own: re.Pattern[str]) -> None:
+def delete_contents(folder: Folder, kind: FolderKind, own: re.Pattern[str]) -> None:
     """Delete what raygen wrote into a folder, and leave everything else.
 
     An interrupted deletion can be repeated, because the marker says that it has begun. The marker

@@ -21,7 +21,7 @@ from PIL import (
 
 from raygen.config.run import ImageFormat
 from raygen.data.colour import to_srgb
-from raygen.data.kinds import HEAD_BYTES, RAW, unread_kind
+from raygen.data.file_types import HEAD_BYTES, RAW, unread_type
 
 SUFFIXES = (
     ".jpg",
@@ -86,9 +86,9 @@ def open_image(data: bytes) -> Image.Image:
         raise BadImage(f"too large: more than {limit:,} pixels") from error
     # Pillow reports broken files with many exceptions; struct.error and zlib.error among them.
     except Exception as error:
-        kind = unread_kind(data[:HEAD_BYTES])
-        if kind:
-            raise BadImage(kind.refusal) from error
+        found = unread_type(data[:HEAD_BYTES])
+        if found:
+            raise BadImage(found.refusal) from error
         if isinstance(error, UnidentifiedImageError):
             raise BadImage(f"not an image ({', '.join(FORMATS)})") from error
         raise BadImage(_damaged(error)) from error

@@ -176,7 +176,7 @@ class ShowOptions:
         require_at_least(self, 0, "count")
 
 
-KINDS: dict[str, type[PrepareOptions | ShowOptions]] = {
+SUBCOMMANDS: dict[str, type[PrepareOptions | ShowOptions]] = {
     "celeba": CelebAOptions,
     "anime": AnimeOptions,
     "folder": FolderOptions,

@@ -15,7 +15,7 @@ from raygen.core.checked import shown
 from raygen.core.errors import UserError
 from raygen.core.progress import ProgressLine, Silence
 from raygen.core.status import Callbacks
-from raygen.data.options import KINDS, PrepareOptions
+from raygen.data.options import SUBCOMMANDS, PrepareOptions
 from raygen.data.shards.manifest import Manifest
 from raygen.jobs.prepare import prepare_dataset
 from raygen.jobs.train import train as run_training
@@ -30,15 +30,15 @@ WHERE = "options"
 
 def prepare(kind: str, out: str, quiet: bool, options: Mapping[str, Any]) -> list[Manifest]:
     """See `raygen.prepare`."""
-    kinds = {name: known for name, known in KINDS.items() if issubclass(known, PrepareOptions)}
-    if kind not in kinds:
-        raise UserError(f"kind {shown(kind)}: must be one of {', '.join(kinds)}")
+    known = {name: o for name, o in SUBCOMMANDS.items() if issubclass(o, PrepareOptions)}
+    if kind not in known:
+        raise UserError(f"kind {shown(kind)}: must be one of {', '.join(known)}")
     values = dict(options)
     if isinstance(values.get("size"), int | str):
         values["size"] = [values["size"]]
     if "size" in values:
         values["size"] = [str(size) for size in values["size"]]
-    default = kinds[kind]()
+    default = known[kind]()
     wanted = updated(default, _as_texts(default, values | {"out": out}), WHERE)
     return prepare_dataset(wanted, _line(quiet))
 

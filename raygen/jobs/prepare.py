@@ -14,8 +14,8 @@ from raygen.core.printable import printable
 from raygen.core.progress import ProgressLine, describe
 from raygen.core.retry import OUTAGES
 from raygen.core.storage import Folder
+from raygen.data.file_types import remedies
 from raygen.data.inspect import contact_sheet, most_cells, table, verify
-from raygen.data.kinds import remedies
 from raygen.data.options import (
     CelebAOptions,
     DrawnOptions,

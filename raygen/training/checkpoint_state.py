@@ -113,8 +113,8 @@ def check_optimizer(
     for number, entry in values.items():
         if number not in map(str, range(len(parameters))):
             entry.refuse(f"{entry.path} is no parameter of this model")
-    for kinds, group in zip(_state_kinds(optimizer), own, strict=True):
-        tensors = {key for key, kind in kinds.items() if isinstance(kind, Tensor)}
+    for example, group in zip(_example_states(optimizer), own, strict=True):
+        tensors = {key for key, value in example.items() if isinstance(value, Tensor)}
         for number in group["params"]:
             prefix = f"{name}/{number}/"
             mine = {k.removeprefix(prefix): v for k, v in layout.items() if k.startswith(prefix)}
@@ -122,32 +122,32 @@ def check_optimizer(
             # The optimizer of a network that has not stepped yet has no state.
             if not mine and not others:
                 continue
-            expected = _expected(kinds, parameters[number])
+            expected = _expected(example, parameters[number])
             problem = difference(mine, expected)
             if problem:
                 found.refuse(f"the tensors {prefix}... do not fit this model ({problem})")
-            if others.keys() != kinds.keys() - tensors:
+            if others.keys() != example.keys() - tensors:
                 found.refuse(f"{found.path}.state.{number} has other entries than this model")
             for key, other in others.items():
-                if type(other.value) is not type(kinds[key]):
-                    other.fail(f"of type {type(kinds[key]).__name__}")
+                if type(other.value) is not type(example[key]):
+                    other.fail(f"of type {type(example[key]).__name__}")
     return [_checked_group(group, mine) for group, mine in zip(groups, own, strict=True)]
 
 
-def _expected(kinds: dict[str, Any], parameter: Tensor) -> Layout:
+def _expected(example: dict[str, Any], parameter: Tensor) -> Layout:
     """The layout of an optimizer's state of a parameter."""
     shapes = {
-        key: tuple(parameter.shape if kind.shape == _PROBE else kind.shape)
-        for key, kind in kinds.items()
-        if isinstance(kind, Tensor)
+        key: tuple(parameter.shape if value.shape == _PROBE else value.shape)
+        for key, value in example.items()
+        if isinstance(value, Tensor)
     }
-    return {key: (DTYPES[kinds[key].dtype], shape) for key, shape in shapes.items()}
+    return {key: (DTYPES[example[key].dtype], shape) for key, shape in shapes.items()}
 
 
 _PROBE = torch.Size((2, 3))
 
 
-def _state_kinds(optimizer: Optimizer) -> list[dict[str, Any]]:
+def _example_states(optimizer: Optimizer) -> list[dict[str, Any]]:
     """An optimizer's state of a parameter of shape `_PROBE`, for each parameter group.
 
     Determined by a step of a copy, because the state depends on the optimizer and its options.

@@ -20,7 +20,7 @@ from raygen.tensorboard import hparams
 from raygen.training import checkpoint_index
 from raygen.training.run import SUMMARY, RunFolder
 from raygen.training.session import Session
-from raygen.training.summary import Best, Kind, Status, Summary, read_summary
+from raygen.training.summary import Best, RunKind, Status, Summary, read_summary
 
 RATE, WAIT = "throughput/images_per_second", "throughput/data_wait_fraction"
 """Tags of throughput, which is known even for a run that did not finish."""
@@ -29,7 +29,7 @@ RATE, WAIT = "throughput/images_per_second", "throughput/data_wait_fraction"
 class RunRecord:
     """Keeps a run's records up to date. Only the run's owner may use it."""
 
-    def __init__(self, session: Session, kind: Kind, began_at: float) -> None:
+    def __init__(self, session: Session, kind: RunKind, began_at: float) -> None:
         """Args: began_at: Unix time of the job's, or the trial's, start in seconds."""
         self._session = session
         self._kind = kind

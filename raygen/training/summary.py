@@ -7,7 +7,7 @@ from raygen.core.checked import Checked, finite_or_none
 from raygen.core.storage import Folder
 from raygen.training.run import SUMMARY
 
-Kind = Literal["training", "trial"]
+RunKind = Literal["training", "trial"]
 Status = Literal["running", "finished", "interrupted", "stopped", "failed"]
 ADVICE = "restore the file, or delete it; the run's own files do not depend on it"
 
@@ -60,7 +60,7 @@ class Summary:
     device: str
     metrics: dict[str, float]
     data: str
-    kind: Kind = "training"
+    kind: RunKind = "training"
     run_name: str = ""
     status: Status = "finished"
     best: Best | None = None
@@ -111,7 +111,7 @@ class Summary:
             # Earlier versions wrote NaN, which is not JSON.
             metrics={n: m.number_or_nan(finite=False) for n, m in metrics.items()},
             data=values.entry("data").text(),
-            kind=cast(Kind, kind.choice(get_args(Kind))) if kind else "training",
+            kind=cast(RunKind, kind.choice(get_args(RunKind))) if kind else "training",
             run_name=text("run_name"),
             # Earlier versions wrote the file only when a run had finished.
             status=cast(Status, status.choice(get_args(Status))) if status else "finished",

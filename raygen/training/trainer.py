@@ -150,7 +150,8 @@ class Trainer:
         self._watch.add(metrics, self._step)
         self._means.add(metrics)
         if self._first_step_at:
-            for stopwatch in (self._since_first_step, self._since_log, self._since_report):
+            stopwatches = self._since_first_step, self._since_log, self._since_report
+            for stopwatch in stopwatches:
                 stopwatch.add(self._config.step_images, waited)
         else:
             # The first step includes start-up costs, so rates are measured from its end.
@@ -159,9 +160,9 @@ class Trainer:
             self._start_stopwatches()
 
     def _start_stopwatches(self) -> None:
-        self._since_first_step, self._since_log, self._since_report = (
-            Stopwatch() for _ in range(3)
-        )
+        self._since_first_step = Stopwatch()
+        self._since_log = Stopwatch()
+        self._since_report = Stopwatch()
 
     def _due(self) -> Due:
         config, last = self._config, self._step == self._total_steps

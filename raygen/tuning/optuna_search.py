@@ -60,12 +60,12 @@ class OptunaSearch(Searcher):
         self.waiting += [(number, None if number else defaults) for number in new]
 
     def _distribution(self, domain: Domain) -> Any:
-        kinds = self._optuna.distributions
+        distributions = self._optuna.distributions
         if not isinstance(domain, Range):
-            return kinds.CategoricalDistribution(domain.values)
+            return distributions.CategoricalDistribution(domain.values)
         if domain.whole:
-            return kinds.IntDistribution(int(domain.low), int(domain.high), log=domain.log)
-        return kinds.FloatDistribution(domain.low, domain.high, log=domain.log)
+            return distributions.IntDistribution(int(domain.low), int(domain.high), log=domain.log)
+        return distributions.FloatDistribution(domain.low, domain.high, log=domain.log)
 
     def _knows(self, values: Values) -> bool:
         """Whether values lie in the search space; defaults may not."""

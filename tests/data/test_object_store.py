@@ -125,7 +125,7 @@ def test_folders_and_archives_in_a_bucket_are_listed_and_read(s3: Folder, tmp_pa
     s3.write_bytes("set.tar", tar.getvalue())
     for name, kind in (("set", "folder"), ("set.zip", "zip"), ("set.tar", "tar")):
         found = Files.open(s3.join(name).uri, "--images")
-        assert (found.kind, found.paths) == (kind, ["a b/1.jpg", "a b/ü.png"])
+        assert (found.container, found.paths) == (kind, ["a b/1.jpg", "a b/ü.png"])
         assert found.ignored == ["readme.md"]
         for number in (1, 0):
             assert found.read(number) == contents[found.paths[number]]

@@ -201,7 +201,7 @@ class ShardReader:
         Args: check: whether to look at all values, too, which takes longer than reading them.
         Raises: ShardError if it is not as `write_shard` writes it.
         """
-        kinds = {
+        types = {
             "image": pa.binary(self.manifest.image_bytes),
             "id": pa.string(),
             ATTRIBUTES: pa.binary(len(self.manifest.attributes)),
@@ -209,8 +209,8 @@ class ShardReader:
         if table.column_names.count(name) != 1:
             self._fail(file, f"has no column {name}, or several")
         column = table.column(name)
-        if column.type != kinds[name]:
-            self._fail(file, f"its column {name} is of type {column.type}, not {kinds[name]}")
+        if column.type != types[name]:
+            self._fail(file, f"its column {name} is of type {column.type}, not {types[name]}")
         if len(column) != rows or column.null_count:
             missing = f"{len(column)} rows, {column.null_count} of them empty"
             self._fail(file, f"its column {name} has {missing}, not {rows}")

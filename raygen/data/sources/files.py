@@ -25,10 +25,10 @@ from raygen.core.errors import StorageError, UserError, one_line, reason_of
 from raygen.core.printable import printable
 from raygen.core.regular_file import open_regular
 from raygen.core.storage import Folder
+from raygen.data.file_types import HEAD_BYTES, is_unread_picture, unread_type
 from raygen.data.images import MAX_FILE_BYTES, SUFFIXES, BadImage
-from raygen.data.kinds import HEAD_BYTES, is_unread_picture, unread_kind
 
-Kind = Literal["folder", "zip", "tar"]
+Container = Literal["folder", "zip", "tar"]
 COMPRESSED = {
     b"\x1f\x8b": "gunzip",
     b"BZh": "bunzip2",
@@ -134,7 +134,7 @@ class Files:
     """
 
     place: Folder
-    kind: Kind
+    container: Container
     paths: list[str]
     numbers: np.ndarray
     ignored: list[str]
@@ -151,8 +151,8 @@ class Files:
         place = Folder.at(uri)
         said = f"{option} {uri}"
         try:
-            kind = _kind(place, said)
-            listed = list(_LISTS[kind](place, said))
+            container = _container(place, said)
+            listed = list(_LISTS[container](place, said))
         except UserError:
             raise
         except (OSError, UnicodeEncodeError) as error:
@@ -178,7 +178,7 @@ class Files:
             )
         return Files(
             place,
-            kind,
+            container,
             [entry.path for entry in images],
             np.array([entry[1:] for entry in images], NUMBERS),
             sorted({hidden[path] or path for path in found if path not in kept}),
@@ -213,11 +213,11 @@ class Files:
         if entry.start < 0:
             raise BadImage("a link that leads nowhere, a pipe, or a device, not a file")
         try:
-            if self.kind == "zip":
+            if self.container == "zip":
                 return self.place.patiently(
                     lambda: _unpacked(_open_archive(self.place, self.opened), entry)
                 )
-            if self.kind == "tar":
+            if self.container == "tar":
                 return self.place.patiently(
                     lambda: bytes(
                         _open_archive(self.place, self.opened).read_at(entry.size, entry.start)
@@ -230,7 +230,7 @@ class Files:
             return self.place.read_bytes(entry.path)
         except OSError as error:
             # What bzip2 raises for damaged data has no number.
-            if self.kind == "zip" and str(error) == "Invalid data stream":
+            if self.container == "zip" and str(error) == "Invalid data stream":
                 raise BadImage(f"cannot be unpacked: {error}") from error
             if error.errno in UNREADABLE_ERRORS:
                 raise BadImage(f"{UNREADABLE} ({error.strerror})") from error
@@ -244,7 +244,7 @@ class Files:
 
     def digest(self) -> str:
         """Equal for the same listing: paths and sizes, and a zip's checksums of the contents."""
-        checksums = self.numbers["crc"].tobytes() if self.kind == "zip" else b""
+        checksums = self.numbers["crc"].tobytes() if self.container == "zip" else b""
         text = "\0".join(self.paths).encode("utf-8", "surrogateescape")
         return hashlib.sha256(text + self.sizes.tobytes() + checksums).hexdigest()
 
@@ -305,7 +305,7 @@ def _is_image(path: str) -> bool:
     return path.lower().endswith(SUFFIXES) or is_unread_picture(path)
 
 
-def _kind(place: Folder, said: str) -> Kind:
+def _container(place: Folder, said: str) -> Container:
     info = place.filesystem.get_file_info(place.path)
     if info.type == fs.FileType.NotFound:
         raise UserError(f"{said}: no such file or folder; name a folder, zip or tar of images")
@@ -325,11 +325,11 @@ def _kind(place: Folder, said: str) -> Kind:
                 f"{said}: is compressed as a whole, so its images cannot be read one by one; "
                 f"decompress it first ({program}) and name the tar"
             )
-    kind = unread_kind(head)
-    if kind and kind.group == "archive":
-        raise UserError(f"{said}: is {kind.name}; unpack it and name the folder")
-    if kind:
-        raise UserError(f"{said}: is {kind.refusal}")
+    found = unread_type(head)
+    if found and found.group == "archive":
+        raise UserError(f"{said}: is {found.name}; unpack it and name the folder")
+    if found:
+        raise UserError(f"{said}: is {found.refusal}")
     if head.startswith(SINGLE_IMAGES):
         raise UserError(f"{said}: is a single image; name the folder that holds all of them")
     raise UserError(f"{said}: cannot be read as a folder, zip or tar; download it again")

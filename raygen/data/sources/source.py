@@ -18,8 +18,8 @@ from raygen.config.run import ImageFormat
 from raygen.core.errors import UserError
 from raygen.core.printable import printable
 from raygen.core.storage import Folder
+from raygen.data.file_types import is_unread_picture, remedies
 from raygen.data.images import SUFFIXES, open_image
-from raygen.data.kinds import is_unread_picture, remedies
 from raygen.data.shards.manifest import FORMAT_VERSION
 from raygen.data.sources import drawn_faces
 from raygen.data.sources.files import Files, common_folder, hidden_part

@@ -22,7 +22,7 @@ import pyarrow as pa
 from raygen.core.errors import UserError, reason_of
 from raygen.core.printable import printable
 from raygen.core.storage import Folder
-from raygen.data.kinds import HEAD_BYTES, unread_kind
+from raygen.data.file_types import HEAD_BYTES, unread_type
 from raygen.data.sources.files import plain_path
 from raygen.data.splits import SPLITS, TEST, TRAIN, VALIDATION
 
@@ -225,9 +225,9 @@ def _text(uri: str, where: str, example: str) -> str:
     except (OSError, pa.ArrowException) as error:
         reason = reason_of(error)
         raise UserError(f"{where}: cannot be read ({reason}); name CelebA's {example}") from error
-    kind = unread_kind(data[:HEAD_BYTES])
-    if kind:
-        raise UserError(f"{where}: cannot be read ({kind.name}); save the table as CSV")
+    found = unread_type(data[:HEAD_BYTES])
+    if found:
+        raise UserError(f"{where}: cannot be read ({found.name}); save the table as CSV")
     # As spreadsheets save it: with a mark of the encoding, sometimes of 16 bits.
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:

@@ -61,7 +61,7 @@ PLACES: dict[str, Callable[[Path], Path]] = {
 @pytest.mark.parametrize("kind", PLACES)
 def test_images_are_listed_in_order_and_read(tmp_path: Path, kind: str) -> None:
     found = Files.open(str(PLACES[kind](tmp_path)), "--images")
-    assert found.kind == kind
+    assert found.container == kind
     assert found.paths == sorted(CONTENTS)
     assert found.ignored == ["__MACOSX/", "faces/._1.jpg", "faces/readme.txt"]
     assert found.sizes.tolist() == [len(CONTENTS[path]) for path in found.paths]
