@@ -18,6 +18,7 @@ USES_RAY = {
     "raygen/cluster/local_ray.py",
     "raygen/cluster/private_ray.py",
     "raygen/training/process_group.py",
+    "raygen/training/ray_driver.py",
     "raygen/training/ray_worker.py",
     "raygen/tuning/optuna_search.py",
     "raygen/tuning/schedulers.py",
@@ -50,7 +51,7 @@ def test_ray_is_imported_in_few_places() -> None:
 def test_models_and_the_loop_work_where_ray_is_not_installed() -> None:
     code = (
         "import sys; sys.modules['ray'] = None\n"
-        "import raygen.training.session, raygen.models\n"
+        "import raygen.training.run_session, raygen.models\n"
         "import raygen.inference.model, raygen.inference.export\n"
         "from raygen.config.run import PRESETS\n"
         "for preset in PRESETS.values():\n"

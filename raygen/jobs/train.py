@@ -18,11 +18,13 @@ from raygen.data.sources.source import TRAIN
 from raygen.evaluation.metrics import progress_text
 from raygen.launch import launched
 from raygen.training import first_run
+from raygen.training.hardware import check_compiler
 from raygen.training.placement import Placement, plan_workers
-from raygen.training.ray_worker import RUN, fit
+from raygen.training.ray_driver import fit
+from raygen.training.ray_worker import RUN
 from raygen.training.record import RunRecord
 from raygen.training.run import RunFolder
-from raygen.training.session import Session, check_compiler
+from raygen.training.session import Session
 from raygen.training.summary import Summary, read_summary
 
 SAVING = "a checkpoint is being saved"

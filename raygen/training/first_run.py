@@ -14,8 +14,8 @@ from raygen.config.run import DRAWN, RunConfig
 from raygen.data.batch import Batch
 from raygen.models import build_model
 from raygen.models.base import Step
+from raygen.training.hardware import use_bf16
 from raygen.training.run import CONFIG, RunFolder
-from raygen.training.session import use_bf16
 
 PRESET = "dcgan-celeba"
 SIZE, LENGTH = frozenset(("width", "drawn_count", "size")), frozenset(("steps", "epochs"))

@@ -1,57 +1,20 @@
-"""Running the training loop inside Ray Train: starting the workers and watching them.
+"""A worker's side of a training inside Ray Train, which reports to the actor `Status`."""
 
-`fit` runs in the job's own process. It starts the workers through a TorchTrainer; through the
-actor `Status` the first worker reports its progress and learns that it should stop. Checkpoints
-are raygen's own, in the run's folder: wherever a worker group starts, the first time or after a
-failure, it goes on from the newest complete one there.
-"""
-
-import contextlib
-import math
-import os
-import threading
-import time
 import traceback
-import uuid
-from collections.abc import Callable
 from typing import Any
 
 import ray
 import torch
-from ray.exceptions import RayError
-from ray.train import FailureConfig, ScalingConfig
-from ray.train import RunConfig as RayRunConfig
-from ray.train.torch import TorchTrainer, get_device
+from ray.train.torch import get_device
 
-from raygen.cluster import connection as cluster
 from raygen.cluster.connection import Poll
-from raygen.cluster.lease import Fence
-from raygen.core.errors import RunError, StorageError, UserError
+from raygen.core.errors import RunError, UserError
 from raygen.core.retry import OUTAGES, is_lasting, not_written
-from raygen.core.status import (
-    Callbacks,
-    Ended,
-    Event,
-    Measured,
-    Notice,
-    Outcome,
-    Progress,
-    State,
-)
-from raygen.core.storage import Folder
-from raygen.training.placement import Placement
-from raygen.training.process_group import torch_config
-from raygen.training.session import Session, run_session
+from raygen.core.status import Callbacks, Ended, Measured, Notice, Progress
+from raygen.training.hardware import cores, use_cores
+from raygen.training.run_session import run_session
+from raygen.training.session import Session
 from raygen.training.workers import Workers
-
-POLL_SECONDS = 0.25
-LOST_SECONDS = 10
-"""Time without a machine that workers need, in seconds, after which they count as lost."""
-GROUP_SECONDS = 1800
-"""Time that workers wait for each other before they consider one dead, in seconds."""
-RECORDS = ".ray-"
-"""Prefix of the folders that Ray keeps its own records in."""
-
 
 RUN = 0
 """Number of a training's only part in its `Status`."""
@@ -80,154 +43,8 @@ class WorkerCallbacks(Callbacks):
         ray.get(self._status.tell.remote(Measured(progress)))
 
 
-def fit(
-    session: Session,
-    watch: Callable[[State], None],
-    stop: threading.Event,
-    placement: Placement,
-    status: Any,
-    threads: int = 0,
-) -> Outcome:
-    """Train on the Ray cluster.
-
-    Args:
-        watch: called a few times a second with the state and the events since the last call.
-        stop: set it to save the run and end it early.
-        status: an actor of `Status`.
-        threads: CPU threads of each worker; 0: all that its node has for this run.
-    Returns: how the run ended.
-    Raises: UserError for a mistake found by a worker; RunError for anything else.
-    """
-    failure: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            again = True
-            while again:
-                again = _fit_once(session, placement, status, threads, stop)
-        except BaseException as error:
-            failure.append(error)
-
-    # Ray Train runs in a thread, so that the main one handles Ctrl-C and the progress line.
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        outcome = _watch(session, thread, status, watch, stop, placement)
-    except BaseException:
-        # pyarrow crashes if the thread waits for a storage while the process ends.
-        stop.set()
-        raise
-    finally:
-        forget_records(session.run.folder, session.run.fence)
-    if failure:
-        raise _failed(session, str(failure[0])) from failure[0]
-    if outcome is None:
-        raise _failed(session, "the workers ended without saying how")
-    return outcome
-
-
-def _fit_once(
-    session: Session,
-    placement: Placement,
-    status: Any,
-    threads: int,
-    stop: threading.Event,
-) -> bool:
-    """Train until the end, or until workers have failed too often.
-
-    Returns: whether to try again. The limit of failures concerns runs that get nowhere, not those
-        that lose a machine now and then over days.
-    Raises: the error that the workers failed with.
-    """
-    may_fail = session.config.max_failures
-    before = session.run.position().global_step
-    gpu = {"GPU": 1} if placement.use_gpu else {}
-    trainer = TorchTrainer(
-        _worker,
-        train_loop_config={"session": session, "status": status, "threads": threads},
-        # The others wait in a collective operation while one worker waits for the storage.
-        torch_config=torch_config(int(GROUP_SECONDS + session.run.folder.patience)),
-        scaling_config=ScalingConfig(
-            num_workers=placement.workers,
-            use_gpu=placement.use_gpu,
-            resources_per_worker={"CPU": placement.cpus_per_worker} | gpu,
-        ),
-        run_config=RayRunConfig(
-            # Ray needs a folder for its own records; checkpoints are kept elsewhere.
-            name=f"{RECORDS}{uuid.uuid4().hex}",
-            storage_path=session.run.folder.path,
-            storage_filesystem=session.run.folder.filesystem,
-            failure_config=FailureConfig(max_failures=may_fail),
-        ),
-    )
-    try:
-        trainer.fit()
-    except Exception:
-        if not may_fail or stop.is_set() or session.run.position().global_step <= before:
-            raise
-        return True
-    return False
-
-
-def forget_records(folder: Folder, fence: Fence | None) -> None:
-    """Delete Ray's records of this job and of killed ones, if this job still owns the folder."""
-    # The storage may be what ends the job, and that error is reported already.
-    with contextlib.suppress(RunError, UserError, OSError):
-        folder = folder.patient(0)
-        if fence:
-            fence.at_once().check()
-        for name in folder.names():
-            if name.startswith(RECORDS):
-                folder.join(name).delete()
-
-
-def _watch(
-    session: Session,
-    training: threading.Thread,
-    status: Any,
-    watch: Callable[[State], None],
-    stop: threading.Event,
-    placement: Placement,
-) -> Outcome | None:
-    """Forward state to the caller and stop requests to the workers. Returns: how the run ended."""
-    told_at = math.inf
-    seen: list[Event] = []
-    while True:
-        training.join(POLL_SECONDS)
-        ended = not training.is_alive()
-        try:
-            state: State = cluster.answer(status.state, len(seen))
-        except RayError as error:
-            raise _failed(session, "Ray stopped answering") from error
-        seen += state.events
-        watch(state)
-        if isinstance(state.error, StorageError):
-            raise StorageError(
-                f"{state.error}\nwhat the run has saved is kept; once that is mended, the same "
-                "command goes on with it"
-            ) from state.error
-        if state.error:
-            raise state.error
-        if ended:
-            outcomes = [event.outcome for event in seen if isinstance(event, Ended)]
-            return outcomes[-1] if outcomes else None
-        now = time.monotonic()
-        if stop.is_set() and now < told_at:
-            status.stop.remote()
-            told_at = now
-        if now > told_at + LOST_SECONDS and placement.missing(cluster.nodes()):
-            # A machine was lost: there are no workers left to stop, and nothing unsaved.
-            return Outcome(False, session.run.position(), 0.0, 0.0, 0.0, {})
-
-
-def _failed(session: Session, reason: str) -> RunError:
-    step = session.run.position().global_step
-    kept = f"is saved up to step {step:,}" if step else "had not been saved yet"
-    return RunError(f"training failed: {reason}\nthe run {kept}; the same command goes on with it")
-
-
-def _worker(settings: dict[str, Any]) -> None:
-    """Entry point of each worker."""
+def train_worker(settings: dict[str, Any]) -> None:
+    """Entry point of each worker. Args: settings: as `ray_driver.fit` passes them."""
     session: Session = settings["session"]
     status = settings["status"]
     if ray.get(status.error.remote()):
@@ -260,15 +77,3 @@ def _worker(settings: dict[str, Any]) -> None:
         if session.verbose:
             traceback.print_exc()
         raise
-
-
-def cores() -> int:
-    """Number of CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def use_cores(count: int) -> None:
-    """Set torch's threads, because Ray limits a worker to the few CPUs that it reserved."""
-    torch.set_num_threads(max(1, min(count, cores())))

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from raygen.config.run import RunConfig
 from raygen.core.status import Callbacks, Outcome, Position, Progress
 from raygen.data.batch import RawBatch
 from raygen.evaluation.grids import grid
@@ -29,7 +28,7 @@ from raygen.training import checkpoint, checkpoint_index
 from raygen.training.checkpoint import Snapshot
 from raygen.training.checkpoint_index import Score
 from raygen.training.finite import LossWatch, check_weights
-from raygen.training.run import RunFolder
+from raygen.training.session import Session
 from raygen.training.validation import Validation
 from raygen.training.workers import Workers
 from raygen.training.writer import Writer
@@ -61,33 +60,30 @@ class Trainer:
 
     def __init__(
         self,
+        session: Session,
         model: Model,
         validation: Validation,
-        config: RunConfig,
-        run: RunFolder,
         workers: Workers,
         start: Position,
-        total_steps: int,
-        about: dict[str, Any],
         log: RunLog | None,
         callbacks: Callbacks,
     ) -> None:
-        """Args: start: the run's position; about: the run's description for its checkpoints."""
+        """Args: start: the run's position, which the model has reached."""
         self._began_at = time.monotonic()
         self._model = model
         self._validation = validation
-        self._config = config
-        self._run = run
+        self._config = session.config
+        self._run = session.run
         self._workers = workers
         self._start = start
-        self._total_steps = total_steps
-        self._about = about
+        self._total_steps = session.total_steps
+        self._total_images = session.total_images(start)
+        self._about = session.about
         self._log = log
         self._callbacks = callbacks
-        self._objective = own_objective(config)
+        self._objective = own_objective(session.config)
 
         self._step, self._images_seen = start.global_step, start.images_seen
-        self._total_images = start.images_seen + (total_steps - self._step) * config.step_images
         self._means, self._watch = _Means(), LossWatch(model.losses, workers.device)
         self._training_metrics: dict[str, float] = {}
         self._validation_metrics: dict[str, float] = {}
@@ -99,7 +95,7 @@ class Trainer:
         if workers.is_first:
             images = validation.images.count
             self._best = checkpoint_index.best_value(
-                run.checkpoints, self._objective.metric, images
+                self._run.checkpoints, self._objective.metric, images
             )
 
     def train(self, batches: Iterable[RawBatch]) -> Outcome:

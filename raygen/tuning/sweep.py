@@ -22,7 +22,7 @@ from raygen.core.errors import RunError, one_line
 from raygen.core.signals import Signals
 from raygen.core.status import Notice, Progress, State
 from raygen.tensorboard import hparams
-from raygen.training.ray_worker import RECORDS, forget_records
+from raygen.training.ray_driver import RECORDS, forget_records
 from raygen.training.record import note_end
 from raygen.tuning.options import Scheduler, SweepOptions
 from raygen.tuning.optuna_search import OptunaSearch

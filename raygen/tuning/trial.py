@@ -25,11 +25,14 @@ from raygen.data.shards.manifest import Manifest
 from raygen.data.shards.object_store import StoredImages
 from raygen.evaluation.objective import Objective
 from raygen.training import checkpoint, checkpoint_index
+from raygen.training.hardware import use_cores
 from raygen.training.placement import Placement
-from raygen.training.ray_worker import RUN, fit, use_cores
+from raygen.training.ray_driver import fit
+from raygen.training.ray_worker import RUN
 from raygen.training.record import RunRecord
 from raygen.training.run import RunFolder
-from raygen.training.session import Session, run_session
+from raygen.training.run_session import run_session
+from raygen.training.session import Session
 from raygen.training.workers import Workers
 from raygen.tuning.capacity import Capacity
 from raygen.tuning.records import SweepFolder

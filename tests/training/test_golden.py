@@ -18,7 +18,8 @@ from raygen.config.run import PRESETS
 from raygen.core.status import Callbacks, Progress
 from raygen.core.storage import Folder
 from raygen.training.run import RunFolder
-from raygen.training.session import Session, run_session
+from raygen.training.run_session import run_session
+from raygen.training.session import Session
 from raygen.training.workers import Workers
 
 RECORDED = Path(__file__).parent / "golden"

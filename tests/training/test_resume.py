@@ -23,7 +23,8 @@ from raygen.data.stream import order as plan
 from raygen.models.base import Metrics, Step
 from raygen.models.dcgan import DCGAN
 from raygen.training.run import RunFolder
-from raygen.training.session import Session, run_session
+from raygen.training.run_session import run_session
+from raygen.training.session import Session
 from raygen.training.workers import Workers
 
 IMAGES = (13, 7, 11, 6)

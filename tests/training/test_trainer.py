@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from raygen.config.run import RunConfig
 from raygen.core.status import Callbacks, Outcome, Position, Progress
 from raygen.core.storage import Folder
 from raygen.data.batch import RawBatch
+from raygen.data.shards.manifest import Manifest
 from raygen.data.shards.reader import HeldOut
 from raygen.data.sources.source import VALIDATION
 from raygen.models import build_model
@@ -24,6 +26,7 @@ from raygen.tensorboard.run_log import RunLog
 from raygen.training import checkpoint, checkpoint_index, trainer
 from raygen.training.finite import NotFinite
 from raygen.training.run import RunFolder
+from raygen.training.session import Session
 from raygen.training.trainer import Stopwatch, Trainer
 from raygen.training.validation import Validation
 from raygen.training.workers import Workers
@@ -44,6 +47,11 @@ def validation(path: Path, every: int = 10**9, count: int = 4) -> Validation:
     """A few validation images, to be measured every so many training images."""
     manifest, _ = write_dataset(path / "data", (8,), (count,), size=32)
     return Validation(HeldOut.of(Folder.at(path / "data"), manifest, VALIDATION, count), every)
+
+
+def session_of(storage: Path, data: Path, config: RunConfig, steps: int) -> Session:
+    run, folder = RunFolder.at(str(storage), "run"), Folder.at(data)
+    return Session(replace(config, steps=steps), run, folder, Manifest.load(folder), 1, False)
 
 
 class StopAfter(Callbacks):
@@ -88,18 +96,9 @@ def go(
     latest = run.latest_checkpoint()
     start = checkpoint.load(latest, model) if latest else Position()
     with RunLog(run.folder, start.images_seen) as log:
-        loop = Trainer(
-            model,
-            validation(path, every, count),
-            config,
-            run,
-            Workers(),
-            start,
-            steps,
-            {},
-            log,
-            control or Callbacks(),
-        )
+        held_out = validation(path, every, count)
+        session = session_of(path, path / "data", config, steps)
+        loop = Trainer(session, model, held_out, Workers(), start, log, control or Callbacks())
         outcome = loop.train(batches(start.global_step))
     return model, outcome
 
@@ -168,12 +167,12 @@ def test_a_failing_stream_ends_the_run_with_its_error(tmp_path: Path) -> None:
         yield from feed(0, 2)
         raise OSError("the disk is gone")
 
-    config, run = tiny_config(), RunFolder.at(str(tmp_path), "run")
+    config = tiny_config()
     model, held_out = build_model(config), validation(tmp_path)
+    session = session_of(tmp_path, tmp_path / "data", config, 5)
+    loop = Trainer(session, model, held_out, Workers(), Position(), None, Callbacks())
     with pytest.raises(OSError, match="the disk is gone"):
-        Trainer(
-            model, held_out, config, run, Workers(), Position(), 5, {}, None, Callbacks()
-        ).train(broken())
+        loop.train(broken())
 
 
 def test_validation_losses_are_logged_when_their_images_have_been_seen(tmp_path: Path) -> None:
@@ -268,10 +267,11 @@ def on_worker(rank: int, folder: str) -> None:
     model.distribute(sync_bn=False)
     workers = Workers(rank, 2)
     log = RunLog(run.folder, 0) if rank == 0 else None
-    start = Position()
-    held_out = validation(Path(folder) / str(rank))
-    batches = feed(0, 5, rank, 2)
-    Trainer(model, held_out, config, run, workers, start, 5, {}, log, Callbacks()).train(batches)
+    own = Path(folder) / str(rank)
+    held_out = validation(own)
+    session = session_of(Path(folder), own / "data", config, 5)
+    loop = Trainer(session, model, held_out, workers, Position(), log, Callbacks())
+    loop.train(feed(0, 5, rank, 2))
     buffers = {
         f"{name}/{key}": value.clone()
         for name, network in model.networks.items()
@@ -311,11 +311,11 @@ def each_checkpoint(rank: int, folder: str) -> None:
             workers.average_buffers(networks)
             seen.append(torch.stack([before, _statistics(networks)]))
 
-    run, batches = RunFolder.at(folder, "run"), feed(0, 3, rank, 2)
-    held_out, recording = validation(Path(folder) / str(rank)), Recording(rank, 2)
-    Trainer(model, held_out, config, run, recording, Position(), 3, {}, None, Callbacks()).train(
-        batches
-    )
+    own = Path(folder) / str(rank)
+    held_out, recording = validation(own), Recording(rank, 2)
+    session = session_of(Path(folder), own / "data", config, 3)
+    loop = Trainer(session, model, held_out, recording, Position(), None, Callbacks())
+    loop.train(feed(0, 3, rank, 2))
     save_file({str(k): value for k, value in enumerate(seen)}, f"{folder}/rank{rank}")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from raygen.core.status import Position
 from raygen.core.storage import Folder
-from raygen.training import ray_worker
+from raygen.training import ray_driver
 from raygen.training.placement import Placement
 
 
@@ -35,11 +35,11 @@ def attempt(
         config=SimpleNamespace(max_failures=may_fail),
         run=SimpleNamespace(folder=Folder.at("runs/x"), position=position),
     )
-    monkeypatch.setattr(ray_worker, "TorchTrainer", mock.Mock(return_value=mock.Mock(fit=fit)))
+    monkeypatch.setattr(ray_driver, "TorchTrainer", mock.Mock(return_value=mock.Mock(fit=fit)))
     stop = threading.Event()
     if stopped:
         stop.set()
-    return ray_worker._fit_once(session, Placement(2, False, 1.0), mock.Mock(), 0, stop)
+    return ray_driver._fit_once(session, Placement(2, False, 1.0), mock.Mock(), 0, stop)
 
 
 def test_a_run_that_gets_further_may_fail_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,8 +21,10 @@ from raygen.data.stream.stream import ImageStream
 from raygen.models.base import Metrics, Step
 from raygen.models.dcgan import DCGAN
 from raygen.training import checkpoint_index
+from raygen.training.hardware import check_compiler, use_bf16
 from raygen.training.run import RunFolder
-from raygen.training.session import Session, check_compiler, run_session, use_bf16
+from raygen.training.run_session import run_session
+from raygen.training.session import Session
 from raygen.training.workers import Workers
 
 
