@@ -42,7 +42,7 @@ from raygen.data.prepare.parts import Target
 from raygen.data.shards.manifest import MANIFEST, Manifest, write_shard
 from raygen.data.shards.reader import ShardReader
 from raygen.data.sources.huggingface import huggingface
-from raygen.data.sources.source import TRAIN
+from raygen.data.splits import TRAIN
 from raygen.evaluation.objective import Objective
 from raygen.inference.model import load
 from raygen.inference.options import SampleOptions

@@ -33,7 +33,8 @@ from raygen.data.batch import Batch
 from raygen.data.pixels import scale_images
 from raygen.data.shards import manifest as shards
 from raygen.data.shards.manifest import Manifest, write_shard
-from raygen.data.sources.source import TRAIN, VALIDATION, Source
+from raygen.data.sources.source import Source
+from raygen.data.splits import TRAIN, VALIDATION
 from raygen.models import build_model
 from raygen.models.base import Model, Step
 from raygen.training import checkpoint

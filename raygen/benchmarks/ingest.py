@@ -31,7 +31,8 @@ from raygen.data.prepare.parts import Target, make_part, plan_parts
 from raygen.data.prepare.prepare import delete_dataset, prepare
 from raygen.data.shards.manifest import Manifest
 from raygen.data.sources.drawn_faces import draw_face
-from raygen.data.sources.source import TRAIN, ImageFiles, folder
+from raygen.data.sources.image_files import ImageFiles, folder
+from raygen.data.splits import TRAIN
 from raygen.data.stream.stream import ImageStream
 
 EPOCHS = 5

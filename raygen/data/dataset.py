@@ -12,7 +12,7 @@ from raygen.data.inspect import verify
 from raygen.data.prepare.parts import Target
 from raygen.data.prepare.prepare import delete_dataset, write_datasets
 from raygen.data.shards.manifest import MANIFEST, Manifest
-from raygen.data.sources.source import DrawnFaces, drawn_folder
+from raygen.data.sources.drawn import DrawnFaces, drawn_folder
 
 
 def open_dataset(config: RunConfig, storage: str) -> tuple[Folder, Manifest | None]:

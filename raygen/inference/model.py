@@ -12,7 +12,7 @@ from raygen.core.storage import Folder
 from raygen.data.pixels import as_images
 from raygen.data.shards.manifest import Manifest
 from raygen.data.shards.reader import ShardReader
-from raygen.data.sources.source import TRAIN
+from raygen.data.splits import TRAIN
 from raygen.models import build_model, family_of
 from raygen.models.base import Model
 from raygen.models.layers import USER_NOISE, latent_batches, latents

@@ -30,8 +30,10 @@ from raygen.data.prepare.parts import Target
 from raygen.data.prepare.prepare import check_folder, is_finished, prepare
 from raygen.data.shards.manifest import MANIFEST, Manifest
 from raygen.data.sources.download import download_celeba
+from raygen.data.sources.drawn import DrawnFaces
 from raygen.data.sources.huggingface import huggingface
-from raygen.data.sources.source import DrawnFaces, Source, celeba, folder
+from raygen.data.sources.image_files import celeba, folder
+from raygen.data.sources.source import Source
 from raygen.evaluation.grids import encode_png
 
 SHOWN_REASONS = 3

@@ -21,7 +21,8 @@ from raygen.data.images import MAX_FILE_BYTES, BadImage, fit_image, open_image, 
 from raygen.data.pixels import as_images
 from raygen.data.shards.manifest import Manifest
 from raygen.data.shards.reader import HeldOut
-from raygen.data.sources.source import VALIDATION, drawn_folder
+from raygen.data.sources.drawn import drawn_folder
+from raygen.data.splits import VALIDATION
 from raygen.evaluation.grids import MAX_PNG_SIDE, grid_size, to_uint8
 from raygen.evaluation.written import write_arrays, write_files, write_grid
 from raygen.inference.model import TrainedModel

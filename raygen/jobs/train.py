@@ -14,7 +14,7 @@ from raygen.core.progress import ProgressLine, describe, duration
 from raygen.core.signals import Signals
 from raygen.core.status import Callbacks, Event, Measured, Notice, Progress, Started, State
 from raygen.data.dataset import check_files, draw_dataset, open_dataset
-from raygen.data.sources.source import TRAIN
+from raygen.data.splits import TRAIN
 from raygen.evaluation.metrics import progress_text
 from raygen.launch import launched
 from raygen.training import first_run

@@ -16,7 +16,7 @@ from raygen.core.progress import ProgressLine, describe
 from raygen.core.uris import names_host
 from raygen.data.dataset import check_files, draw_dataset, open_dataset
 from raygen.data.shards.object_store import store_images
-from raygen.data.sources.source import TRAIN
+from raygen.data.splits import TRAIN
 from raygen.launch import launched
 from raygen.training.placement import check_sync_bn
 from raygen.training.run import SUMMARY, RunFolder

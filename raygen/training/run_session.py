@@ -10,7 +10,7 @@ from raygen.core.errors import RunError
 from raygen.core.status import Callbacks, Outcome, Position, Progress
 from raygen.core.storage import Folder
 from raygen.data.shards.reader import HeldOut
-from raygen.data.sources.source import TRAIN, VALIDATION
+from raygen.data.splits import TRAIN, VALIDATION
 from raygen.data.stream.prefetch import Prefetcher
 from raygen.data.stream.stream import ImageStream
 from raygen.models import build_model

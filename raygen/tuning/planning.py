@@ -11,7 +11,7 @@ from raygen.core import marker
 from raygen.core.checked import shown
 from raygen.core.errors import UserError
 from raygen.data.shards.manifest import Manifest
-from raygen.data.sources.source import TRAIN, VALIDATION
+from raygen.data.splits import TRAIN, VALIDATION
 from raygen.evaluation.metrics import MEASURED
 from raygen.evaluation.objective import Objective, choose_objective
 from raygen.tensorboard import hparams

@@ -9,7 +9,7 @@ from helpers import damage, write_dataset
 from raygen.core.storage import Folder
 from raygen.data.inspect import contact_sheet, table, verify
 from raygen.data.shards.manifest import Manifest, ShardFile, write_shard
-from raygen.data.sources.source import TRAIN, VALIDATION
+from raygen.data.splits import TRAIN, VALIDATION
 
 
 def test_the_table_says_what_the_manifest_says(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from raygen.core.storage import Folder
 from raygen.data.shards.manifest import MANIFEST, Manifest
 from raygen.data.shards.reader import ShardReader
 from raygen.data.sources.huggingface import huggingface
-from raygen.data.sources.source import TRAIN
+from raygen.data.splits import TRAIN
 
 
 class Harm:

@@ -22,7 +22,8 @@ from raygen.data.shards.reader import ShardReader
 from raygen.data.sources.drawn_faces import write_celeba_layout
 from raygen.data.sources.files import Files
 from raygen.data.sources.huggingface import huggingface
-from raygen.data.sources.source import TRAIN, VALIDATION, celeba
+from raygen.data.sources.image_files import celeba
+from raygen.data.splits import TRAIN, VALIDATION
 from raygen.data.stream.stream import ImageStream
 
 SMALL, LARGE = ImageFormat(32, 32, 150), ImageFormat(64, 64, 150)

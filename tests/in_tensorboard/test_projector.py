@@ -17,7 +17,8 @@ from raygen.data.prepare.parts import Target
 from raygen.data.prepare.prepare import prepare
 from raygen.data.shards.manifest import Manifest
 from raygen.data.shards.reader import HeldOut
-from raygen.data.sources.source import VALIDATION, DrawnFaces
+from raygen.data.sources.drawn import DrawnFaces
+from raygen.data.splits import VALIDATION
 from raygen.models.vae import VAE
 from raygen.tensorboard.projector import Codes, codes_of, thumbnails, write_projector
 

@@ -35,7 +35,7 @@ from raygen.data.images import fit_image
 from raygen.data.pixels import as_images
 from raygen.data.shards.manifest import MANIFEST, Manifest, write_shard
 from raygen.data.sources.drawn_faces import Face, attributes_of, paint, sample_face
-from raygen.data.sources.source import TRAIN, VALIDATION
+from raygen.data.splits import TRAIN, VALIDATION
 from raygen.inference.model import TrainedModel, find_checkpoint
 from raygen.models.base import Model
 from raygen.training.checkpoint_index import Score

@@ -24,7 +24,7 @@ from raygen.core.storage import Folder
 from raygen.data.pixels import as_images
 from raygen.data.shards.manifest import MANIFEST, Manifest, ShardFile, write_shard
 from raygen.data.shards.reader import HeldOut
-from raygen.data.sources.source import TRAIN, VALIDATION
+from raygen.data.splits import TRAIN, VALIDATION
 from raygen.evaluation.grids import GridFile, grid, grid_size, to_uint8
 from raygen.inference.model import TrainedModel
 from raygen.jobs.sample import read_image

@@ -18,7 +18,7 @@ from raygen.core.status import Callbacks
 from raygen.core.storage import Folder
 from raygen.data.batch import Batch
 from raygen.data.shards.manifest import Manifest
-from raygen.data.sources.source import TRAIN
+from raygen.data.splits import TRAIN
 from raygen.data.stream import order as plan
 from raygen.models.base import Metrics, Step
 from raygen.models.dcgan import DCGAN

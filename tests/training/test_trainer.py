@@ -19,7 +19,7 @@ from raygen.core.storage import Folder
 from raygen.data.batch import RawBatch
 from raygen.data.shards.manifest import Manifest
 from raygen.data.shards.reader import HeldOut
-from raygen.data.sources.source import VALIDATION
+from raygen.data.splits import VALIDATION
 from raygen.models import build_model
 from raygen.models.base import Model
 from raygen.tensorboard.run_log import RunLog

@@ -10,7 +10,7 @@ from helpers import CPU, batch_of, build, run_processes, small_config, write_dat
 from raygen.core.storage import Folder
 from raygen.data.shards import reader
 from raygen.data.shards.reader import HeldOut
-from raygen.data.sources.source import VALIDATION
+from raygen.data.splits import VALIDATION
 from raygen.evaluation.swd import sliced_wasserstein
 from raygen.models import build_model
 from raygen.models.layers import QUALITY_NOISE

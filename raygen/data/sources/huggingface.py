@@ -20,8 +20,16 @@ from raygen.core.storage import Folder
 from raygen.data.images import BadImage, open_image
 from raygen.data.sources.arrow_file import ArrowFile, scan
 from raygen.data.sources.layout import MAX_LABELS, choose_attributes
-from raygen.data.sources.source import TRAIN_SHARE, first_part_trains, require_splits, shuffled
-from raygen.data.splits import SPLITS, TEST, TRAIN, VALIDATION
+from raygen.data.splits import (
+    SPLITS,
+    TEST,
+    TRAIN,
+    TRAIN_SHARE,
+    VALIDATION,
+    first_part_trains,
+    require_splits,
+    shuffled,
+)
 
 _SAVE_AGAIN = "save the dataset again"
 

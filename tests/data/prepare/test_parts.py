@@ -10,7 +10,8 @@ from raygen.config.run import ImageFormat
 from raygen.core.storage import Folder
 from raygen.data.prepare import parts
 from raygen.data.prepare.parts import Target, make_part, plan_parts
-from raygen.data.sources.source import TRAIN, DrawnFaces
+from raygen.data.sources.drawn import DrawnFaces
+from raygen.data.splits import TRAIN
 
 SMALL = ImageFormat(8, 8)
 

@@ -31,8 +31,11 @@ from raygen.data.prepare.parts import Record, Target, make_part, plan_parts
 from raygen.data.prepare.prepare import delete_dataset, prepare
 from raygen.data.shards.manifest import MANIFEST, Manifest, ShardFile
 from raygen.data.shards.reader import ShardReader
+from raygen.data.sources.drawn import DrawnFaces
 from raygen.data.sources.drawn_faces import write_celeba_layout
-from raygen.data.sources.source import TRAIN, VALIDATION, DrawnFaces, Source, celeba, folder
+from raygen.data.sources.image_files import celeba, folder
+from raygen.data.sources.source import Source
+from raygen.data.splits import TRAIN, VALIDATION
 
 SMALL = ImageFormat(32, 32, 150)
 LARGE = ImageFormat(109, 89)

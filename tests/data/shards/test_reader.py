@@ -17,7 +17,7 @@ from raygen.core.storage import Folder
 from raygen.data.shards import reader
 from raygen.data.shards.manifest import Manifest, ShardFile, write_shard
 from raygen.data.shards.reader import HeldOut, ShardReader
-from raygen.data.sources.source import TRAIN, VALIDATION
+from raygen.data.splits import TRAIN, VALIDATION
 
 FILES = (13, 7, 11, 6)
 COUNT = sum(FILES)

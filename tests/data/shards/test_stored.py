@@ -10,7 +10,7 @@ from raygen.core.storage import Folder
 from raygen.data.shards.manifest import Manifest
 from raygen.data.shards.object_store import StoredImages, store_images
 from raygen.data.shards.reader import HeldOut, ShardReader
-from raygen.data.sources.source import TRAIN, VALIDATION
+from raygen.data.splits import TRAIN, VALIDATION
 from raygen.data.stream.stream import ImageStream
 
 

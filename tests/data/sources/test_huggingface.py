@@ -15,7 +15,7 @@ from raygen.core.errors import UserError
 from raygen.core.storage import Folder
 from raygen.data.images import BadImage
 from raygen.data.sources.huggingface import HuggingFace, huggingface
-from raygen.data.sources.source import TEST, TRAIN, VALIDATION
+from raygen.data.splits import TEST, TRAIN, VALIDATION
 
 
 def shade(source: HuggingFace, position: int) -> int:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from raygen.core.errors import UserError
+from raygen.data.sources.image_files import ImageFiles, folder
 from raygen.data.sources.layout import MAX_LABELS, find_labels, find_splits
-from raygen.data.sources.source import TEST, TRAIN, VALIDATION, ImageFiles, folder
-from raygen.data.splits import split_folders
+from raygen.data.splits import TEST, TRAIN, VALIDATION, split_folders
 
 
 def write(place: Path, *names: str) -> str:

@@ -13,16 +13,10 @@ from raygen.core.errors import UserError
 from raygen.data.images import fit_image
 from raygen.data.options import AnimeOptions
 from raygen.data.sources import drawn_faces
+from raygen.data.sources.drawn import DrawnFaces
 from raygen.data.sources.drawn_faces import write_celeba_layout
-from raygen.data.sources.source import (
-    TEST,
-    TRAIN,
-    VALIDATION,
-    DrawnFaces,
-    ImageFiles,
-    celeba,
-    folder,
-)
+from raygen.data.sources.image_files import ImageFiles, celeba, folder
+from raygen.data.splits import TEST, TRAIN, VALIDATION
 
 COUNT = 11
 

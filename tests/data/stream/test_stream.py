@@ -15,7 +15,7 @@ from raygen.core.storage import Folder
 from raygen.data.shards.manifest import Manifest
 from raygen.data.shards.reader import ShardReader
 from raygen.data.shards.rows import Rows
-from raygen.data.sources.source import TRAIN
+from raygen.data.splits import TRAIN
 from raygen.data.stream import order as plan
 from raygen.data.stream import ray_reader, stream
 from raygen.data.stream.order import StreamPlan
