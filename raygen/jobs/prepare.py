@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import singledispatch
 
 from raygen.cli import command_line
 from raygen.cluster import connection as cluster
@@ -17,12 +18,11 @@ from raygen.core.storage import Folder
 from raygen.data.file_types import remedies
 from raygen.data.inspect import contact_sheet, most_cells, table, verify
 from raygen.data.options import (
+    AnimeOptions,
     CelebAOptions,
     DrawnOptions,
-    FilesOptions,
     FolderOptions,
     HuggingFaceOptions,
-    ImageFilesOptions,
     PrepareOptions,
     ShowOptions,
 )
@@ -37,6 +37,7 @@ from raygen.data.sources.source import Source
 from raygen.evaluation.grids import encode_png
 
 SHOWN_REASONS = 3
+FILES_REMEDY = "name the folder, zip or tar of the images"
 
 
 def prepare_dataset(options: PrepareOptions, line: ProgressLine | None = None) -> list[Manifest]:
@@ -95,32 +96,55 @@ def prepare_dataset(options: PrepareOptions, line: ProgressLine | None = None) -
     return manifests
 
 
+@singledispatch
 def open_source(options: PrepareOptions) -> Source:
-    """Raises: UserError."""
-    if isinstance(options, DrawnOptions):
-        return DrawnFaces(options.count, options.seed)
-    if isinstance(options, CelebAOptions):
-        if options.download:
-            if options.images or options.attributes or options.partition:
-                raise UserError("--download: brings images and tables with it; leave theirs out")
-            return celeba(*download_celeba(options.download))
-        require_path("--images", options.images, "name CelebA's img_align_celeba.zip")
-        require_path("--attributes", options.attributes, "name CelebA's list_attr_celeba.csv")
-        return celeba(options.images, options.attributes, options.partition)
-    assert isinstance(options, FilesOptions)
-    train_share = 1 - options.validation_share
-    if isinstance(options, HuggingFaceOptions):
-        require_path("--images", options.images, "name the folder that save_to_disk wrote")
-        return huggingface(options.images, train_share, options.keep_attributes)
-    require_path("--images", options.images, "name the folder, zip or tar of the images")
-    assert isinstance(options, ImageFilesOptions)
+    """The source of images that the options describe. Raises: UserError."""
+    raise NotImplementedError(type(options).__name__)
+
+
+@open_source.register
+def _(options: DrawnOptions) -> Source:
+    return DrawnFaces(options.count, options.seed)
+
+
+@open_source.register
+def _(options: CelebAOptions) -> Source:
+    if options.download:
+        if options.images or options.attributes or options.partition:
+            raise UserError("--download: brings images and tables with it; leave theirs out")
+        return celeba(*download_celeba(options.download))
+    require_path("--images", options.images, "name CelebA's img_align_celeba.zip")
+    require_path("--attributes", options.attributes, "name CelebA's list_attr_celeba.csv")
+    return celeba(options.images, options.attributes, options.partition)
+
+
+@open_source.register
+def _(options: HuggingFaceOptions) -> Source:
+    require_path("--images", options.images, "name the folder that save_to_disk wrote")
+    return huggingface(options.images, 1 - options.validation_share, options.keep_attributes)
+
+
+@open_source.register
+def _(options: AnimeOptions) -> Source:
+    require_path("--images", options.images, FILES_REMEDY)
     keep_splits = not options.ignore_split_folders
-    if isinstance(options, FolderOptions):
-        chosen = options.keep_attributes
-        if chosen and not options.labels:
-            raise UserError("--keep-attributes: needs --labels, which makes attributes of folders")
-        return folder(options.images, train_share, options.labels, "folder", keep_splits, chosen)
-    return folder(options.images, train_share, kind="anime", keep_splits=keep_splits)
+    return folder(
+        options.images, 1 - options.validation_share, kind="anime", keep_splits=keep_splits
+    )
+
+
+@open_source.register
+def _(options: FolderOptions) -> Source:
+    require_path("--images", options.images, FILES_REMEDY)
+    if options.keep_attributes and not options.labels:
+        raise UserError("--keep-attributes: needs --labels, which makes attributes of folders")
+    return folder(
+        options.images,
+        1 - options.validation_share,
+        options.labels,
+        keep_splits=not options.ignore_split_folders,
+        chosen=options.keep_attributes,
+    )
 
 
 def source_places(options: PrepareOptions) -> dict[str, Folder]:
