@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from raygen.config.fields import require_at_least
+from raygen.config.fields import ConfigFile, require_at_least
 from raygen.config.run import require_drawn_count
 
 
@@ -14,8 +14,7 @@ class BenchOptions:
     """Local folder for what the measurements need."""
     out: str = ""
     """JSON file for the figures. Default: named like the first word, in --storage."""
-    config: str = ""
-    """JSON file of options that replace the defaults."""
+    config: ConfigFile = ""
 
 
 @dataclass(frozen=True)

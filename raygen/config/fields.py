@@ -7,6 +7,8 @@ from dataclasses import fields, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_type_hints
 
+import tyro
+
 from raygen.core.checked import MOST_BYTES, as_float, parse, shown
 from raygen.core.errors import UserError, reason_of
 from raygen.core.uris import check_all
@@ -33,6 +35,11 @@ class Policy(Enum):
 Resumable = Annotated[Value, Policy.RESUMABLE]
 Changeable = Annotated[Value, Policy.CHANGEABLE]
 NotSearched = Annotated[Value, Policy.NOT_SEARCHED]
+
+RequiredText = Annotated[str, tyro.conf.arg(help_behavior_hint="")]
+"""An option without which a job refuses to start. `--help` does not show its empty default."""
+ConfigFile = Annotated[str, tyro.conf.arg(help="JSON file of options that replace the defaults.")]
+"""The option `--config` of jobs that have no presets."""
 
 
 def having(options: type, policy: Policy) -> frozenset[str]:

@@ -7,7 +7,14 @@ from typing import Annotated
 
 import tyro
 
-from raygen.config.fields import require, require_at_least, require_seed, seconds_of
+from raygen.config.fields import (
+    ConfigFile,
+    RequiredText,
+    require,
+    require_at_least,
+    require_seed,
+    seconds_of,
+)
 from raygen.config.run import MOST_WORKERS, ImageFormat, require_drawn_count
 
 Sizes = tyro.conf.UseAppendAction[tuple[str, ...]]
@@ -18,7 +25,7 @@ Names = tyro.conf.UseAppendAction[tuple[str, ...]]
 class PrepareOptions:
     """What a job that prepares a dataset needs to know, wherever the images come from."""
 
-    out: str = ""
+    out: RequiredText = ""
     """Folder or URI to write the dataset to. Required."""
     size: Annotated[Sizes, tyro.conf.arg(help_behavior_hint="(default: 32)")] = ("32",)
     """Size of the images in pixels: 32 for square ones, else height x width, as 218x178. Repeat
@@ -35,8 +42,7 @@ class PrepareOptions:
     """Replace the dataset that the folder holds."""
     storage_timeout: str = "10m"
     """How long to try again while an object store does not answer, as 90s, 10m or 2h."""
-    config: str = ""
-    """JSON file of options that replace the defaults."""
+    config: ConfigFile = ""
     verbose: bool = False
     """Show Ray's own messages."""
 
@@ -71,9 +77,9 @@ class PrepareOptions:
 class CelebAOptions(PrepareOptions):
     """CelebA as it is distributed."""
 
-    images: str = ""
+    images: RequiredText = ""
     """img_align_celeba.zip, or the folder unpacked from it, or their URI. Required."""
-    attributes: str = ""
+    attributes: RequiredText = ""
     """list_attr_celeba.csv or .txt. Required."""
     partition: str = ""
     """list_eval_partition.csv or .txt: which images train, validate and test. Default: the first
@@ -90,7 +96,7 @@ class FilesOptions(PrepareOptions):
     crop: int = 0
     """Side in pixels of the centred square that is cut out first; 0: none; -1: 150 where --size
     is square, as for CelebA, else none."""
-    images: str = ""
+    images: RequiredText = ""
     """A folder, zip or tar of JPEG, PNG, WebP, BMP, GIF or TIFF files, or its URI. Required."""
     validation_share: float = 0.05
     """Share of the images that is held out to validate on, chosen by their names' hashes, where
@@ -130,7 +136,7 @@ class FolderOptions(ImageFilesOptions):
 class HuggingFaceOptions(FilesOptions):
     """A dataset of Hugging Face's that is on a disk already."""
 
-    images: str = ""
+    images: RequiredText = ""
     """The folder that save_to_disk wrote, or its URI. Required. Where it has splits, they are
     kept, and --validation-share is not used."""
     keep_attributes: Names = ()
@@ -157,7 +163,7 @@ class DrawnOptions(PrepareOptions):
 class ShowOptions:
     """A prepared dataset: its manifest as a table, and a picture of some of its images."""
 
-    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")] = ""
+    data: Annotated[tyro.conf.Positional[RequiredText], tyro.conf.arg(metavar="DIR")] = ""
     """Folder or URI of the dataset. Required."""
     verify: bool = False
     """Read every file and compare its checksum with the manifest's."""
@@ -168,8 +174,7 @@ class ShowOptions:
     out: str = ""
     """File or URI of the picture. Default: the dataset's name with -images.png, in the current
     folder."""
-    config: str = ""
-    """JSON file of options that replace the defaults."""
+    config: ConfigFile = ""
 
     def __post_init__(self) -> None:
         require_seed(self)

@@ -5,19 +5,24 @@ from typing import Annotated, Literal
 
 import tyro
 
-from raygen.config.fields import require_at_least, require_choice, require_seed
+from raygen.config.fields import (
+    ConfigFile,
+    RequiredText,
+    require_at_least,
+    require_choice,
+    require_seed,
+)
 
 
 @dataclass(frozen=True)
 class TrainedOptions:
     """Which trained model a job is about."""
 
-    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")] = ""
+    run: Annotated[tyro.conf.Positional[RequiredText], tyro.conf.arg(metavar="RUN")] = ""
     """Folder or URI of a run, such as runs/dcgan-celeba. Required."""
     checkpoint: str = "last"
     """last, best (by the validation images), or the number of a step."""
-    config: str = ""
-    """JSON file of options that replace the defaults."""
+    config: ConfigFile = ""
 
 
 SampleFormat = Literal["grid", "png", "npz"]

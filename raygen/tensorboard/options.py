@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from raygen.config.fields import require, require_at_least
+from raygen.config.fields import ConfigFile, require, require_at_least
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,7 @@ class WatchOptions:
     """Port to listen on; 0: any that is free."""
     reload_seconds: int = 10
     """How often to look for what is new."""
-    config: str = ""
-    """JSON file of options that replace the defaults."""
+    config: ConfigFile = ""
 
     def __post_init__(self) -> None:
         require_at_least(self, 1, "reload_seconds", most=24 * 60 * 60)
