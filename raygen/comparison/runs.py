@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar, cast, get_args
 from raygen.config.run import RunConfig
 from raygen.core import marker
 from raygen.core.errors import RunError, UserError, one_line
-from raygen.core.history import METRICS, last_values, read_history
+from raygen.core.history import METRICS_FILE, last_values, read_history
 from raygen.core.marker import MARKER, Marker
 from raygen.core.status import Position
 from raygen.core.storage import Folder
@@ -19,7 +19,7 @@ from raygen.training.summary import RunKind, Summary, read_summary
 from raygen.tuning.records import SWEEP, TRIAL, TRIALS, SweepFolder, Trial
 
 Result = TypeVar("Result")
-Status = Literal["begun", "finished", "interrupted", "stopped", "failed"]
+ListedStatus = Literal["begun", "finished", "interrupted", "stopped", "failed"]
 AT_ONCE = 16
 """Number of runs that are read concurrently, because object stores answer slowly."""
 
@@ -47,7 +47,7 @@ class RunInfo:
     kind: RunKind
     sweep: str = ""
     preset: str = ""
-    status: Status = "begun"
+    status: ListedStatus = "begun"
     global_step: int = 0
     images_seen: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
@@ -153,7 +153,7 @@ def _describe(place: _Place) -> RunInfo:
     latest = None
     if CHECKPOINTS in names and not (summary and summary.is_final):
         latest = read(run.latest_checkpoint)
-    status: Status = "begun"
+    status: ListedStatus = "begun"
     metrics: dict[str, float] | None = None
     position = Position()
     if summary and summary.status != "running" and not _is_beyond(latest, summary):
@@ -162,14 +162,16 @@ def _describe(place: _Place) -> RunInfo:
     else:
         if place.sweep and TRIAL in names:
             trial = read(lambda: Trial.from_json(folder.read_checked(TRIAL)))
-            if trial and trial.status in get_args(Status):
-                status = cast(Status, trial.status)
+            if trial and trial.status in get_args(ListedStatus):
+                status = cast(ListedStatus, trial.status)
         state = read(lambda: checkpoint_index.read_checked_state(latest)) if latest else None
         if state:
             position = checkpoint_index.position_of(state)
             # Where it was measured together with the checkpoint.
             metrics = state.value.get("metrics")
-        history = read(lambda: read_history(folder)) if METRICS in names and not metrics else None
+        history = (
+            read(lambda: read_history(folder)) if METRICS_FILE in names and not metrics else None
+        )
         if history:
             metrics = last_values(history)
             if not state:

@@ -15,7 +15,7 @@ from raygen.core.checked import Checked, finite_or_none, parse
 from raygen.core.errors import UserError
 from raygen.core.storage import Folder, unreadable
 
-METRICS = "metrics.jsonl"
+METRICS_FILE = "metrics.jsonl"
 MOST_BYTES = 2**28
 """Largest history that is read, in bytes: about a million measurements."""
 _ADVICE = "restore the file, or move it away to go on without the measurements so far"
@@ -74,8 +74,8 @@ def read_history(folder: Folder) -> list[Measurement]:
     data = _read(folder, MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
         raise UserError(
-            f"{folder.join(METRICS).uri}: has more than {MOST_BYTES:,} bytes; read it with other "
-            "software, and log less often (--log-images)"
+            f"{folder.join(METRICS_FILE).uri}: has more than {MOST_BYTES:,} bytes; read it with "
+            "other software, and log less often (--log-images)"
         )
     return [measurement for _, measurement in _lines(folder, data)]
 
@@ -102,16 +102,16 @@ def lines_up_to(folder: Folder, images_seen: int) -> bytes:
 
 def _read(folder: Folder, at_most: int | None = None) -> bytes:
     try:
-        return folder.read_bytes(METRICS, at_most)
+        return folder.read_bytes(METRICS_FILE, at_most)
     except (FileNotFoundError, NotADirectoryError):
         return b""
     except OSError as problem:
-        raise unreadable(folder.join(METRICS).uri, problem) from problem
+        raise unreadable(folder.join(METRICS_FILE).uri, problem) from problem
 
 
 def _lines(folder: Folder, data: bytes) -> Iterator[tuple[int, Measurement]]:
     """Yield each line's end offset and its measurement. Raises: UserError."""
-    where = folder.join(METRICS).uri
+    where = folder.join(METRICS_FILE).uri
     begin, number, before = 0, 1, 0
     while (end := data.find(b"\n", begin) + 1) > 0:
         values = parse(data[begin:end], f"{where}, line {number}", advice=_ADVICE)

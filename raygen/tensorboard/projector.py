@@ -19,9 +19,9 @@ from raygen.data.shards.reader import HeldOut
 from raygen.evaluation.grids import encode_png
 from raygen.models.base import Model
 
-CONFIG = "projector_config.pbtxt"
+PROJECTOR_CONFIG = "projector_config.pbtxt"
 FILES = "projector"
-NAME = "codes of validation images"
+TENSOR_NAME = "codes of validation images"
 THUMBNAIL = 64
 """Upper limit of a thumbnail's longer side, in pixels."""
 LARGEST_SHEET = 8192
@@ -86,13 +86,13 @@ def write_projector(run: Folder, shown: Codes) -> None:
 
     config = ProjectorConfig()
     embedding = config.embeddings.add()
-    embedding.tensor_name = NAME
+    embedding.tensor_name = TENSOR_NAME
     embedding.tensor_path = f"{FILES}/codes.tsv"
     embedding.metadata_path = f"{FILES}/images.tsv"
     embedding.sprite.image_path = f"{FILES}/thumbnails.png"
     embedding.sprite.single_image_dim.extend([width, height])
     # Written last, so that the files that it names exist.
-    run.write_bytes(CONFIG, str(config).encode())
+    run.write_bytes(PROJECTOR_CONFIG, str(config).encode())
 
 
 def thumbnails(images: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:

@@ -9,7 +9,7 @@ import numpy as np
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 
-from raygen.core.history import METRICS, Measurement, lines_up_to
+from raygen.core.history import METRICS_FILE, Measurement, lines_up_to
 from raygen.core.status import Position
 from raygen.core.storage import Folder
 from raygen.evaluation.grids import encode_png
@@ -41,7 +41,7 @@ class RunLog:
         purge_step = images_seen + 1 if images_seen else 0
         self._writer = SummaryWriter(self._local, purge_step=purge_step, flush_secs=10)
         # The new file replaces the old one only when it is complete, so that nothing gets lost.
-        Folder.at(self._local).write_bytes(METRICS, kept)
+        Folder.at(self._local).write_bytes(METRICS_FILE, kept)
 
     def text(self, tag: str, text: str) -> None:
         self._writer.add_text(tag, text)
@@ -69,7 +69,7 @@ class RunLog:
 
     @property
     def _history(self) -> str:
-        return os.path.join(self._local, METRICS)
+        return os.path.join(self._local, METRICS_FILE)
 
     def flush(self) -> None:
         self._writer.flush()

@@ -34,7 +34,7 @@ LOST_SECONDS = 10
 """Time without a machine that workers need, in seconds, after which they count as lost."""
 GROUP_SECONDS = 1800
 """Time that workers wait for each other before they consider one dead, in seconds."""
-RECORDS = ".ray-"
+RAY_RECORDS = ".ray-"
 """Prefix of the folders that Ray keeps its own records in."""
 
 
@@ -112,7 +112,7 @@ def _fit_once(
         ),
         run_config=RayRunConfig(
             # Ray needs a folder for its own records; checkpoints are kept elsewhere.
-            name=f"{RECORDS}{uuid.uuid4().hex}",
+            name=f"{RAY_RECORDS}{uuid.uuid4().hex}",
             storage_path=session.run.folder.path,
             storage_filesystem=session.run.folder.filesystem,
             failure_config=FailureConfig(max_failures=may_fail),
@@ -135,7 +135,7 @@ def forget_records(folder: Folder, fence: Fence | None) -> None:
         if fence:
             fence.at_once().check()
         for name in folder.names():
-            if name.startswith(RECORDS):
+            if name.startswith(RAY_RECORDS):
                 folder.join(name).delete()
 
 

@@ -20,7 +20,7 @@ from raygen.tensorboard import hparams
 from raygen.training import checkpoint_index
 from raygen.training.run import SUMMARY, RunFolder
 from raygen.training.session import Session
-from raygen.training.summary import Best, RunKind, Status, Summary, read_summary
+from raygen.training.summary import Best, RunKind, RunStatus, Summary, read_summary
 
 RATE, WAIT = "throughput/images_per_second", "throughput/data_wait_fraction"
 """Tags of throughput, which is known even for a run that did not finish."""
@@ -51,7 +51,7 @@ class RunRecord:
 
     def end(self, outcome: Outcome) -> None:
         """Record that the session ended normally. Raises: UserError; RunError."""
-        status: Status = "finished" if outcome.finished else "interrupted"
+        status: RunStatus = "finished" if outcome.finished else "interrupted"
         # Workers that were lost leave an outcome without metrics.
         metrics = outcome.metrics or self._saved()[1]
         self._write(self._session.run, status, outcome.position, metrics, outcome)
@@ -84,7 +84,7 @@ class RunRecord:
     def _write(
         self,
         run: RunFolder,
-        status: Status,
+        status: RunStatus,
         position: Position,
         metrics: dict[str, float],
         outcome: Outcome | None = None,
@@ -120,7 +120,7 @@ class RunRecord:
         run.folder.write_json(SUMMARY, summary.to_json())
 
 
-def note_end(folder: Folder, status: Status) -> None:
+def note_end(folder: Folder, status: RunStatus) -> None:
     """Record the end of a run that could not do so itself, if it has begun.
 
     Args: folder: the run's folder.

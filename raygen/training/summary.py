@@ -8,7 +8,7 @@ from raygen.core.storage import Folder
 from raygen.training.run import SUMMARY
 
 RunKind = Literal["training", "trial"]
-Status = Literal["running", "finished", "interrupted", "stopped", "failed"]
+RunStatus = Literal["running", "finished", "interrupted", "stopped", "failed"]
 ADVICE = "restore the file, or delete it; the run's own files do not depend on it"
 
 
@@ -62,7 +62,7 @@ class Summary:
     data: str
     kind: RunKind = "training"
     run_name: str = ""
-    status: Status = "finished"
+    status: RunStatus = "finished"
     best: Best | None = None
     dataset: str = ""
     began_at: float | None = None
@@ -114,7 +114,7 @@ class Summary:
             kind=cast(RunKind, kind.choice(get_args(RunKind))) if kind else "training",
             run_name=text("run_name"),
             # Earlier versions wrote the file only when a run had finished.
-            status=cast(Status, status.choice(get_args(Status))) if status else "finished",
+            status=cast(RunStatus, status.choice(get_args(RunStatus))) if status else "finished",
             best=None if best is None or best.value is None else _best(best),
             dataset=text("dataset"),
             began_at=seconds("began_at"),

@@ -20,7 +20,7 @@ from raygen.tuning.options import SweepOptions
 from raygen.tuning.optuna_search import import_optuna
 from raygen.tuning.records import OWN, REPORTS, SWEEP, TRIAL, SweepFolder, Trial
 
-TRIALS = 16
+DEFAULT_TRIALS = 16
 NOT_SEARCHED = RESUMABLE_CHANGES | having(RunConfig, Policy.NOT_SEARCHED)
 """Options that cannot be searched: trials must have equal lengths and be measured equally."""
 
@@ -82,7 +82,7 @@ def make_plan(run: RunConfig, sweep: SweepOptions) -> Plan:
             run.updated({name: value}, f"--set {name}={domain}")
     objective = choose_objective(run, sweep.metric, sweep.mode, sweep.max_kl)
     defaults: Values = {name: known[name] for name in space}
-    count = sweep.count or TRIALS
+    count = sweep.count or DEFAULT_TRIALS
     plan = Plan(run, objective, space, [defaults], count, sweep.workers_per_trial)
     plan.check(defaults)
     if sweep.scheduler == "pbt" and not plan.mutable:

@@ -40,8 +40,8 @@ MOST_TRIALS = 10**6
 """Upper limit of a trial's number."""
 _ADVICE = "restore the file, or begin another sweep under another --run-name"
 
-Status = Literal["waiting", "running", "finished", "stopped", "failed", "interrupted"]
-ENDED: tuple[Status, ...] = ("finished", "stopped", "failed")
+TrialStatus = Literal["waiting", "running", "finished", "stopped", "failed", "interrupted"]
+ENDED: tuple[TrialStatus, ...] = ("finished", "stopped", "failed")
 """States of trials that `--resume` does not continue."""
 REDUCTION = 3
 """Reduction factor of successive halving, which keeps the best third at each rung."""
@@ -83,7 +83,7 @@ class Trial:
 
     number: int
     values: Values
-    status: Status = "waiting"
+    status: TrialStatus = "waiting"
     reason: str = ""
     failures: list[str] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
@@ -123,7 +123,7 @@ class Trial:
         trial = Trial(
             number=values.entry("number").integer(0, MOST_TRIALS),
             values={name: _value(v) for name, v in values.entry("values").entries().items()},
-            status=cast(Status, values.entry("status").choice(get_args(Status))),
+            status=cast(TrialStatus, values.entry("status").choice(get_args(TrialStatus))),
             reason=values.entry("reason").text(),
             failures=list(values.entry("failures").texts()),
             changes=list(values.entry("changes").texts()),

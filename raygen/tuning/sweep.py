@@ -22,7 +22,7 @@ from raygen.core.errors import RunError, one_line
 from raygen.core.signals import Signals
 from raygen.core.status import Notice, Progress, State
 from raygen.tensorboard import hparams
-from raygen.training.ray_driver import RECORDS, forget_records
+from raygen.training.ray_driver import RAY_RECORDS, forget_records
 from raygen.training.record import note_end
 from raygen.tuning.options import Scheduler, SweepOptions
 from raygen.tuning.optuna_search import OptunaSearch
@@ -99,7 +99,7 @@ def run_sweep(
     else:
         scheduler = FIFOScheduler()
     _quiet(task.verbose)
-    record = task.sweep.folder.join(f"{RECORDS}{uuid.uuid4().hex}")
+    record = task.sweep.folder.join(f"{RAY_RECORDS}{uuid.uuid4().hex}")
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(run_trial, task=task), task.capacity.trial_resources

@@ -10,11 +10,11 @@ from raygen.config.domains import Space, short
 from raygen.core.progress import ProgressLine, duration
 from raygen.core.status import Progress
 from raygen.evaluation.objective import Objective
-from raygen.tuning.records import ENDED, REDUCTION, Status, Trial, best_trial
+from raygen.tuning.records import ENDED, REDUCTION, Trial, TrialStatus, best_trial
 
 REFRESH_SECONDS = 1.0
 LOG_SECONDS = 30.0
-_ORDER: tuple[Status, ...] = (
+_ORDER: tuple[TrialStatus, ...] = (
     "running",
     "waiting",
     "interrupted",

@@ -14,7 +14,7 @@ from tensorboard.plugins.projector import projector_plugin
 from werkzeug.test import Client
 
 from raygen.core.storage import Folder
-from raygen.tensorboard.projector import NAME, Codes, write_projector
+from raygen.tensorboard.projector import TENSOR_NAME, Codes, write_projector
 from raygen.tensorboard.server import FreshProjector
 
 SECRET = "1.5\t2.5\n"
@@ -85,7 +85,7 @@ def write_config(folder: Path, **named: str) -> None:
         if sprite
         else []
     )
-    text = "\n".join([f'tensor_name: "{NAME}"', *lines])
+    text = "\n".join([f'tensor_name: "{TENSOR_NAME}"', *lines])
     (folder / "projector_config.pbtxt").write_text(f"embeddings {{\n{text}\n}}\n")
 
 
@@ -115,10 +115,10 @@ def test_a_run_shows_no_file_from_outside_its_folder(
     write_config(theirs, **{field: path})
     board = Board(runs)
     assert board.runs() == ["mine"]
-    seen = board.everything("theirs", NAME)
+    seen = board.everything("theirs", TENSOR_NAME)
     assert SECRET.encode() not in seen
     assert np.array([1.5, 2.5], np.float32).tobytes() not in seen
-    assert np.full(6, 7, np.float32).tobytes() in board.everything("mine", NAME)
+    assert np.full(6, 7, np.float32).tobytes() in board.everything("mine", TENSOR_NAME)
 
 
 def test_a_configuration_that_is_a_link_is_not_read(tmp_path: Path) -> None:
@@ -137,8 +137,8 @@ def test_what_lies_in_its_folder_is_shown(tmp_path: Path) -> None:
     (tmp_path / "runs/linked").symlink_to(tmp_path / "large disk/run")
     board = Board(tmp_path / "runs")
     assert board.runs() == ["linked"]
-    assert np.array([1, 2, 3, 4], np.float32).tobytes() in board.everything("linked", NAME)
-    assert b"3\t4" in board.everything("linked", NAME)
+    assert np.array([1, 2, 3, 4], np.float32).tobytes() in board.everything("linked", TENSOR_NAME)
+    assert b"3\t4" in board.everything("linked", TENSOR_NAME)
 
 
 @pytest.mark.parametrize(
@@ -159,6 +159,6 @@ def test_a_run_that_cannot_be_read_hides_no_other(tmp_path: Path, write: Any) ->
     write(tmp_path / "theirs")
     board = Board(tmp_path)
     assert board.runs() == ["mine"]
-    assert np.full(6, 7, np.float32).tobytes() in board.everything("mine", NAME)
+    assert np.full(6, 7, np.float32).tobytes() in board.everything("mine", TENSOR_NAME)
     write_config(tmp_path / "theirs")
     assert board.runs() == ["mine", "theirs"]

@@ -31,7 +31,7 @@ from raygen.jobs.watch import first_look, keep_current
 from raygen.tensorboard import hparams
 from raygen.tensorboard import mirror as mirror_module
 from raygen.tensorboard.mirror import Mirror
-from raygen.tensorboard.projector import NAME, Codes, write_projector
+from raygen.tensorboard.projector import TENSOR_NAME, Codes, write_projector
 from raygen.tensorboard.run_log import RunLog
 from raygen.tensorboard.server import written
 from raygen.training.run import RunFolder
@@ -134,7 +134,7 @@ def codes(address: str) -> list[list[float]]:
     """The codes of each run that the projector knows."""
     found = []
     for run in ask(address, "plugin/projector/runs"):
-        asked = urlencode({"run": run, "name": NAME})
+        asked = urlencode({"run": run, "name": TENSOR_NAME})
         # What a run's configuration names may still be on its way.
         with (
             suppress(HTTPError),

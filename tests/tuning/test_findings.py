@@ -14,7 +14,7 @@ from raygen.config.run import PRESETS, RunConfig
 from raygen.core.storage import Folder
 from raygen.evaluation.objective import Objective
 from raygen.tuning.findings import as_csv, best_config, over_seeds, sentence, write_findings
-from raygen.tuning.records import Report, Status, Trial
+from raygen.tuning.records import Report, Trial, TrialStatus
 
 SPACE: Space = {
     "lr_g": Range(1e-5, 1e-3, log=True),
@@ -29,7 +29,11 @@ CONFIG = PRESETS["dcgan-celeba"].updated(
 
 
 def trial(
-    number: int, objective: float, status: Status = "finished", images: int = 900, **values: Value
+    number: int,
+    objective: float,
+    status: TrialStatus = "finished",
+    images: int = 900,
+    **values: Value,
 ) -> Trial:
     all_values: dict[str, Value] = {"lr_g": 1e-4, "schedule": "1:1", "label_smoothing": 0.1}
     reports = [Report(images, objective, 12.345, 1, {"quality/swd": objective, "loss/x": 1.0})]

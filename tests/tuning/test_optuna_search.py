@@ -10,14 +10,14 @@ from raygen.config.domains import Choice, Range, Space, Values
 from raygen.core.errors import UserError
 from raygen.evaluation.objective import Objective
 from raygen.tuning.optuna_search import OptunaSearch
-from raygen.tuning.records import Report, Status, Trial
+from raygen.tuning.records import Report, Trial, TrialStatus
 
 LOW = Objective("quality/swd")
 SPACE: Space = {"lr_g": Range(1e-5, 1e-3, log=True), "schedule": Choice(("1:1", "5:1"))}
 DEFAULTS: Values = {"lr_g": 1e-4, "schedule": "1:1"}
 
 
-def ended(number: int, *objectives: float, status: Status = "finished") -> Trial:
+def ended(number: int, *objectives: float, status: TrialStatus = "finished") -> Trial:
     reports = [Report(100 * (k + 1), value, 1, 1, {}) for k, value in enumerate(objectives)]
     values: Values = {"lr_g": 1e-5 * (number + 1), "schedule": "5:1"}
     return Trial(number, values, status, reports=reports)

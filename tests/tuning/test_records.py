@@ -15,7 +15,7 @@ from raygen.core.storage import Folder
 from raygen.evaluation.objective import Objective
 from raygen.tuning.options import SweepOptions
 from raygen.tuning.planning import Plan, make_plan, read_trials
-from raygen.tuning.records import SWEEP, Report, Status, SweepFolder, Trial, best_trial
+from raygen.tuning.records import SWEEP, Report, SweepFolder, Trial, TrialStatus, best_trial
 
 LOW = Objective("quality/swd")
 
@@ -24,7 +24,9 @@ def report(images: int, objective: float) -> Report:
     return Report(images, objective, images / 10, 1e9, {"quality/swd": objective})
 
 
-def trial(number: int, *objectives: float, status: Status = "finished", every: int = 100) -> Trial:
+def trial(
+    number: int, *objectives: float, status: TrialStatus = "finished", every: int = 100
+) -> Trial:
     reports = [report(every * (k + 1), value) for k, value in enumerate(objectives)]
     return Trial(number, {"lr_g": number / 10}, status, reports=reports)
 

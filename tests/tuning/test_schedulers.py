@@ -7,7 +7,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from raygen.config.domains import Choice, Range, Space, Values
 from raygen.evaluation.objective import Objective
-from raygen.tuning.records import Report, Status, Trial
+from raygen.tuning.records import Report, Trial, TrialStatus
 from raygen.tuning.schedulers import Halving, Population
 
 LOW = Objective("quality/swd")
@@ -18,7 +18,7 @@ def tune_trial(number: int) -> Any:
     return SimpleNamespace(trial_id=f"id{number}", custom_trial_name=f"{number:03d}")
 
 
-def ended(number: int, *objectives: float, status: Status = "finished") -> Trial:
+def ended(number: int, *objectives: float, status: TrialStatus = "finished") -> Trial:
     reports = [Report(100 * (k + 1), value, 1, 1, {}) for k, value in enumerate(objectives)]
     values: Values = {"lr_g": 1e-5 * (number + 1), "schedule": "5:1"}
     return Trial(number, values, status, reports=reports)

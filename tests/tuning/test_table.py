@@ -7,14 +7,14 @@ import pytest
 from raygen.config.domains import Choice, Range, Space
 from raygen.core.status import Progress
 from raygen.evaluation.objective import Objective
-from raygen.tuning.records import Report, Status, Trial
+from raygen.tuning.records import Report, Trial, TrialStatus
 from raygen.tuning.table import LiveTable, aligned, headline, seconds_left, trial_rows
 
 SPACE: Space = {"lr_g": Range(1e-5, 1e-3, log=True), "schedule": Choice(("1:1", "5:1"))}
 LOW = Objective("quality/swd")
 
 
-def trial(number: int, status: Status, images: int, objective: float | None = None) -> Trial:
+def trial(number: int, status: TrialStatus, images: int, objective: float | None = None) -> Trial:
     reports = [] if objective is None else [Report(images, objective, 1, 1, {})]
     return Trial(number, {"lr_g": 1e-4, "schedule": "5:1"}, status, reports=reports)
 
