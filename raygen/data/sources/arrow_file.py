@@ -1,6 +1,6 @@
-"""Files of Arrow's stream format, read a batch at a time, each checked before it is used.
+"""Reads files in Arrow's stream format batch by batch, and checks each batch before its use.
 
-They are not mapped into memory: one that becomes shorter while it is mapped ends the process.
+They are not memory-mapped: a file that is truncated while it is mapped crashes the process.
 """
 
 import functools
@@ -19,9 +19,9 @@ from raygen.core.storage import Folder
 
 @dataclass(frozen=True)
 class Batch:
-    """Where a batch of rows lies in its file.
+    """The position of a batch of rows in its file.
 
-    Attributes: offset: in bytes; first: its first row; rows: how many it has.
+    Attributes: offset: in bytes; first: number of its first row; rows: number of its rows.
     """
 
     offset: int
@@ -34,8 +34,8 @@ class ArrowFile:
     """A file whose batches have been found.
 
     Attributes:
-        file: where it lies, as a folder would.
-        scanned: tells what was found from what will be found after the file has changed.
+        file: its location.
+        scanned: unique id of the scan, so that a file that was replaced is not confused with it.
     """
 
     file: Folder
@@ -54,8 +54,8 @@ class ArrowFile:
     def cell(self, column: str, row: int) -> Any:
         """The value of a column in a row, as a Python object.
 
-        Raises: UserError if the file has changed or cannot be read any more; StorageError if its
-            object store does not answer any more.
+        Raises: UserError if the file has changed or can no longer be read; StorageError if its
+            object store stops answering.
         """
         batch = self.batches[bisect_right(self.batches, row, key=lambda b: b.first) - 1]
         with explained(self.file):
@@ -66,9 +66,9 @@ class ArrowFile:
 def scan(file: Folder, without: Callable[[pa.Schema], str]) -> tuple[ArrowFile, pa.Table]:
     """Read a file once, to find and check its batches.
 
-    Args: without: says by the schema which column is not to be kept in memory.
+    Args: without: returns, for the schema, the name of the column to leave out of the table.
     Returns: the file, and a table of all other columns.
-    Raises: UserError if it is damaged, or cannot be read.
+    Raises: UserError if the file is damaged or cannot be read.
     """
     batches: list[Batch] = []
     kept: list[pa.RecordBatch] = []
@@ -95,7 +95,7 @@ def scan(file: Folder, without: Callable[[pa.Schema], str]) -> tuple[ArrowFile, 
 
 @functools.lru_cache(maxsize=1)
 def _read_batch(file: ArrowFile, batch: Batch) -> pa.RecordBatch:
-    """The batch that is being read. Sources are read in the order of their rows."""
+    """Read a batch. Only the last one is cached, because rows are read in order."""
     with file.file.filesystem.open_input_file(file.file.path) as source:
         source.seek(batch.offset)
         found = _checked(pa.ipc.read_message(source), file.schema)
@@ -105,17 +105,17 @@ def _read_batch(file: ArrowFile, batch: Batch) -> pa.RecordBatch:
 
 
 def _checked(message: pa.Message, schema: pa.Schema) -> pa.RecordBatch:
-    """Raises: pa.ArrowException."""
+    """Decode and check a record batch. Raises: pa.ArrowException if it is not valid."""
     batch = pa.ipc.read_record_batch(_required(message, "record batch"), schema)
-    # Among much else, that no value lies outside the buffers: reading it might end the process.
+    # Full validation also finds offsets beyond the buffers, which could crash the process.
     batch.validate(full=True)
     return batch
 
 
 def _required(message: pa.Message, kind: str) -> pa.Message:
-    """A message of the kind that is expected: reading another one so might end the process.
+    """Return a message if it has the expected type; decoding another could crash the process.
 
-    Raises: pa.ArrowException.
+    Raises: pa.ArrowException if it has another type.
     """
     if message.type != kind:
         raise pa.ArrowInvalid(f"found a message of type {message.type} in place of a {kind}")
@@ -124,11 +124,11 @@ def _required(message: pa.Message, kind: str) -> pa.Message:
 
 @contextmanager
 def explained(file: Folder) -> Iterator[None]:
-    """Say which file it is that is damaged or cannot be read."""
+    """Turn read errors into a UserError that names the file."""
     try:
         yield
     except UserError:
         raise
-    # Of a damaged file, pyarrow raises whatever its Python part stumbles over.
+    # For a damaged file, the Python part of pyarrow may raise many kinds of errors.
     except (OSError, EOFError, pa.ArrowException, LookupError, TypeError, ValueError) as error:
         raise UserError(f"{file.uri}: cannot be read ({error}); save the dataset again") from error

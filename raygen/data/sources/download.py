@@ -1,4 +1,4 @@
-"""CelebA from where its authors keep it, through torchvision."""
+"""Downloads CelebA from its authors' host, with torchvision."""
 
 import importlib.util
 import os
@@ -7,11 +7,11 @@ from raygen.core.errors import RunError, UserError
 
 
 def download_celeba(folder: str) -> tuple[str, str, str]:
-    """Download CelebA, or find it there already.
+    """Download CelebA, unless the folder already holds it.
 
-    Returns: paths of the images, the attributes and the partition, for `sources.celeba`.
+    Returns: paths of the images, the attributes and the partition, for `image_files.celeba`.
     Raises: UserError if the package that torchvision needs is missing or the folder cannot be
-        written; RunError if the download fails, which it does where too many ask for it.
+        written; RunError if the download fails, as it does when the host's daily limit is reached.
     """
     if "://" in folder:
         raise UserError(f"--download {folder}: must be a local folder; prepare from there")

@@ -1,4 +1,4 @@
-"""Files of a folder, zip or tar, on a disk or in an object store, read one by one, not unpacked."""
+"""Reads single files of a folder, zip or tar, local or in an object store, without unpacking it."""
 
 import contextlib
 import errno
@@ -35,9 +35,9 @@ COMPRESSED = {
     b"\xfd7zXZ": "unxz",
     b"\x28\xb5\x2f\xfd": "unzstd",
 }
-"""First bytes of what may be a compressed tar, and the program that undoes it."""
+"""First bytes of files that may be compressed tars, and the programs that decompress them."""
 ZIP_BEGINNINGS = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08PK\x03\x04", b"PK00PK\x03\x04")
-"""First bytes of zips: with files, empty, and once meant to be split over several disks."""
+"""First bytes of zips: with files, empty, or in the format for zips split over several disks."""
 SINGLE_IMAGES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 BOMB_RATIO, BOMB_BYTES = 100, 10 * 2**20
 """A zip bomb's least ratio of unpacked to packed size, and its least size in bytes."""
@@ -54,21 +54,21 @@ UNREADABLE_ERRORS = (
     errno.ENXIO,
     errno.ENODEV,
 )
-"""Errors that concern one file while the rest of the folder is readable."""
+"""Errors that concern a single file; the rest of the folder may still be readable."""
 UNREADABLE = "cannot be read"
-"""The reason given for a file that is there but does not open."""
+"""The reason given for a file that exists but cannot be opened."""
 SMALLEST_ZIP = 98
-"""Bytes of a zip with one empty file."""
+"""Size of a zip that holds one empty file, in bytes."""
 READ_AHEAD = 64 * 2**10
-"""Bytes of an archive that are read at once while its files are listed."""
+"""How much of an archive is read at once while its files are listed, in bytes."""
 ZIP_HEADER = struct.Struct("<4s22xHH")
-"""What is before each file in a zip: a signature, ..., the lengths of the name and of the extra
-field that follow. Source: APPNOTE.TXT, 4.3.7."""
+"""The header before each file in a zip: a signature, fields that are not needed, and the lengths
+of the name and of the extra field that follow. Source: APPNOTE.TXT, 4.3.7."""
 EXTRA_BYTES = 256
-"""Bytes read for extra fields, which rarely have more, so that one request reads the file too."""
+"""Room for extra fields, in bytes. They are rarely longer, so one request reads the file too."""
 UTF8_NAME, UNICODE_PATH = 0x800, 0x7075
-"""A zip's flag of names in UTF-8, and the extra field that holds such a name beside an older one.
-Source: APPNOTE.TXT, 4.4.4 and 4.6.9."""
+"""The flag that marks names in UTF-8, and the id of the extra field that holds the UTF-8 form of a
+name in an older encoding. Source: APPNOTE.TXT, 4.4.4 and 4.6.9."""
 SERVICE_FOLDERS = frozenset(
     (
         # macOS's archives; Windows; Linux's file systems.
@@ -90,21 +90,22 @@ SERVICE_FOLDERS = frozenset(
         "~snapshot",
     )
 )
-"""Folders, in lower case, of systems that keep copies, previews and deleted files in them. Others
-begin with a dot, as .git, .ipynb_checkpoints, .thumbnails and .Trash-1000 do."""
+"""Names, in lower case, of folders in which systems keep copies, previews and deleted files. Other
+such folders begin with a dot, such as .git, .ipynb_checkpoints, .thumbnails and .Trash-1000."""
 LINKS_FOLLOWED = 8
-"""Links in a tar are followed this many times, so that a loop of them ends."""
+"""Limit on the links in a tar that are followed one after the other, so that loops end."""
 
 
 class Entry(NamedTuple):
-    """A file as it is listed.
+    """A file in the listing of a folder or archive.
 
     Attributes:
-        size: in bytes.
-        start: where it begins in the archive, in a zip with its header; -1 for what is no file,
-            such as a link that leads nowhere, or a pipe.
-        packed: bytes that it takes in a zip; method, crc: how it is compressed there, and its
-            CRC-32.
+        size: uncompressed size in bytes.
+        start: offset in the archive; in a zip, that of the file's header. -1 if the entry is not
+            a file, such as a pipe or a link that leads nowhere.
+        packed: compressed size in a zip, in bytes.
+        method: compression method in a zip.
+        crc: CRC-32 in a zip.
     """
 
     path: str
@@ -122,15 +123,16 @@ NUMBERS = np.dtype([(name, np.int64) for name in Entry._fields[1:]])
 class Files:
     """The image files of a folder or archive, in the order of their paths.
 
-    Pictures of kinds that are not read are among them, so that they are counted.
+    Pictures of types that raygen does not read are included, so that they are counted.
 
     Attributes:
         place: the folder, or the archive.
-        paths: of the files in it, with / between folders.
+        paths: paths inside it, with / between folders.
         numbers: (files,) of `NUMBERS`: the other fields of each `Entry`.
-        ignored: paths of other files; of hidden folders, their own path, with a / at the end.
-        opened: tells this archive from another one at the same place, read earlier or later.
-        notes: what users should know of the listing, a sentence each.
+        ignored: paths of other files; a hidden folder is listed only as itself, with a final /.
+        opened: unique id of this listing; distinguishes archives that replace one another at the
+            same place.
+        notes: sentences for users about the listing.
     """
 
     place: Folder
@@ -145,8 +147,8 @@ class Files:
     def open(uri: str, option: str) -> "Files":
         """List the files of a folder, zip or tar.
 
-        Args: uri: local or not; option: that it was given by, for messages.
-        Raises: UserError if there is nothing, or if it is unreadable, encrypted, or a zip bomb.
+        Args: uri: a local path or a URI; option: the option that names it, for messages.
+        Raises: UserError if it does not exist, or is unreadable, encrypted, or a zip bomb.
         """
         place = Folder.at(uri)
         said = f"{option} {uri}"
@@ -156,7 +158,7 @@ class Files:
         except UserError:
             raise
         except (OSError, UnicodeEncodeError) as error:
-            # An object store's own words say more than the system's.
+            # An object store's own message is more informative than the system's.
             reason = reason_of(error) if place.is_local else one_line(error)
             raise UserError(
                 f"{said}: cannot be read ({reason}); check path and permissions"
@@ -164,7 +166,7 @@ class Files:
         # The libraries that read archives report damage with many exceptions.
         except Exception as error:
             raise UserError(f"{said}: is damaged ({error}); download it again") from error
-        # A name that an archive has twice means its last file, as after unpacking it.
+        # If an archive has a name twice, the last file counts, as it would after unpacking.
         found = {entry.path: entry for entry in listed}
         hidden = {path: hidden_part(path) for path in found}
         images = [found[path] for path in sorted(found) if not hidden[path] and _is_image(path)]
@@ -188,7 +190,7 @@ class Files:
 
     @property
     def names(self) -> list[str]:
-        """The paths as most systems write them; archives' paths are that already."""
+        """The paths as most systems write them; see `plain_path`."""
         return [plain_path(path) for path in self.paths]
 
     def patient(self, seconds: float) -> "Files":
@@ -197,7 +199,7 @@ class Files:
 
     @property
     def sizes(self) -> np.ndarray:
-        """(files,) int64, in bytes."""
+        """Sizes of the files, (files,) int64, in bytes."""
         sizes: np.ndarray = self.numbers["size"]
         return sizes
 
@@ -205,7 +207,7 @@ class Files:
         """The content of a file. Several threads may read at once.
 
         Raises: BadImage if it cannot be read; OSError if a disk fails; StorageError if an object
-            store does not answer any more.
+            store stops answering.
         """
         entry = Entry(self.paths[number], *self.numbers[number].tolist())
         if max(entry.size, entry.packed) > MAX_FILE_BYTES:
@@ -225,11 +227,11 @@ class Files:
                 )
             if self.place.is_local:
                 with open_regular(self.place.path_of(entry.path)) as file:
-                    # It may have grown.
+                    # The file may have grown since it was listed.
                     return file.read(MAX_FILE_BYTES)
             return self.place.read_bytes(entry.path)
         except OSError as error:
-            # What bzip2 raises for damaged data has no number.
+            # The error that bzip2 raises for damaged data has no errno.
             if self.container == "zip" and str(error) == "Invalid data stream":
                 raise BadImage(f"cannot be unpacked: {error}") from error
             if error.errno in UNREADABLE_ERRORS:
@@ -243,25 +245,25 @@ class Files:
             raise BadImage(f"cannot be unpacked: {reason}") from error
 
     def digest(self) -> str:
-        """Equal for the same listing: paths and sizes, and a zip's checksums of the contents."""
+        """A hash of the listing: of all paths and sizes, and of a zip's checksums."""
         checksums = self.numbers["crc"].tobytes() if self.container == "zip" else b""
         text = "\0".join(self.paths).encode("utf-8", "surrogateescape")
         return hashlib.sha256(text + self.sizes.tobytes() + checksums).hexdigest()
 
 
 def common_folder(paths: list[str]) -> str:
-    """The folders that all paths begin with, with a / at the end, or nothing."""
-    # All others lie between these two, and begin with what they share.
+    """The longest folder that contains all paths, with a final /; empty if there is none."""
+    # In sorted order all others lie between these two, so they share the same beginning.
     ends = [posixpath.dirname(path) for path in (min(paths), max(paths))] if paths else [""]
     shared = posixpath.commonpath(ends)
     return f"{shared}/" if shared else ""
 
 
 def plain_path(path: str) -> str:
-    """A path as most systems write it: with / between folders, and below the place it is in.
+    """Normalise a path: with / between folders, relative, and without `..`.
 
-    Archives from Windows have backslashes and drives; others have absolute paths, or go up. As
-    nothing is unpacked, such a path is only a name.
+    Archives made on Windows have backslashes and drives; others have absolute paths, or `..`.
+    Nothing is unpacked, so such paths are only names and cannot do harm.
     """
     if not _ODD_PATH.search(path):
         return path
@@ -278,10 +280,10 @@ _ODD_PATH = re.compile(r"\\|^/|//|(^|/)\.\.?(/|$)|^[A-Za-z]:/")
 
 
 def hidden_part(path: str) -> str:
-    """The hidden file, or with a / the hidden folder, that a path leads to or through; or nothing.
+    """The first hidden part of a path, a folder's with a final /; empty if nothing is hidden.
 
-    What systems put beside users' files has names that begin with a dot, such as macOS's ._1.jpg
-    beside 1.jpg, or lies in folders of their own.
+    Systems give the files that they add names with a leading dot, such as macOS's ._1.jpg beside
+    1.jpg, or put them into folders of their own (`SERVICE_FOLDERS`).
     """
     if not _HIDDEN.search(path):
         return ""
@@ -336,7 +338,7 @@ def _container(place: Folder, said: str) -> Container:
 
 
 def _is_tar(head: bytes) -> bool:
-    """Whether a file begins with a tar's header, whose checksum is right."""
+    """Whether a file begins with a tar header that has a correct checksum."""
     try:
         tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
     except tarfile.HeaderError:
@@ -361,14 +363,14 @@ def _list_folder(place: Folder, said: str) -> Iterator[Entry]:
             continue
         below = os.path.relpath(folder, place.path)
         prefix = "" if below == "." else f"{below}/"
-        # Those of systems may be closed to users.
+        # Users may lack the permission to read systems' folders.
         yield from (Entry(f"{prefix}{name}/", 0) for name in folders if _is_hidden(name, True))
         folders[:] = sorted(name for name in folders if not _is_hidden(name, True))
         for name in names:
             try:
                 about = os.stat(os.path.join(folder, name))
             except OSError:
-                # Why it cannot be read is found again, and told, when it is.
+                # Reading it will fail in the same way, and then the reason is reported.
                 yield Entry(prefix + name, 0)
                 continue
             is_file = stat.S_ISREG(about.st_mode)
@@ -376,7 +378,7 @@ def _list_folder(place: Folder, said: str) -> Iterator[Entry]:
 
 
 def _leads_back(folder: str, top: str) -> bool:
-    """Whether a folder is, through a link, one of those above it."""
+    """Whether a folder is a link to one of its own parents."""
     real, above = os.path.realpath(folder), folder
     while above != top:
         above = os.path.dirname(above)
@@ -388,7 +390,7 @@ def _leads_back(folder: str, top: str) -> bool:
 def _list_zip(place: Folder, said: str) -> Iterator[Entry]:
     packed = place.filesystem.get_file_info(place.path).size
     if packed < SMALLEST_ZIP:
-        # zipfile would look for its directory before its beginning, which pyarrow does not allow.
+        # zipfile would seek to before the file's beginning, which pyarrow does not allow.
         return
     with zipfile.ZipFile(_buffered(place)) as archive:
         infos = [
@@ -396,7 +398,7 @@ def _list_zip(place: Folder, said: str) -> Iterator[Entry]:
             for info in archive.infolist()
             if not info.filename.endswith(("/", "\\"))
         ]
-    # Other files are never read, whatever they unpack to.
+    # Other files are never read, so their sizes do not matter.
     images = [info for name, info in infos if _is_image(name) and not hidden_part(name)]
     total = sum(info.file_size for info in images)
     bombs = [
@@ -426,7 +428,7 @@ def _list_zip(place: Folder, said: str) -> Iterator[Entry]:
 
 
 def _zip_name(info: zipfile.ZipInfo) -> str:
-    """A file's path. Names that are marked as of an old code page are often UTF-8 all the same."""
+    """A file's path. Names are often in UTF-8 even if they are marked as in an old code page."""
     name = info.filename
     if not info.flag_bits & UTF8_NAME and not name.isascii():
         extra = info.extra
@@ -460,13 +462,13 @@ def _list_tar(place: Folder, said: str) -> Iterator[Entry]:
                     links[path] = plain_path(member.linkname)
                 elif member.issym() and not member.linkname.startswith("/"):
                     links[path] = plain_path(f"{posixpath.dirname(path)}/{member.linkname}")
-            # tarfile would keep them all.
+            # Otherwise tarfile would keep all members in memory.
             archive.members = []  # type: ignore[attr-defined]
-        # It takes a damaged header for the end of the archive, which is a block of zeros.
+        # tarfile mistakes a damaged header for the end of the archive, which is a block of zeros.
         file.seek(archive.offset)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError("it ends before its end, or a part of it is not readable")
-    # A second name of a file in the archive is read as that file.
+    # Links to files in the archive are read as those files.
     for path in links:
         target = path
         for _ in range(LINKS_FOLLOWED):
@@ -488,12 +490,12 @@ def _buffered(place: Folder) -> io.BufferedReader:
 
 @functools.lru_cache(maxsize=4)
 def _open_archive(place: Folder, opened: str) -> pa.NativeFile:
-    """An archive that all threads read from, each at places of its own."""
+    """Open an archive once for all threads, each of which reads at its own offsets."""
     return _raw(place)
 
 
 def _unpacked(archive: pa.NativeFile, entry: Entry) -> bytes:
-    """A zip's file. ZipFile itself would read one at a time, after reading the list of them all.
+    """Read one file of a zip. ZipFile would list all files first, and read only one at a time.
 
     Raises: whatever zipfile raises for damaged data; OSError.
     """
@@ -515,5 +517,5 @@ def _unpacked(archive: pa.NativeFile, entry: Entry) -> bytes:
     info.file_size, info.compress_size = entry.size, entry.packed
     info.compress_type, info.CRC = entry.method, entry.crc
     with zipfile.ZipExtFile(io.BytesIO(data[begin : begin + entry.packed]), "r", info) as file:
-        # Never more than the list says: it may lie to fill memory.
+        # Limit the size to the listed one, which may be false in order to exhaust memory.
         return file.read(entry.size + 1)

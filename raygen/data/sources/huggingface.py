@@ -1,6 +1,6 @@
-"""Datasets that Hugging Face's `datasets` saved to a disk (`save_to_disk`) or keeps in its cache.
+"""Datasets that Hugging Face's `datasets` wrote with `save_to_disk` or keeps in its cache.
 
-They are files of Arrow tables, which pyarrow reads: the library itself is not needed.
+They consist of files in Arrow's format, which pyarrow reads; `datasets` itself is not needed.
 """
 
 import hashlib
@@ -36,16 +36,17 @@ _SAVE_AGAIN = "save the dataset again"
 
 @dataclass(frozen=True)
 class HuggingFace:
-    """Images of a saved dataset. Columns of truth values and of classes become attributes.
+    """Images of a saved dataset. Boolean columns and columns of classes become attributes.
 
     Attributes:
-        files: in the order of the rows.
-        starts: (files + 1,) int64: the first row of each, and the number of all rows.
-        column: that holds the images.
+        files: the dataset's files, in the order of the rows.
+        starts: (files + 1,) int64: the first row of each file, and the total number of rows.
+        column: name of the column that holds the images.
         order: (images,) int64: the row of each of `ids`.
-        values: (images, attributes) int8: 1, -1, or 0 where there is no value.
-        ignored: other columns.
-        notes: what users should know of the attributes, a sentence each.
+        values: (images, attributes) int8: 1 true, -1 false, 0 unknown.
+        ranges: positions in `ids` of each split.
+        ignored: names of columns that are not used.
+        notes: sentences for users about the attributes.
     """
 
     place: Folder
@@ -65,7 +66,7 @@ class HuggingFace:
 
     @property
     def is_remote(self) -> bool:
-        # A batch of many images is read as a whole, once.
+        # A whole batch of images is read in one request, so concurrent reads gain nothing.
         return False
 
     def patient(self, seconds: float) -> "HuggingFace":
@@ -104,13 +105,13 @@ class HuggingFace:
 def huggingface(
     images: str, train_share: float = TRAIN_SHARE, chosen: Sequence[str] = ()
 ) -> HuggingFace:
-    """A dataset, or a dictionary of splits, that `save_to_disk` wrote.
+    """Open a dataset, or a dictionary of splits, that `save_to_disk` wrote.
 
     Args:
-        images: its folder, local or not.
-        train_share: of the images are for training, where it has no split for validation.
-        chosen: the attributes that are kept; empty for all.
-    Raises: UserError if there is none, or none with images.
+        images: path or URI of its folder.
+        train_share: share of the images to train on if the dataset has only one split.
+        chosen: names of the attributes to keep; empty for all.
+    Raises: UserError if there is no dataset, or it has no images.
     """
     said = f"--images {images}"
     place = Folder.at(images)
@@ -120,7 +121,7 @@ def huggingface(
     starts, others = [0], []
     for split, part in splits.items():
         for place_of_file in part:
-            # Not the images: of all files, they would all be in memory.
+            # Leave the images out, because those of all files need not fit into memory.
             file, table = scan(place_of_file, lambda schema: _image_column(schema, said))
             files.append(file)
             if not file.schema.equals(files[0].schema):
@@ -141,7 +142,7 @@ def huggingface(
         pa.concat_tables(others), len(rows), chosen, said
     )
     if len(splits) == 1:
-        # Within a split, rows stay in their order: whoever reads some reads few files.
+        # Rows stay in order within a split, so that reading a range of them touches few files.
         ranges = first_part_trains(len(rows), train_share)
         trains = np.sort(shuffled(rows)[: len(ranges[TRAIN])])
         order = np.concatenate([trains, np.setdiff1d(np.arange(len(rows)), trains)])
@@ -179,7 +180,7 @@ def _list(place: Folder, said: str) -> dict[str, list[Folder]]:
     else:
         named: dict[str, list[Folder]] = {}
         for file in _saved(place, said):
-            # As the cache names them; save_to_disk leaves the split out.
+            # The cache's file names contain the split; those of save_to_disk do not.
             match = re.search(r"-([a-z]+)(-\d+-of-\d+)?\.arrow$", file.name)
             name = match[1] if match and match[1] in SPLITS else ""
             named.setdefault(name, []).append(file)
@@ -192,7 +193,7 @@ def _list(place: Folder, said: str) -> dict[str, list[Folder]]:
 
 
 def _splits(names: Sequence[str], said: str) -> list[tuple[str, str]]:
-    """What each name means, and the name. Raises: UserError if that is not clear."""
+    """The split that each name stands for, and the name. Raises: UserError if that is unclear."""
     for number, name in enumerate(names):
         again = name in SPLITS and SPLITS[name] in [SPLITS[other] for other in names[:number]]
         if name not in SPLITS or again:
@@ -210,7 +211,7 @@ def _saved(place: Folder, said: str) -> list[Folder]:
         values = place.read_checked("state.json", advice=_SAVE_AGAIN)
         names = [file.entry("filename").text() for file in values.entry("_data_files").items()]
     else:
-        # The cache has no list; cache-*.arrow are results of other work on the dataset.
+        # The cache has no list of files; cache-*.arrow are results of transformations.
         names = [n for n in place.names() if n.endswith(".arrow") and not n.startswith("cache-")]
     if not names:
         raise UserError(
@@ -223,17 +224,17 @@ def _saved(place: Folder, said: str) -> list[Folder]:
 
 
 def _with_plain_integers(table: pa.Table) -> pa.Table:
-    """The same columns, with all integers signed and of 64 bits."""
+    """Cast all integer columns to int64."""
     for number, field in enumerate(table.schema):
         if pa.types.is_integer(field.type):
-            # What is too large becomes negative, which stands for no class.
+            # Values that do not fit become negative, which stands for no class.
             column = table.column(number).cast(pa.int64(), safe=False)
             table = table.set_column(number, field.with_type(pa.int64()), column)
     return table
 
 
 def _features(schema: pa.Schema) -> dict[str, Any]:
-    """What the library says of each column, as far as it does. Raises: UserError."""
+    """The descriptions of columns in the schema's metadata, if any. Raises: UserError."""
     text = (schema.metadata or {}).get(b"huggingface", b"{}")
     values = parse(text, "the description of the columns", advice=_SAVE_AGAIN)
     info = values.optional("info")
@@ -243,7 +244,7 @@ def _features(schema: pa.Schema) -> dict[str, Any]:
     known: dict[str, Any] = {}
     for name, feature in features.entries().items():
         if isinstance(feature.value, dict):
-            # Of structures, an entry may be called names, too.
+            # A struct may have a field that is called `names`.
             classes = feature.optional("names")
             names = classes.texts() if classes and isinstance(classes.value, list) else ()
             known[name] = feature.value | {"names": list(names)}
@@ -251,7 +252,7 @@ def _features(schema: pa.Schema) -> dict[str, Any]:
 
 
 def _image_column(schema: pa.Schema, said: str) -> str:
-    """Raises: UserError."""
+    """The name of the column of images. Raises: UserError if there is not exactly one."""
     features = _features(schema)
     marked = [name for name in schema.names if features.get(name, {}).get("_type") == "Image"]
     columns: list[str] = marked or [
@@ -276,9 +277,9 @@ def _image_column(schema: pa.Schema, said: str) -> str:
 
 @dataclass(frozen=True)
 class _Attribute:
-    """An attribute that a column may become.
+    """An attribute that can be made from a column.
 
-    Attributes: number: of the class that it stands for, in a column of classes.
+    Attributes: number: the class that the attribute stands for; None for a boolean column.
     """
 
     name: str
@@ -289,15 +290,16 @@ class _Attribute:
 def _attributes(
     table: pa.Table, rows: int, chosen: Sequence[str], said: str
 ) -> tuple[tuple[str, ...], np.ndarray, list[str], list[str]]:
-    """The attributes of a table's rows.
+    """Make attributes of a table's columns.
 
-    Args: chosen: names of those that are wanted; empty for all.
-    Returns: names; values (rows, attributes) int8; columns that are none; notes for users.
-    Raises: UserError if there are too many, or one that was chosen is not there.
+    Args: chosen: names of the attributes to keep; empty for all.
+    Returns: their names; values (rows, attributes) int8; names of columns that are not used;
+        notes for users.
+    Raises: UserError if there are too many attributes, or a chosen one does not exist.
     """
     columns, notes = _columns(table), []
     if not chosen:
-        # Classes first, as they are many, and the largest of them: others may all fit.
+        # Drop the columns with the most classes first, so that as many others as possible fit.
         largest = sorted(
             (name for name, found in columns.items() if found[0].number is not None),
             key=lambda name: -len(columns[name]),
@@ -324,7 +326,7 @@ def _attributes(
 
 
 def _columns(table: pa.Table) -> dict[str, list[_Attribute]]:
-    """The attributes that each column may become, of those that may."""
+    """The possible attributes of each column that can become some."""
     features = _features(table.schema)
     columns: dict[str, list[_Attribute]] = {}
     known: set[str] = set()
@@ -332,7 +334,7 @@ def _columns(table: pa.Table) -> dict[str, list[_Attribute]]:
         classes = features.get(field.name, {}).get("names")
         whole = pa.types.is_integer(field.type)
         if classes and whole:
-            # Several columns may have classes such as yes and no.
+            # Several columns may have classes of the same names, such as yes and no.
             own = [printable(str(c)) for c in classes]
             names = [f"{field.name}={name}" if name in known else name for name in own]
             found = [_Attribute(name, field.name, k) for k, name in enumerate(names)]
@@ -348,7 +350,7 @@ def _columns(table: pa.Table) -> dict[str, list[_Attribute]]:
 
 
 def _values(cells: pa.ChunkedArray, number: int | None) -> np.ndarray:
-    """(rows,) 1, -1 or 0. Args: number: of the class that is asked for, in a column of classes."""
+    """An attribute's values, (rows,): 1, -1 or 0. Args: number: see `_Attribute`."""
     if pa.types.is_boolean(cells.type):
         truth = cells.cast(pa.int8()).fill_null(-1).to_numpy()
         values: np.ndarray = np.array([0, -1, 1], np.int8)[truth + 1]
@@ -357,5 +359,5 @@ def _values(cells: pa.ChunkedArray, number: int | None) -> np.ndarray:
         classes = cells.fill_null(-1).to_numpy()
         return np.where(classes < 0, 0, np.where(classes == number, 1, -1))
     numbers: np.ndarray = cells.to_numpy().astype(np.int8)
-    # Of 0 and 1, 0 says no; beside -1, it says that nobody knows.
+    # In a column of 0 and 1, 0 means no; in one that also has -1, it means unknown.
     return numbers if numbers.min(initial=0) < 0 else 2 * numbers - 1

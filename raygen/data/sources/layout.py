@@ -1,7 +1,7 @@
-"""Splits and labels of images, taken from the folders that contain them.
+"""Derives splits and labels of images from the folders that contain them.
 
-The layouts are those of torchvision's ImageFolder and Keras: CLASS/1.png, or train/CLASS/1.png
-beside val/CLASS/1.png, below any folders that all images share.
+The layouts are those of torchvision's ImageFolder and of Keras: CLASS/1.png, or train/CLASS/1.png
+and val/CLASS/1.png, below any folders that all images share.
 """
 
 import unicodedata
@@ -18,17 +18,17 @@ from raygen.data.splits import TEST, TRAIN, VALIDATION, split_folders
 MAX_LABELS = 256
 """Upper limit of the number of labels, because each takes a byte per image."""
 SHOWN = 5
-"""Number of names that a message lists."""
+"""How many names a message lists at most."""
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The splits that folders name.
+    """Splits of images that are named by their folders.
 
     Attributes:
         splits: (images,) the split of each image.
-        names: of the images, without the folders that name splits.
-        folders: those folders, and the split that each became.
+        names: (images,) paths of the images without the folders that name splits.
+        folders: the split for which each of those folders stands.
     """
 
     splits: list[str]
@@ -54,7 +54,8 @@ class Splits:
 def find_splits(names: Sequence[str], images: str) -> Splits | None:
     """The splits of images, if their folders name them.
 
-    Args: names: paths below the folder that all share; images: the place, for messages.
+    Args: names: paths relative to the common folder; images: where the images are, for messages.
+    Returns: None if the folders do not name splits.
     Raises: UserError if some images lie in folders for splits, and others elsewhere.
     """
     parts = [name.split("/") for name in names]
@@ -74,18 +75,18 @@ def find_splits(names: Sequence[str], images: str) -> Splits | None:
     else:
         return None
     splits = [folders[part[depth]] for part in parts]
-    # Some archives repeat the folder, as in seg_train/seg_train/CLASS.
+    # Some archives nest the folder in one of the same name, as in seg_train/seg_train/CLASS.
     while min(map(len, parts)) > depth + 1 and _only_splits(parts, depth):
         parts = [part[:depth] + part[depth + 1 :] for part in parts]
     if VALIDATION not in splits:
-        # One split for validation is needed, and the one for tests serves.
+        # Training needs a validation split; use the test split in its place.
         splits = [VALIDATION if split == TEST else split for split in splits]
         folders = {name: VALIDATION if s == TEST else s for name, s in folders.items()}
     return Splits(splits, ["/".join(part) for part in parts], folders)
 
 
 def _only_splits(parts: list[list[str]], depth: int) -> dict[str, str]:
-    """The folders at a depth, and their splits, if all of them name one."""
+    """The split of each folder at a depth; empty unless all of the folders name splits."""
     names = {part[depth] for part in parts}
     found = split_folders(names)
     return found if found.keys() == names else {}
@@ -93,12 +94,12 @@ def _only_splits(parts: list[list[str]], depth: int) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Labels:
-    """Attributes that tell the subfolders of images.
+    """Attributes that say which subfolder each image lies in.
 
     Attributes:
-        values: (images, labels) int8: 1 for the image's own label, -1 for others; 0 where an
-            image has none.
-        notes: what users should know of them, a sentence each.
+        values: (images, labels) int8: 1 for the image's own label, -1 for others; all 0 for an
+            image that has no label.
+        notes: sentences for users about the labels.
     """
 
     names: tuple[str, ...]
@@ -113,18 +114,18 @@ def find_labels(
     chosen: Sequence[str] = (),
     shared: str = "",
 ) -> Labels:
-    """The label of each image: the subfolder that it lies in.
+    """Label each image with the subfolder that it lies in.
 
-    Names that are the same but for their Unicode form, which systems change, are one label.
+    Names that differ only in their Unicode normalisation, which some systems change, are one label.
 
     Args:
-        names: paths below the folder that all share.
-        images: the place, for messages.
-        splits: of the images, if their folders name them.
+        names: paths relative to the common folder.
+        images: where the images are, for messages.
+        splits: the splits of the images, if their folders name them.
         chosen: the labels that become attributes; empty for all.
-        shared: the folder that all share, with a / at its end; it is the label of all images
-            where there is no folder below it.
-    Raises: UserError if there are too few or too many, or images lie in no subfolder.
+        shared: the common folder, with a final /; it becomes the label of all images if there is
+            no folder below it.
+    Raises: UserError if there are too few or too many labels, or images lie in no subfolder.
     """
     inside = list(splits.names if splits else names)
     if shared and not splits and not any("/" in name for name in inside):
@@ -137,7 +138,7 @@ def find_labels(
     loose = labels.index("") if "" in labels else None
     notes = []
     if splits and loose is not None:
-        # Images for tests often come without their classes.
+        # Test images are often published without their classes.
         without = {s for s, label in zip(splits.splits, labels, strict=True) if not label}
         within = {s for s, label in zip(splits.splits, labels, strict=True) if label}
         if TRAIN in within and without.isdisjoint(within):
@@ -171,9 +172,9 @@ def find_labels(
 
 
 def choose_attributes(names: Sequence[str], chosen: Sequence[str], where: str) -> list[str]:
-    """The names that were chosen, in their own order; all if none was.
+    """The chosen names, in the order of `names`; all names if none were chosen.
 
-    Raises: UserError if one that was chosen is not there.
+    Raises: UserError if a chosen name does not exist.
     """
     missing = next((name for name in chosen if name not in names), None)
     if missing is not None:
@@ -190,7 +191,7 @@ def _same_form(label: str) -> str:
 
 
 def _alike(labels: Sequence[str]) -> list[str]:
-    """A sentence on labels that people would take for the same, if there are some."""
+    """Notes for users about labels that are easily taken for one another."""
     groups = defaultdict(list)
     for label in labels:
         groups[unicodedata.normalize("NFKC", label).casefold().strip()].append(label)

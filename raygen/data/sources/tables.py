@@ -1,9 +1,9 @@
-"""CelebA's tables, as its release (.txt) and its mirrors (.csv) have them, and tables like them.
+"""Reads CelebA's tables, as in its release (.txt) and its mirrors (.csv), and similar tables.
 
-`list_attr_celeba`: a row of 1, -1 or 0 (unknown) for each image. `list_eval_partition`: 0, 1 or 2
-for each image: training, validation, test. The .txt files separate fields by spaces; the table of
-attributes begins with a line that counts the images, and the partition has no header. What other
-programs make of them separates by commas, semicolons or tabs, and says yes and no in other words.
+`list_attr_celeba` has a row of 1, -1 or 0 (unknown) for each image; `list_eval_partition` has 0, 1
+or 2 for each image: training, validation, test. In the .txt files spaces separate the fields; the
+table of attributes begins with the number of images, and the partition has no header. Files saved
+by other programs use commas, semicolons or tabs, and other words for yes and no.
 """
 
 import codecs
@@ -27,43 +27,43 @@ from raygen.data.sources.files import plain_path
 from raygen.data.splits import SPLITS, TEST, TRAIN, VALIDATION
 
 SHOWN = 5
-"""Number of a table's problems that a message lists."""
+"""How many of a table's problems a message lists at most."""
 UNKNOWN, ZERO, WRONG = 2, 3, 4
-"""Codes besides 1 and -1: an empty cell; a 0, whose meaning depends on its column; and a cell that
-is not understood."""
+"""Codes of cells that are neither 1 nor -1: an empty one; a 0, whose meaning depends on its column;
+and one that is not understood."""
 CELLS = {
     **dict.fromkeys(("1", "+1", "1.0", "true", "t", "yes", "y"), 1),
     **dict.fromkeys(("-1", "-1.0", "false", "f", "no", "n"), -1),
     **dict.fromkeys(("0", "0.0", "-0", "-0.0"), ZERO),
     **dict.fromkeys(("", "nan", "na", "n/a", "none", "null", "?", "unknown"), UNKNOWN),
 }
-"""Values of the cells of attributes, by their text in lower case."""
+"""The code of each text that a cell of an attribute may have, in lower case."""
 PARTS = {"0": 0, "1": 1, "2": 2, "0.0": 0, "1.0": 1, "2.0": 2} | {
     word: (TRAIN, VALIDATION, TEST).index(split) for word, split in SPLITS.items()
 }
-"""Values of the cells of a partition, by their text in lower case."""
+"""The number of each text that a cell of a partition may have, in lower case."""
 IMAGE_COLUMNS = re.compile(
     r"((image|img|photo|picture|file)s?)?(id|name|file|path)?s?|fname|photo|picture"
 )
-"""Matches names, without marks between words, of the column that names the images."""
+"""Matches headers, reduced to lower-case letters, of the column that names the images."""
 PART_COLUMNS = frozenset(("partition", "split", "set", "part"))
 UNDERSTOOD = 0.1
-"""Least share of cells that say yes or no for a column to count as an attribute."""
+"""A column counts as an attribute if at least this share of its cells is understood."""
 DELIMITERS = ",;\t"
 Row = tuple[int, list[str]]
-"""The number of a line, and its fields."""
+"""A line's number, and its fields."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table by image.
+    """A table with a row of values for each image.
 
     Attributes:
-        where: the option and file it came from, for messages.
+        where: the option and the file that the table came from, for messages.
         columns: names of the values.
-        values: image name -> its values.
-        lines: image name -> the line of its row.
-        notes: what users should know of how it was understood, a sentence each.
+        values: each image's values, by the image's name.
+        lines: the number of each image's line, by the image's name.
+        notes: sentences for users about how the table was understood.
     """
 
     where: str
@@ -73,10 +73,12 @@ class Table:
     notes: list[str] = field(default_factory=list)
 
     def match(self, names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-        """The name in the table of each image that has a row, and notes for users.
+        """Find the row of each image.
 
-        Where no row has an image's own name, one is taken that no other image has and that differs
-        only in its folders, in capital letters, in its suffix, or in zeros before a number.
+        If no row has an image's exact name, the match may differ in folders, case, suffix or
+        leading zeros, provided that it is unambiguous.
+
+        Returns: the row's name in the table for each image that has one; notes for users.
         """
         rows: dict[str, str] = {}
         for level in range(len(_forms(""))):
@@ -104,14 +106,17 @@ class Table:
         return rows, notes
 
     def require_rows(self, missing: Sequence[str], images: str) -> None:
-        """Raises: UserError if there are images without a row. Args: images: where they are."""
+        """Raise a UserError if there are images without a row.
+
+        Args: missing: names of those images; images: where the images are, for the message.
+        """
         row = next(iter(self.values), "")
         hint = f"use the table that belongs to {images}; its rows are named as {row}"
         _raise_if_any(self.where, [f"no line for {name}" for name in missing], hint)
 
 
 def _forms(name: str) -> tuple[str, ...]:
-    """A name as it is, and with less and less of what programs change in names."""
+    """A name, and ever shorter forms of it without the parts that programs tend to change."""
     own = unicodedata.normalize("NFC", name)
     base = plain_path(own).rsplit("/", 1)[-1].casefold()
     stem = base.rpartition(".")[0] or base
@@ -119,7 +124,7 @@ def _forms(name: str) -> tuple[str, ...]:
 
 
 def _unambiguous(names: Sequence[str], level: int) -> dict[str, str]:
-    """Form -> name, of the forms that only one of the names has."""
+    """The names by form, for forms that only one of the names has. Args: level: see `_forms`."""
     forms = [_forms(name)[level] for name in names]
     counts = Counter(forms)
     return {form: name for form, name in zip(forms, names, strict=True) if counts[form] == 1}
@@ -190,7 +195,7 @@ MEND = "mend them, or copy the file again"
 
 
 def _image_column(header: Sequence[str]) -> int | None:
-    """Which column names the images; an unnamed first one does where no other can."""
+    """The number of the column that names the images: by its header, or a first one without."""
     for number, name in enumerate(header):
         plain = re.sub(r"[^a-z]", "", name.lower())
         if plain and IMAGE_COLUMNS.fullmatch(plain):
@@ -199,7 +204,7 @@ def _image_column(header: Sequence[str]) -> int | None:
 
 
 def _rows(uri: str, where: str, example: str) -> Iterator[Row]:
-    """Each line's number and fields, empty lines left out. Raises: UserError."""
+    """Yield the number and fields of each line that is not empty. Raises: UserError."""
     text = _text(uri, where, example)
     first = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = max(DELIMITERS, key=first.count)
@@ -218,7 +223,7 @@ def _rows(uri: str, where: str, example: str) -> Iterator[Row]:
 
 
 def _text(uri: str, where: str, example: str) -> str:
-    """Raises: UserError."""
+    """Read and decode a table. Raises: UserError if it cannot be read or is no text."""
     file = Folder.at(uri)
     try:
         data = file.parent.read_bytes(file.name)
@@ -228,7 +233,7 @@ def _text(uri: str, where: str, example: str) -> str:
     found = unread_type(data[:HEAD_BYTES])
     if found:
         raise UserError(f"{where}: cannot be read ({found.name}); save the table as CSV")
-    # As spreadsheets save it: with a mark of the encoding, sometimes of 16 bits.
+    # Spreadsheet programs write a byte order mark, and sometimes UTF-16.
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         return data.decode("utf-16" if wide else "utf-8-sig")
@@ -241,13 +246,13 @@ def _text(uri: str, where: str, example: str) -> str:
 
 
 def _attributes(where: str, header: list[str], image: int, rows: Iterator[Row]) -> Table:
-    """Raises: UserError naming the lines that are wrong."""
+    """Make a table of attributes. Raises: UserError naming the lines that are wrong."""
     columns = [k for k in range(len(header)) if k != image]
     names: list[str] = []
     lines: dict[str, int] = {}
     codes = bytearray()
     problems: list[tuple[int, str]] = []
-    # Of each column, the first cells that are not understood.
+    # The cells of each column that are not understood, with their lines.
     wrong: dict[int, list[tuple[int, str]]] = {k: [] for k in columns}
     for line, cells in rows:
         problem = _row_problem(cells, header, image, lines)
@@ -286,16 +291,16 @@ def _attributes(where: str, header: list[str], image: int, rows: Iterator[Row]) 
 
 
 def _is_other_column(name: str) -> bool:
-    """Whether a column is an index that programs add, or a partition."""
+    """Whether a column is a partition, or an index as some programs add it."""
     return not name or bool(re.match(r"Unnamed: \d+$", name)) or name.lower() in PART_COLUMNS
 
 
 def _settle_zeros(found: np.ndarray) -> np.ndarray:
-    """Replace the codes for 0 and for unknown by values, in place.
+    """Replace the codes `ZERO` and `UNKNOWN` by values, in place.
 
-    Beside -1, a 0 says that nobody knows; in a column without -1 it says no.
+    In a column that contains -1, a 0 means unknown; in one without, it means no.
 
-    Returns: (columns,) bool: where it said no.
+    Returns: (columns,) bool: the columns in which 0 means no.
     """
     zero = found == ZERO
     means_no: np.ndarray = zero.any(axis=0) & ~(found == -1).any(axis=0)
@@ -306,9 +311,9 @@ def _settle_zeros(found: np.ndarray) -> np.ndarray:
 
 
 def _row_problem(cells: list[str], header: Sequence[str], image: int, lines: dict[str, int]) -> str:
-    """What is wrong with a row's length or name; nothing where both are well.
+    """Describe what is wrong with a row's length or name; empty if both are correct.
 
-    Empty fields at a row's end, which some programs write, are taken away.
+    Empty fields at the end of a row, which some programs write, are removed in place.
     """
     while len(cells) > len(header) and not cells[-1]:
         cells.pop()
