@@ -1,4 +1,4 @@
-"""The dataset of a run: a prepared one, or the built-in faces, drawn when they are needed."""
+"""The dataset of a run: a prepared one, or the built-in faces, which are drawn on first use."""
 
 from dataclasses import replace
 
@@ -16,10 +16,10 @@ from raygen.data.sources.drawn import DrawnFaces, drawn_folder
 
 
 def open_dataset(config: RunConfig, storage: str) -> tuple[Folder, Manifest | None]:
-    """Find a run's dataset and its manifest; drawn faces have no manifest yet.
+    """Find a run's dataset and its manifest; for drawn faces the manifest is None.
 
     Args: storage: folder or URI of all runs.
-    Raises: UserError if it is no dataset, or not of images that the preset is made for.
+    Raises: UserError if it is not a dataset, or its images have another size than the run's.
     """
     if config.data == DRAWN:
         image = config.image.of_faces
@@ -31,14 +31,14 @@ def open_dataset(config: RunConfig, storage: str) -> tuple[Folder, Manifest | No
 
 
 def draw_dataset(config: RunConfig, data: Folder, line: ProgressLine) -> Manifest:
-    """Draw the faces of a run, as far as they are not there yet. Needs Ray.
+    """Draw the faces of a run unless they exist already. Needs Ray.
 
-    Faces that are there are checked, and drawn again if they are damaged: nobody made them by hand.
+    Existing faces are checked, and if they are damaged they are deleted and drawn again.
     """
     target = Target(data, config.image.of_faces)
     if marker.read(data) and not _damage(data, line):
         return Manifest.load(data)
-    # Another job may be drawing them: it is waited for.
+    # Another job may be drawing them; wait for it.
     with only_owner(data, "--data drawn", line.show, queue=True) as lease:
         if damage := data.exists(MANIFEST) and _damage(data, line):
             line.close()
@@ -66,7 +66,7 @@ def _damage(data: Folder, line: ProgressLine) -> str:
 
 
 def check_files(data: Folder, manifest: Manifest, line: ProgressLine) -> None:
-    """Read and check a whole dataset, before anything is deleted for a training that needs it.
+    """Read and check a whole dataset. Jobs do so before they delete a run that needs it.
 
     Raises: ShardError if a file is missing or damaged.
     """

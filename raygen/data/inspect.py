@@ -1,4 +1,4 @@
-"""Looking into a dataset: its manifest as a table, its checksums, and a sheet of its images."""
+"""Shows and checks a dataset: its manifest as a table, its checksums, and a sheet of images."""
 
 import hashlib
 import math
@@ -21,17 +21,17 @@ THREADS = 8
 SHOWN_REASONS = 5
 SHOWN_NAMES = 3
 CELL = 144
-"""Least width of a sheet's column, in pixels; smaller images are enlarged to it."""
+"""Target width of a sheet's column, in pixels; smaller images are enlarged to about this width."""
 HIGHEST = 2_048
-"""Greatest height to which an image is enlarged, in pixels."""
+"""Images are enlarged to at most this height, in pixels."""
 MARGIN, FONT_SIZE, LINE = 6, 11, 14
 MAX_LINES = 6
 MOST_PIXELS = 10**8
-"""Largest area of a sheet, in pixels: it is held in memory as a whole."""
+"""Largest area of a sheet, in pixels, because the whole sheet is held in memory."""
 
 
 def table(folder: Folder, manifest: Manifest) -> str:
-    """Format a manifest as a table for people."""
+    """Format a manifest as a table for users."""
     source = manifest.source
     rows = [
         ("dataset", folder.uri),
@@ -69,8 +69,8 @@ def verify(
     """Compare each file's SHA-256 with the manifest's.
 
     Args: progress: called with bytes read and bytes in total.
-    Returns: what is wrong, a line for each damaged or missing file.
-    Raises: Unreadable if a file is there, but cannot be read.
+    Returns: a line for each damaged or missing file.
+    Raises: Unreadable if a file exists but cannot be read.
     """
     files = manifest.files
     total, done = sum(file.bytes for file in files), 0
@@ -87,7 +87,7 @@ def verify(
 
 
 def _problem(folder: Folder, file: ShardFile) -> str:
-    """Describe a file's damage, or "". Raises: ShardError if it cannot be read."""
+    """Describe a file's damage; empty if there is none. Raises: Unreadable."""
 
     def digest() -> str:
         found = hashlib.sha256()
@@ -140,7 +140,7 @@ def contact_sheet(folder: Folder, manifest: Manifest, count: int, seed: int) -> 
 
 
 def _sheet(cells: list[tuple[np.ndarray, list[str]]], height: int, width: int) -> np.ndarray:
-    # High and narrow images would take much memory in the width that texts have.
+    # Narrow images are enlarged to make room for text, but not if they would become very high.
     enlarge = max(1, min(round(CELL / width), HIGHEST // height))
     shown = width * enlarge, height * enlarge
     characters = max(1, shown[0] // (FONT_SIZE // 2))
@@ -150,7 +150,7 @@ def _sheet(cells: list[tuple[np.ndarray, list[str]]], height: int, width: int) -
         texts.append(lines if len(lines) <= MAX_LINES else [*lines[: MAX_LINES - 1], "..."])
     step_x = shown[0] + MARGIN
     step_y = shown[1] + MARGIN + LINE * max((len(lines) for lines in texts), default=0)
-    # About as wide as high.
+    # Make the sheet about as wide as it is high.
     columns = max(1, min(len(cells), round(math.sqrt(len(cells) * step_y / step_x))))
     rows = -(-len(cells) // columns)
     sheet = Image.new("RGB", (columns * step_x + MARGIN, rows * step_y + MARGIN), "white")

@@ -20,16 +20,16 @@ SPLITS = {
     "testing": TEST,
 }
 CELEBA_TRAIN_SHARE = 0.8
-"""CelebA's customary split: the first 80 % of the files in name order train."""
+"""The usual share of training images of CelebA: the first 80 % of the files in name order."""
 TRAIN_SHARE = 0.95
-"""Other images have no customary split; the original work on anime faces trained on all of them."""
+"""Share of training images of datasets without a usual split."""
 
 
 def split_folders(names: Collection[str]) -> dict[str, str]:
-    """The folders among some that name splits, and the split that each names.
+    """The split that each folder names; folders that name none are left out.
 
-    Words that all of them share do not matter, as in train2017 and val2017, or training_set and
-    test_set. Where none trains, or all do, they are folders like others.
+    Words that the folders share are ignored, as in train2017 and val2017, or training_set and
+    test_set. Folders count as splits only if one is for training and another is not.
     """
     by_rest: dict[tuple[str, ...], dict[str, str]] = {}
     for name in names:
@@ -45,15 +45,17 @@ def split_folders(names: Collection[str]) -> dict[str, str]:
 
 
 def first_part_trains(count: int, share: float) -> dict[str, range]:
-    # Of two images or more, each split gets one: an empty split cannot be cut into files.
+    """Positions of the splits if the first part of `count` images, a share in (0, 1), trains."""
+    # Each split gets at least one image, because an empty split cannot be cut into files.
     boundary = max(1, min(round(count * share), count - 1))
     return {TRAIN: range(boundary), VALIDATION: range(boundary, count)}
 
 
 def by_split(order: np.ndarray, splits: np.ndarray) -> tuple[np.ndarray, dict[str, range]]:
-    """An order with all of one split after another, and the positions of each.
+    """Reorder images such that each split is a range; within a split the order is kept.
 
-    Args: order: (images,) int64; splits: (images,) the name of the split of each, in that order.
+    Args: order: (images,) int64: numbers of images; splits: (images,) the split of each of these.
+    Returns: the new order, (images,) int64, and the positions in it of each split.
     """
     ranges, first = {}, 0
     for split in (TRAIN, VALIDATION, TEST):
@@ -66,17 +68,20 @@ def by_split(order: np.ndarray, splits: np.ndarray) -> tuple[np.ndarray, dict[st
 
 
 def shuffled(ids: list[str]) -> np.ndarray:
-    """(ids,) int64: numbers of the ids in an order that depends on nothing but the ids.
+    """Shuffle ids in a way that depends on nothing but the ids.
 
-    Sets are often numbered theme by theme: in that order the last images would be of themes that
-    training never sees, and every twentieth could always be the same pose. The ids' hashes mix
-    them, the same way on every machine and version of Python.
+    Datasets are often sorted by theme. If the last images were held out, training would never see
+    their themes, and every twentieth image might always show the same pose. Sorting by hashes
+    mixes the images, in the same way on every machine and version of Python.
+
+    Returns: (ids,) int64: numbers of the ids in the new order.
     """
     hashes = [hashlib.sha256(name.encode()).digest() for name in ids]
     return np.array(sorted(range(len(ids)), key=hashes.__getitem__), np.int64)
 
 
 def require_splits(ranges: dict[str, range], where: str) -> None:
+    """Raises: UserError if there are no images for training or none for validation."""
     for split in (TRAIN, VALIDATION):
         if not ranges.get(split):
             raise UserError(f"{where}: has no image for {split}; training needs both")

@@ -1,8 +1,7 @@
-"""The parts of a preparation: how they are planned, and how the cluster makes them.
+"""Plans the parts of a preparation, and makes them on the cluster.
 
 A part is a range of images that become whole files of every dataset. Ray Data spreads the parts
-over the cluster; where images come from an object store, several are read at once, ahead of their
-use.
+over the cluster. Images in an object store are read concurrently, ahead of their use.
 """
 
 import contextlib
@@ -33,15 +32,15 @@ from raygen.data.shards.manifest import CHANNELS, ShardFile, rejections, write_s
 from raygen.data.sources.source import Source
 
 SHARD_BYTES = 64 * 2**20
-"""Aim for files of this size: large enough for object stores, small enough to spread."""
+"""Target size of files: large enough for object stores, small enough to spread over workers."""
 FILES_PER_WORKER = 4
 TASK_IMAGES = 128
 MAX_ATTEMPTS = 4
-"""Attempts at a task whose process dies; Ray alone would retry for ever."""
+"""How often a task is tried whose process dies; Ray alone would retry for ever."""
 READERS = 16
 """Concurrent reads per process from an object store, where each takes tens of milliseconds."""
 READ_AHEAD_BYTES = 128 * 2**20
-"""Limit for images that are read but not used yet, so that large ones do not fill memory."""
+"""Limit on the bytes of images that are read but not used yet, so that memory is bounded."""
 TELL_SECONDS = 1.0
 ANSWER_SECONDS = 5
 """Time to wait for a count, in seconds; the last wait delays the end of the job."""
@@ -83,7 +82,10 @@ class File:
 
 @dataclass(frozen=True)
 class Record:
-    """A file that is written, or None where no image could be kept, and what was left out."""
+    """The record of a finished file.
+
+    Attributes: file: None if no image could be kept; rejected: the images that were left out.
+    """
 
     file: ShardFile | None
     rejected: list[dict[str, str]]
@@ -94,14 +96,14 @@ class Record:
 
     @staticmethod
     def from_json(values: Checked, image_bytes: int) -> "Record":
-        """Args: image_bytes: of each image. Raises: ShardError."""
+        """Read what `to_json` wrote. Args: image_bytes: size of an image. Raises: ShardError."""
         found = values.entry("file")
         file = None if found.value is None else ShardFile.from_json(found, image_bytes)
         return Record(file, list(rejections(values.entry("rejected"))))
 
 
 Part = list[list[File]]
-"""For each target, the files that are made together: they hold the same range of the source."""
+"""For each target, the files that are made together from the same range of the source."""
 
 
 def plan_parts(
@@ -109,10 +111,10 @@ def plan_parts(
 ) -> list[Part]:
     """Cut each split into blocks, and the blocks into files of about `SHARD_BYTES`.
 
-    There are at least four files of a split for each expected worker, as far as there are images.
-    A target's files do not depend on the other targets.
+    Each split gets at least four files for each expected worker, if it has enough images. A
+    target's files do not depend on the other targets.
 
-    Args: image_bytes: of each target.
+    Args: image_bytes: size of an image of each target.
     """
     parts: list[Part] = []
     for split, positions in splits.items():
@@ -139,7 +141,7 @@ def _file(split: str, positions: range, number: int, count: int) -> File:
 
 
 def _tasks(parts: list[Part]) -> list[Part]:
-    """Join neighbouring parts to tasks of some length: to start one takes as long as 50 images."""
+    """Join neighbouring parts into longer tasks; starting one takes as long as 50 images."""
     tasks: list[Part] = []
     for part in parts:
         if tasks and _images(tasks[-1]) < TASK_IMAGES:
@@ -150,7 +152,7 @@ def _tasks(parts: list[Part]) -> list[Part]:
 
 
 def _images(part: Part) -> int:
-    """The number of the source's images that a part needs."""
+    """The number of images that a part reads from the source."""
     return len(_positions(part))
 
 
@@ -178,7 +180,7 @@ class Shard:
         self._rejected.append({"id": id, "split": self.file.split, "reason": reason})
 
     def write(self) -> Record:
-        """Raises: OSError; RunError if the folder is another job's by now."""
+        """Write the file, then its record. Raises: OSError; RunError if the lease was lost."""
         if self._target.fence:
             self._target.fence.check()
         written = None
@@ -192,9 +194,9 @@ class Shard:
 
 
 def _count_attempt(source: Source, targets: Sequence[Target], part: Part, run: str) -> None:
-    """Leave a mark that work on a part began. Raises: OSError if it has begun too often.
+    """Record that an attempt at a part begins. Raises: OSError after too many attempts.
 
-    Args: run: tells this preparation from earlier ones of the same dataset.
+    Args: run: unique id of this preparation, so that earlier ones do not count.
     """
     files = [(t.records, file) for t, files in zip(targets, part, strict=True) for file in files]
     records, file = files[0]
@@ -219,11 +221,11 @@ def make_part(
     part: Part,
     tell: Callable[[int], None] | None = None,
 ) -> list[dict[str, Record]]:
-    """Load, fit and write the images of one part; what cannot be read is listed instead.
+    """Load, fit and write the images of one part; those that cannot be read are recorded.
 
-    Args: tell: called after each image with how many are done.
-    Returns: for each target, the record of each file.
-    Raises: OSError if a place fails.
+    Args: tell: called after each image with the number of images done.
+    Returns: for each target, the record of each file by name.
+    Raises: OSError if a storage fails.
     """
     made: list[dict[str, Record]] = [{} for _ in targets]
     waiting = [list(files) for files in part]
@@ -256,7 +258,7 @@ def make_part(
 def _read_ahead(
     source: Source, positions: Sequence[int]
 ) -> Iterator[tuple[int, Callable[[], bytes]]]:
-    """Each position with what waits for its bytes, or raises why they cannot be read."""
+    """Yield each position with a function that returns its bytes, or raises the read error."""
     if not source.is_remote:
         for position in positions:
             yield position, functools.partial(source.read, position)
@@ -265,7 +267,7 @@ def _read_ahead(
         reading: deque[tuple[int, Callable[[], bytes]]] = deque()
         ahead = 0
         for position in positions:
-            # At least the one that is used next.
+            # Keep at least one read in flight, even of an image above the limit.
             while reading and (
                 len(reading) > READERS or ahead + source.size(position) > READ_AHEAD_BYTES
             ):
@@ -285,9 +287,9 @@ def make_all(
 ) -> list[dict[str, Record]]:
     """Make parts as a Ray Data pipeline.
 
-    Args: progress: called about once a second, from another thread too, never twice at a time.
-    Returns: for each target, the record of each file.
-    Raises: RunError if a place cannot be read or written any more.
+    Args: progress: called about once a second, from this or another thread, never concurrently.
+    Returns: for each target, the record of each file by name.
+    Raises: RunError if a storage can no longer be read or written.
     """
     tasks = _tasks(parts)
     if not tasks:
@@ -309,7 +311,7 @@ def _make_tasks(
 
     records: list[dict[str, Record]] = [{} for _ in targets]
     outage_told = ""
-    # Sent to each node once, not with each task: a list of 200,000 names and attributes is large.
+    # Put the arguments into the object store once, because 200,000 names and attributes are large.
     shared = ray.put((source, source.ids, targets, tasks))
     key = shared.hex()
 
@@ -328,15 +330,16 @@ def _make_tasks(
             if status:
                 status.outage.remote(number, text)
 
-        # In case an attempt that was killed was waiting for something.
+        # A killed attempt may have reported an outage that is over now.
         outage("")
         try:
-            # Of the process that this runs in: named without its module, it would be sent along.
+            # Name OUTAGES through its module, so that the task uses its own process's instance; a
+            # global of this module would be pickled with the task.
             with retry.OUTAGES.told_to(outage):
                 _count_attempt(source, targets, part, key)
                 made = make_part(source, ids, targets, part, tell)
         except (OSError, pa.ArrowException, RunError, UserError) as error:
-            # Raised here, it would arrive buried in Ray's own messages.
+            # Return the error, because Ray would bury a raised one in its own messages.
             return {"number": number, "made": "", "error": one_line(error)}
         text = json.dumps([{n: r.to_json() for n, r in files.items()} for files in made])
         return {"number": number, "made": text, "error": ""}
@@ -346,7 +349,7 @@ def _make_tasks(
         try:
             state: State = ray.get(status.state.remote(), timeout=ANSWER_SECONDS)
         except ray.exceptions.RayError:
-            # Everything may be busy. The tasks that have ended are known without it.
+            # The cluster may be busy. Progress of finished tasks is known without an answer.
             return {}
         if state.outage != outage_told:
             retry.OUTAGES.tell(state.outage)
@@ -354,7 +357,7 @@ def _make_tasks(
         return state.progress
 
     results = ray.data.range(len(tasks), override_num_blocks=len(tasks)).map(make)
-    # Ray would keep processors free for operators that have nothing to do: of two, nearly one.
+    # Otherwise Ray reserves CPUs for idle operators: nearly one of two.
     results.context.op_resource_reservation_enabled = False
     with _ProgressThread(progress, [_images(task) for task in tasks], counted) as telling:
         for row in results.iter_rows():
@@ -375,7 +378,7 @@ def _make_tasks(
 
 
 class _ProgressThread:
-    """Reports the tasks' progress each time that one ends, and about once a second."""
+    """Reports progress whenever a task ends, and about once a second."""
 
     def __init__(
         self,
@@ -383,7 +386,8 @@ class _ProgressThread:
         images: list[int],
         counted: Callable[[], dict[int, int]],
     ) -> None:
-        """Args: images: of each task; counted: those that each running task has come to."""
+        """Args: images: number of images of each task; counted: returns how many of its images
+        each running task has done, by the task's number."""
         self._progress = progress
         self._images = images
         self._counted = counted
@@ -407,7 +411,7 @@ class _ProgressThread:
             raise self._raised
 
     def ended(self, task: int) -> None:
-        """Raises: what `progress` raised, in the other thread too."""
+        """Report that a task has ended. Raises: what `progress` raised, in either thread."""
         if self._raised:
             raise self._raised
         self._tell({task: self._images[task]})
@@ -422,7 +426,7 @@ class _ProgressThread:
     def _tell(self, counts: dict[int, int]) -> None:
         with self._lock:
             for task, done in counts.items():
-                # What a task counted may arrive after its end; one that died begins again.
+                # Counts may arrive after a task's end, and a task that died begins again at 0.
                 self._done[task] = max(done, self._done.get(task, 0))
             done = sum(self._done.values())
             if self._progress:
@@ -434,7 +438,7 @@ _process: dict[str, Any] = {}
 
 
 def _of_process(key: str, load: Callable[[], Any]) -> Any:
-    """Load what all tasks share, once per process."""
+    """Load what all tasks share once per process. Args: key: identifies the preparation."""
     if key not in _process:
         _process.clear()
         _process[key] = load()

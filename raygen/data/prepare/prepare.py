@@ -1,7 +1,7 @@
-"""From a source to datasets on disk: decode each image once, and write it in every wanted size.
+"""Writes a source as datasets: decodes each image once, and writes it in every wanted size.
 
-What goes into which file depends on the source and the options alone, so the result is the same
-for any number of processors.
+The contents of each file depend on the source and the options alone, so the result is the same for
+any number of CPUs.
 
 While a dataset is being made, a folder `.prepare` in it holds the plan and a record of each
 finished file, written after the file itself. A preparation that was interrupted goes on from
@@ -52,30 +52,29 @@ def prepare(
     restart: bool = False,
     tell: Callable[[str], None] = lambda text: None,
 ) -> list[Manifest]:
-    """Write a source as datasets, in parallel over the Ray cluster, in folders of this job alone.
+    """Write a source as datasets, in parallel on the Ray cluster, as the only owner of the folders.
 
-    A folder that already holds its dataset is left as it is; of one that was begun, only what is
-    missing is made.
+    A folder that already holds its dataset is left as it is; an unfinished dataset is completed.
 
     Args:
-        expected_workers: of the training that will read it; there are at least 4 files for each.
+        expected_workers: number of training workers; each split gets at least 4 files for each.
         progress: see `make_all`.
         allowed: how many images may be left out because they cannot be read; None: any number.
-        restart: delete the datasets that the folders hold, after everything else was checked.
-        tell: called with a line about what is waited for.
+        restart: whether to delete the folders' datasets first, after all checks.
+        tell: called with a line about what the preparation waits for.
     Returns: the manifest of each target.
-    Raises: UserError if a folder holds another dataset or something else, cannot be written, or is
-        another job's, or if too many images were left out; RunError if writing fails later. What
-        is finished is kept.
+    Raises: UserError if a folder holds another dataset or something else, cannot be written, or
+        belongs to another job, or if too many images were left out; RunError if writing fails
+        later. Finished files are kept.
     """
     _check_attributes(source.attributes)
     about = source.description()
     if not restart and all(is_finished(about, target) for target in targets):
-        # Nothing is written, which may not be allowed either.
+        # Nothing will be written, so neither a lease nor write permission is needed.
         return write_datasets(source, targets, expected_workers, progress, allowed)
     with contextlib.ExitStack() as stack:
         owned = []
-        # In one order, so that no two jobs wait for each other.
+        # All jobs acquire leases in the same order, so that they cannot deadlock.
         for target in sorted(targets, key=lambda target: target.folder.path):
             lease = stack.enter_context(only_owner(target.folder, "--out", tell))
             owned.append(dataclasses.replace(target, fence=lease.fence))
@@ -95,7 +94,7 @@ def write_datasets(
     progress: ProgressCallback | None = None,
     allowed: int | None = None,
 ) -> list[Manifest]:
-    """Write the datasets, after `prepare` has made this job the folders' only owner."""
+    """Write the datasets as `prepare` does, for a caller that owns the folders already."""
     about = source.description()
     found = [find_prepared(about, target) for target in targets]
     sizes = tuple(target.image.size for target in targets)
@@ -140,28 +139,29 @@ def write_datasets(
             target.records.delete()
             for name in target.folder.names():
                 if re.fullmatch(TEMPORARY, name):
-                    # One that another job was just writing may be gone by itself.
+                    # Another process may have renamed or deleted it meanwhile.
                     with contextlib.suppress(FileNotFoundError):
                         target.folder.delete_file(name)
     return manifests
 
 
 def _check_owner(target: Target) -> None:
-    """Raises: RunError if the folder is another job's by now."""
+    """Raises: RunError if the job has lost the folder to another one."""
     if target.fence:
         target.fence.check()
 
 
 def is_finished(about: dict[str, Any], target: Target) -> bool:
-    """Whether the folder holds just this dataset, and no traces of its making.
+    """Whether the folder holds exactly this dataset, and its records have been deleted.
 
-    Raises: as `find_prepared`.
+    Args: about: the source's description.
+    Raises: UserError if the folder holds another dataset.
     """
     return find_prepared(about, target) is not None and not target.records.exists()
 
 
 def find_prepared(about: dict[str, Any], target: Target) -> Manifest | None:
-    """The manifest of the folder's dataset if it is just this one; None if there is none.
+    """The manifest of the folder's dataset if it is exactly this one; None if there is none.
 
     Args: about: the source's description.
     Raises: UserError if the folder holds another dataset.
@@ -181,7 +181,7 @@ def find_prepared(about: dict[str, Any], target: Target) -> Manifest | None:
 
 
 def _check_attributes(names: Sequence[str]) -> None:
-    """Raises: UserError if attributes cannot be told apart by their names."""
+    """Raises: UserError if names of attributes are empty or not unique."""
     for number, name in enumerate(names):
         if not name or name in names[:number]:
             problem = "appears twice" if name else "is empty"
@@ -192,7 +192,7 @@ def _check_attributes(names: Sequence[str]) -> None:
 
 
 def check_folder(folder: Folder) -> None:
-    """Raises: UserError if a folder holds what raygen did not write, and would overwrite."""
+    """Raises: UserError if the folder holds files of others that raygen would overwrite."""
     known = marker.read(folder)
     if known and known.raygen != "dataset":
         raise UserError(f"--out {folder.uri}: holds a {known.raygen}; choose another folder")
@@ -218,11 +218,11 @@ def _is_older_dataset(folder: Folder) -> bool:
 
 
 def delete_dataset(folder: Folder) -> None:
-    """Delete what raygen wrote of a dataset, and nothing else that the folder may hold.
+    """Delete raygen's files of a dataset, and nothing else in the folder.
 
-    Cut off, it is finished the next time that something is prepared there.
+    An interrupted deletion is finished by the next preparation in the folder.
 
-    Raises: UserError if the folder holds something else in its place.
+    Raises: UserError if the folder holds something other than a dataset.
     """
     check_folder(folder)
     if any(OWN.fullmatch(name) for name in folder.names()):
@@ -231,9 +231,10 @@ def delete_dataset(folder: Folder) -> None:
 
 
 def _begin(target: Target, plan: dict[str, Any]) -> dict[str, Record]:
-    """Begin a dataset, or go on with it. Returns: the records of the files that are finished.
+    """Begin a dataset, or continue it.
 
-    Raises: UserError if something else was begun in the folder, or it cannot be written to.
+    Returns: the records of the finished files by name.
+    Raises: UserError if the folder holds something else, or cannot be written.
     """
     records = target.records
     check_folder(target.folder)
@@ -246,7 +247,7 @@ def _begin(target: Target, plan: dict[str, Any]) -> dict[str, Record]:
                 f"--out {target.folder.uri}: holds a half-made dataset of other images or "
                 "options; choose another folder, or replace it with --restart"
             )
-        # A process that was killed leaves temporary files behind, too.
+        # Killed processes leave temporary files behind; only complete records count.
         names = [name for name in records.names() if name.endswith(".parquet.json")]
         sizes = target.folder.sizes()
         with ThreadPoolExecutor(16) as pool:
@@ -260,7 +261,7 @@ def _begin(target: Target, plan: dict[str, Any]) -> dict[str, Record]:
 
 
 def _record(target: Target, name: str) -> Record:
-    """The record of a finished file. Raises: ShardError."""
+    """Read the record of a finished file. Raises: ShardError if it is damaged."""
     advice = "delete this file, and what it tells of is made again"
     values = target.records.read_checked(name, ShardError, advice, MANIFEST_BYTES)
     record = Record.from_json(values, target.image_bytes)
@@ -270,8 +271,11 @@ def _record(target: Target, name: str) -> Record:
 
 
 def _holds(record: Record, sizes: dict[str, int]) -> bool:
-    """Whether a finished file need not be made again. Args: sizes: of the folder's files."""
-    # What could not be read, such as for want of a permission, may be readable by now.
+    """Whether a finished file need not be made again.
+
+    Args: sizes: sizes of the folder's files by name, in bytes.
+    """
+    # Images that could not be read, for example for lack of permission, may be readable now.
     if any(entry["reason"].startswith(UNREADABLE) for entry in record.rejected):
         return False
     return record.file is None or sizes.get(record.file.name) == record.file.bytes
@@ -285,7 +289,7 @@ def _manifest(
     files: list[File],
     records: dict[str, Record],
 ) -> Manifest:
-    """Raises: UserError if a split is left without images."""
+    """Build a dataset's manifest. Raises: UserError if a split is left without images."""
     splits = {}
     for split in source.splits():
         made = [records[file.name] for file in files if file.split == split]

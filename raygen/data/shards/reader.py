@@ -1,4 +1,4 @@
-"""Images and attributes out of a dataset's shards, by row number."""
+"""Reads images and attributes from a dataset's shards by row number."""
 
 import functools
 from collections.abc import Iterator
@@ -21,14 +21,14 @@ HELD_OUT_BATCH = 64
 ATTRIBUTES = "attributes"
 MOST_COLUMNS = 3
 ENCODINGS = {"PLAIN", "RLE", "BIT_PACKED"}
-"""Encodings that `write_shard` produces; any other could expand when it is read."""
+"""Encodings that `write_shard` produces; others could expand when they are read."""
 _checked: set[tuple[str, str, int]] = set()
-"""Row groups that this process has verified: file, its SHA-256, number in the file."""
+"""Row groups that this process has verified, by file, its SHA-256, and number in the file."""
 
 
 @dataclass(frozen=True)
 class RowGroup:
-    """The rows that lie together in a file, in order. Not to be written to.
+    """The rows of a Parquet row group, in order. The arrays may be shared; do not write to them.
 
     Attributes: images: (rows, image_bytes) uint8; attributes: (rows, A) int8.
     """
@@ -38,17 +38,17 @@ class RowGroup:
 
 
 class Stored(Protocol):
-    """A copy of a dataset's rows that is faster to reach than its files (see object_store.py)."""
+    """A copy of a dataset's rows that is faster to read than its files (see object_store.py)."""
 
     def group(self, split: str, number: int) -> RowGroup:
-        """A row group of a split."""
+        """The row group of a split with this number in the manifest's order."""
 
 
 @dataclass(frozen=True)
 class ShardReader:
     """Reads rows of a split by their numbers in the manifest's order. Threads may share it.
 
-    Attributes: stored: where to take images from instead of the files, if anywhere.
+    Attributes: stored: a copy of the rows to read instead of the files, if there is one.
     """
 
     folder: Folder
@@ -58,7 +58,7 @@ class ShardReader:
 
     @functools.cached_property
     def _groups(self) -> list[tuple[ShardFile, int]]:
-        """Each row group's file, and its number in the file."""
+        """The file of each row group, and the group's number in that file."""
         files = self.manifest.splits.get(self.split, ())
         return [(file, number) for file in files for number in range(len(file.row_groups))]
 
@@ -68,18 +68,18 @@ class ShardReader:
         return np.cumsum([0, *(file.row_groups[number] for file, number in self._groups)][:-1])
 
     def places(self, rows: np.ndarray) -> dict[int, np.ndarray]:
-        """Where rows lie: row group -> positions in `rows` of those that it holds."""
+        """Group rows by row group: for each group, the positions in `rows` of its rows."""
         groups = np.searchsorted(self._starts, rows, side="right") - 1
         by_group = np.argsort(groups, kind="stable")
         present, begins = np.unique(groups[by_group], return_index=True)
-        # Without rows there are no groups, but `split` would make one.
+        # np.split returns one part even if there are no rows.
         parts = np.split(by_group, begins[1:]) if len(rows) else []
         return dict(zip(present.tolist(), parts, strict=True))
 
     def group(self, group: int) -> RowGroup:
         """The images and attributes of a row group.
 
-        Raises: ShardError if its file is missing, damaged, or other than the manifest says.
+        Raises: ShardError if its file is missing, damaged, or differs from the manifest.
         """
         if self.stored:
             return self.stored.group(self.split, group)
@@ -92,12 +92,16 @@ class ShardReader:
         return RowGroup(images, as_array(found[ATTRIBUTES]).view(np.int8))
 
     def row_in_group(self, rows: np.ndarray, group: int) -> np.ndarray:
-        """Numbers of rows in the row group that holds them."""
+        """Positions of rows inside their row group. Args: group: the group that holds them all."""
         inside: np.ndarray = rows - self._starts[group]
         return inside
 
     def read(self, rows: np.ndarray) -> Rows:
-        """Images and attributes of these row numbers, (N,) int64, in order. Raises: ShardError."""
+        """Read the images and attributes of these rows, in order.
+
+        Args: rows: row numbers, (N,) int64.
+        Raises: ShardError.
+        """
         images = np.empty((len(rows), self.manifest.image_bytes), np.uint8)
         attributes = np.empty((len(rows), len(self.manifest.attributes)), np.int8)
         for group, positions in self.places(rows).items():
@@ -107,7 +111,7 @@ class ShardReader:
         return Rows(images.reshape(self.manifest.shape(len(rows))), attributes, rows)
 
     def images(self, rows: np.ndarray) -> np.ndarray:
-        """(N, H, W, 3) uint8: the images of these row numbers, in order. Raises: ShardError."""
+        """Read only the images of these rows, in order: (N, H, W, 3) uint8. Raises: ShardError."""
         return self.read(rows).images
 
     def ids(self) -> list[str]:
@@ -128,7 +132,7 @@ class ShardReader:
         return np.concatenate([np.empty(0, np.int8), *values])
 
     def labels(self, rows: np.ndarray) -> tuple[list[str], np.ndarray]:
-        """The ids of these row numbers, and (N, attributes) int8 all their attributes, in order."""
+        """Read the ids of these rows, in order, and all their attributes, (N, attributes) int8."""
         ids = [""] * len(rows)
         values = np.zeros((len(rows), len(self.manifest.attributes)), np.int8)
         columns = ["id", ATTRIBUTES] if self.manifest.attributes else ["id"]
@@ -142,7 +146,7 @@ class ShardReader:
         return ids, values
 
     def _columns(self, name: str) -> Iterator[pa.ChunkedArray]:
-        """A column of each file."""
+        """Yield a column of each file."""
         for file in self.manifest.splits.get(self.split, ()):
 
             def read(file: ShardFile = file) -> pa.Table:
@@ -155,7 +159,7 @@ class ShardReader:
             yield self._column(file, table, name, file.rows)
 
     def _read(self, file: ShardFile, number: int, columns: list[str]) -> dict[str, pa.ChunkedArray]:
-        """Columns of a row group, by name."""
+        """Read columns of a row group of a file, by name."""
         key = (self.folder.path_of(file.name), file.sha256, number)
         # Check once per process, because checking takes longer than reading.
         check = "image" not in columns or key not in _checked
@@ -175,7 +179,7 @@ class ShardReader:
         return found
 
     def _check_groups(self, file: ShardFile, metadata: pq.FileMetaData) -> None:
-        """Raises: ShardError if a file has other row groups than the manifest says."""
+        """Raises: ShardError if a file's row groups differ from the manifest."""
         count = metadata.num_row_groups
         if count != len(file.row_groups):
             self._fail(file, f"has {count} row groups, not {len(file.row_groups)}")
@@ -187,7 +191,7 @@ class ShardReader:
                 self._fail(file, f"row group {number} has {group.num_rows} rows, not {rows}")
             for place in range(group.num_columns):
                 column = group.column(place)
-                # What is compressed could become many times as large as the file.
+                # Compressed data could expand to many times the size of the file.
                 if column.compression != "UNCOMPRESSED" or not ENCODINGS.issuperset(
                     column.encodings
                 ):
@@ -196,10 +200,12 @@ class ShardReader:
     def _column(
         self, file: ShardFile, table: pa.Table, name: str, rows: int, check: bool = True
     ) -> pa.ChunkedArray:
-        """A column of a table that was read from a file, of `rows` rows.
+        """A column of a table that was read from a file, checked.
 
-        Args: check: whether to look at all values, too, which takes longer than reading them.
-        Raises: ShardError if it is not as `write_shard` writes it.
+        Args:
+            rows: expected number of rows.
+            check: whether to check all values, too, which takes longer than reading them.
+        Raises: ShardError if the column is not as `write_shard` writes it.
         """
         types = {
             "image": pa.binary(self.manifest.image_bytes),
@@ -215,14 +221,14 @@ class ShardReader:
             missing = f"{len(column)} rows, {column.null_count} of them empty"
             self._fail(file, f"its column {name} has {missing}, not {rows}")
         with self._explained(file):
-            # Also that texts are such: a view of their bytes is all that Parquet's reader makes.
+            # Full validation also checks that texts are UTF-8, which the Parquet reader does not.
             column.validate(full=name != "image")
         if name == ATTRIBUTES and check and not _are_truths(as_array(column)):
             self._fail(file, "has attributes other than -1, 0 and 1")
         return column
 
     def _open(self, file: ShardFile, check: bool) -> pq.ParquetFile:
-        """A shard. Not kept: one that is kept, keeps what it read last."""
+        """Open a shard. It is not cached, because an open ParquetFile keeps what it read last."""
         where = self.folder.join(file.name)
         return pq.ParquetFile(
             where.path,
@@ -239,7 +245,7 @@ class ShardReader:
             self._fail(file, "is missing")
         except ShardError:
             raise
-        # Of a damaged file, pyarrow raises whatever its Python part stumbles over.
+        # For a damaged file, the Python part of pyarrow may raise many kinds of errors.
         except (OSError, pa.ArrowException, LookupError, TypeError, ValueError) as error:
             self._fail(file, f"is damaged or cannot be read ({error})")
 
@@ -256,7 +262,7 @@ def _are_truths(values: np.ndarray) -> bool:
 
 @functools.lru_cache(maxsize=1024)
 def _metadata(file: Folder, sha256: str) -> pq.FileMetaData:
-    """A shard's footer, of about 0.1 MB. Args: sha256: tells it from another at the same place."""
+    """Read a shard's footer, of about 0.1 MB. Args: sha256: makes the cache notice a new file."""
     return pq.read_metadata(file.path, filesystem=file.filesystem)
 
 
@@ -264,7 +270,7 @@ def _metadata(file: Folder, sha256: str) -> pq.FileMetaData:
 class HeldOut:
     """The first images of a split, always in the same batches.
 
-    Attributes: count: of images, at most as many as the split has.
+    Attributes: count: number of images, at most as many as the split has.
     """
 
     reader: ShardReader
@@ -279,9 +285,10 @@ class HeldOut:
         return HeldOut(reader, min(count, manifest.rows(split)))
 
     def batches(self, rank: int = 0, world_size: int = 1) -> Iterator[tuple[int, Rows]]:
-        """A worker's batches: the number of each among those of all workers, and its rows.
+        """Yield one worker's share of the batches.
 
-        Yields: (number, rows), of these up to `HELD_OUT_BATCH`.
+        Yields: (number, rows): the batch's number among those of all workers, and its rows, at
+            most `HELD_OUT_BATCH`.
         Raises: ShardError.
         """
         for number in range(rank, -(-self.count // HELD_OUT_BATCH), world_size):
@@ -289,5 +296,5 @@ class HeldOut:
             yield number, self.read(first, first + HELD_OUT_BATCH)
 
     def read(self, first: int, stop: int) -> Rows:
-        """Rows [first, stop), fewer if there are fewer. Raises: ShardError."""
+        """Read rows [first, stop), or fewer at the end. Raises: ShardError."""
         return self.reader.read(np.arange(first, min(stop, self.count)))

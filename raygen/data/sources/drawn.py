@@ -56,7 +56,7 @@ class DrawnFaces:
         return image, [1 if attributes[name] else -1 for name in self.attributes]
 
     def description(self) -> dict[str, Any]:
-        # The drawing's version: images drawn by another one must not be taken for the same.
+        # The version is included because other versions of the code draw other faces.
         return {
             "kind": "drawn",
             "count": self.count,
@@ -66,6 +66,6 @@ class DrawnFaces:
 
 
 def drawn_folder(storage: Folder, image: ImageFormat, count: int) -> Folder:
-    """Where a storage keeps drawn faces: beside the runs, where all of a cluster can read them."""
+    """The folder of drawn faces: beside the runs, where all nodes of a cluster can read them."""
     name = f"drawn-v{drawn_faces.VERSION}.{FORMAT_VERSION}-{image.size}-{count}"
     return storage.join("datasets", name)

@@ -34,11 +34,11 @@ class ImageFiles:
     """Image files with or without attributes.
 
     Attributes:
-        kind: what the user called them.
+        kind: celeba, anime or folder, as in the name of the source.
         order: (images,) int64: the number in `files` of each of `ids`.
-        values: (images, attributes) int8: 1, -1, or 0.
-        ranges: of each split.
-        notes: what users should know of how the images were understood, a sentence each.
+        values: (images, attributes) int8: 1 true, -1 false, 0 unknown.
+        ranges: positions in `ids` of each split.
+        notes: sentences for users about how the images were understood.
     """
 
     kind: str
@@ -88,16 +88,16 @@ class ImageFiles:
 
 
 def celeba(images: str, attributes: str, partition: str = "") -> ImageFiles:
-    """CelebA's aligned images with its table of attributes, and perhaps its partition.
+    """Open CelebA's aligned images with its table of attributes, and optionally its partition.
 
-    Args: images: a zip, tar or folder, local or not; attributes, partition: .csv or .txt.
+    Args: images: path or URI of a zip, tar or folder; attributes, partition: of .csv or .txt files.
     Raises: UserError if something is missing or unreadable, or tables and images disagree.
     """
     files = Files.open(images, "--images")
     names = _unique(files, [path.rsplit("/", 1)[-1] for path in files.names], images)
     table = read_attributes(attributes)
     rows, notes = _match(table, names, images)
-    # Drawings and the like beside the photographs have no rows.
+    # Other pictures, such as drawings, may lie beside the photographs; they have no rows.
     order = np.array([k for k, name in enumerate(names) if name in rows], np.int64)
     order = order[np.argsort(np.array(names, dtype=object)[order], kind="stable")]
     ranges = first_part_trains(len(order), CELEBA_TRAIN_SHARE)
@@ -116,7 +116,7 @@ def celeba(images: str, attributes: str, partition: str = "") -> ImageFiles:
 
 
 def _match(table: Table, names: list[str], images: str) -> tuple[dict[str, str], list[str]]:
-    """The row of each image, and notes. Raises: UserError if images have none."""
+    """Find each image's row; see `Table.match`. Raises: UserError if an image has none."""
     rows, notes = table.match(sorted(names))
     missing = [n for n in sorted(names) if n not in rows and not is_unread_picture(n)]
     table.require_rows(missing, f"--images {images}")
@@ -131,15 +131,17 @@ def folder(
     keep_splits: bool = True,
     chosen: Sequence[str] = (),
 ) -> ImageFiles:
-    """Any image files, below a folder or in a zip or tar, local or not.
+    """Open any image files in a folder, zip or tar.
 
     Args:
-        train_share: of the images are for training, the others for validation, where their
-            folders do not say it.
-        labels: make an attribute of each subfolder, true for the images in it.
-        keep_splits: take folders such as train and val for the splits.
-        chosen: the labels that become attributes; empty for all.
-    Raises: UserError if they are missing or unreadable.
+        images: path or URI of the folder or archive.
+        train_share: share of the images to train on if folders do not name splits; the others
+            are for validation.
+        labels: whether to make an attribute of each subfolder, true for the images in it.
+        kind: name of the source, for the manifest.
+        keep_splits: whether folders such as train and val name splits.
+        chosen: names of the labels that become attributes; empty for all.
+    Raises: UserError if the images are missing or unreadable.
     """
     files = Files.open(images, "--images")
     prefix = common_folder(files.names)
@@ -161,7 +163,7 @@ def folder(
 
 
 def _unique(files: Files, ids: list[str], images: str) -> list[str]:
-    """Ids as they can be stored. Raises: UserError if two are the same, or too few."""
+    """Make ids printable. Raises: UserError if two are the same, or there are too few."""
     if len(ids) < 2:
         beside = [printable(path) for path in files.ignored]
         also = f"; beside it: {', '.join(beside[:3])}" if beside else ""

@@ -1,4 +1,4 @@
-"""What a source of images is: the members that the preparation of a dataset calls.
+"""The protocol of sources of images, from which datasets are prepared.
 
 A source lists images by id (their file names), says which split each belongs to, and reads one
 image at a time. It is sent to Ray tasks, so it holds paths and lists but no open files.
@@ -26,33 +26,33 @@ class Source(Protocol):
 
     @property
     def notes(self) -> list[str]:
-        """What users should know of how the images were understood, a sentence each."""
+        """Sentences for users about how the images were understood."""
 
     def splits(self) -> dict[str, range]:
         """Positions in `ids` of each split; together they cover all of `ids`."""
 
     @property
     def is_remote(self) -> bool:
-        """Whether each `read` waits for a network, so that several at once pay."""
+        """Whether `read` waits for a network, so that concurrent calls are faster."""
 
     def patient(self, seconds: float) -> "Source":
-        """The same source, for a job that outlasts its object store's outages."""
+        """The same source, retrying for so many seconds during outages of its object store."""
 
     def size(self, position: int) -> int:
-        """Bytes that `read` will return, or fewer; 0 where that is not known."""
+        """Upper limit of the bytes that `read` will return; 0 if it is not known."""
 
     def read(self, position: int) -> bytes:
-        """What is stored of the image at a position in `ids`. Several threads may read at once.
+        """Read the file of the image at a position in `ids`. Several threads may read at once.
 
-        Raises: BadImage if there is no such image; OSError if the place of all images fails.
+        Raises: BadImage if this image cannot be read; OSError if the storage itself fails.
         """
 
     def open(self, position: int, data: bytes) -> tuple[Image.Image, list[int]]:
-        """An image of what `read` returned, perhaps not decoded yet, and its attributes.
+        """Open the image in the data that `read` returned; it may be decoded lazily.
 
-        An attribute is 1 (true), -1 (false) or 0 (unknown).
-        Raises: BadImage.
+        Returns: the image, and its attributes: 1 (true), -1 (false) or 0 (unknown).
+        Raises: BadImage if the data is not an image that raygen reads.
         """
 
     def description(self) -> dict[str, Any]:
-        """Where the images came from, for the manifest. Equal for equal images."""
+        """Describe the origin of the images for the manifest; equal for equal images."""
