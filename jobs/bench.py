@@ -20,7 +20,7 @@ SUBCOMMANDS = {"ingest": IngestBenchOptions, "sweep": SweepBenchOptions}
 
 def main(argv: Sequence[str]) -> None:
     options: BenchOptions = parse_choice(SUBCOMMANDS, argv, "Measure raygen on this machine.")
-    # Imported only now, as it takes seconds, which --help and a mistake in an option should not.
+    # Import late, because it takes seconds, for which --help and mistakes should not wait.
     import torch
 
     from raygen.benchmarks.ingest import ingest

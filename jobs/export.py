@@ -13,7 +13,7 @@ from raygen.inference.options import ExportOptions
 
 def main(argv: Sequence[str]) -> None:
     options = parse_options(ExportOptions, argv, "Write a trained model for other software.")
-    # Imported only now, as it takes seconds, which --help and a mistake in an option should not.
+    # Import late, because it takes seconds, for which --help and mistakes should not wait.
     from raygen.core.destination import folder_to_write
     from raygen.core.storage import Folder
     from raygen.inference.export import export

@@ -16,7 +16,7 @@ from raygen.data.options import SUBCOMMANDS, ShowOptions
 
 def main(argv: Sequence[str]) -> None:
     options = parse_choice(SUBCOMMANDS, argv, "Prepare images for training.")
-    # Imported only now, as it takes seconds, which --help and a mistake in an option should not.
+    # Import late, because it takes seconds, for which --help and mistakes should not wait.
     from raygen.jobs.prepare import prepare_dataset, show
 
     if isinstance(options, ShowOptions):

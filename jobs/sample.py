@@ -19,7 +19,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("--reconstruct and --attribute: choose one of them")
     if not options.reconstruct and "reconstruct" in given_options(argv):
         raise UserError("--reconstruct: names no image; name one or more image files")
-    # Imported only now, as it takes seconds, which --help and a mistake in an option should not.
+    # Import late, because it takes seconds, for which --help and mistakes should not wait.
     from raygen.jobs.sample import sample
 
     sample(options)

@@ -17,7 +17,7 @@ ABOUT = (
 
 def main(argv: Sequence[str]) -> None:
     command = parse_run(TrainCommand, argv, ABOUT)
-    # Imported only now, as it takes seconds, which --help and a mistake in an option should not.
+    # Import late, because it takes seconds, for which --help and mistakes should not wait.
     from raygen.jobs.train import train
 
     train(command, named_options(argv), argv)

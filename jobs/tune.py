@@ -16,7 +16,7 @@ ABOUT = "Search for better hyperparameters."
 
 def main(argv: Sequence[str]) -> None:
     command = parse_run(TuneCommand, argv, ABOUT, "-sweep", saved=TRIAL_DEFAULTS)
-    # Imported only now, as it takes seconds, which --help and a mistake in an option should not.
+    # Import late, because it takes seconds, for which --help and mistakes should not wait.
     from raygen.jobs.tune import resumed, tune
 
     tune(resumed(command, argv) if command.sweep.resume else command)

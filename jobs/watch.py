@@ -13,7 +13,7 @@ from raygen.tensorboard.options import WatchOptions
 
 def main(argv: Sequence[str]) -> None:
     options = parse_options(WatchOptions, argv, "Show runs and sweeps in TensorBoard.")
-    # Imported only now, as it takes seconds, which --help and a mistake in an option should not.
+    # Import late, because it takes seconds, for which --help and mistakes should not wait.
     from raygen.jobs.watch import watch
 
     watch(options)

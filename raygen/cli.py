@@ -1,4 +1,4 @@
-"""The contract of every job: options from dataclasses, one-line errors, exit codes."""
+"""The command line of every job: options from dataclasses, one-line errors, exit codes."""
 
 import contextlib
 import inspect
@@ -46,15 +46,16 @@ Plain = TypeVar(
 def run_job(main: Callable[[Sequence[str]], None]) -> int:
     """Run a job's main function and turn its outcome into an exit code.
 
-    Returns: 0 on success, 2 for a user's mistake (one line on stderr), 1 for a run that failed
-        otherwise, 130 after Ctrl-C or another signal that ends jobs.
-    Raises: whatever else `main` raises: a defect, whose traceback is shown; Python exits with 1.
+    Returns: 0 on success, 2 for a user's mistake (one line on stderr), 1 for any other failure of
+        the job, 130 after Ctrl-C or another signal that ends jobs.
+    Raises: whatever else `main` raises, which is a defect; Python shows its traceback and exits
+        with 1.
     """
     keep_printing()
     escape_unencodable()
     try:
         for word in sys.argv[1:]:
-            # First of all: whatever is wrong with the options, a message may quote them.
+            # Check this first, because any message about the options may quote them.
             check_uri(word)
         with Signals(lambda: None, ""):
             main(sys.argv[1:])
@@ -75,14 +76,14 @@ def run_job(main: Callable[[Sequence[str]], None]) -> int:
 
 
 def escape_unencodable() -> None:
-    """Write letters that the terminal's encoding lacks as \\u732b, in place of failing at them."""
+    """Print characters that the terminal's encoding lacks as escapes such as \\u732b."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def command_line(script: str, *arguments: str) -> str:
-    """A command for users to paste; it starts with uv if this job was started through uv."""
+    """A command for users to paste; it begins with `uv run` if this job was started by uv."""
     start = ["uv", "run"] if "UV" in os.environ else ["python"]
     return shlex.join([*start, script, *arguments])
 
@@ -100,12 +101,17 @@ def parse(
     default: Options,
     program: str | None = None,
 ) -> Options:
-    """Options from a command line; the dataclass `kind` says which there are.
+    """Parse a command line.
 
+    Args:
+        kind: the dataclass of the options.
+        description: the text at the top of `--help`.
+        default: options that the command line does not name.
+        program: the name of the program in `--help`; None: that of the script.
     Raises: UserError naming the option, the value and the remedy. `--help` prints and exits.
     """
     errors = io.StringIO()
-    # Lines that tyro breaks would cut the words of a message.
+    # Wide columns keep tyro from wrapping a message, which would break its words.
     columns = {} if {"-h", "--help"} & set(argv) else {"COLUMNS": "10000"}
     try:
         with contextlib.redirect_stderr(errors), mock.patch.dict(os.environ, columns):
@@ -126,12 +132,12 @@ def parse(
 def parse_options(
     kind: type[Plain], argv: Sequence[str], description: str, program: str | None = None
 ) -> Plain:
-    """Options of a job: the defaults, replaced by --config's, by the command line's.
+    """Parse a job's options. --config overrides the defaults, and the command line overrides both.
 
     Raises: UserError.
     """
     default = updated(kind(), *_read_config(argv))
-    # Where an option may be repeated, tyro adds to the default what is to replace it.
+    # tyro appends the values of a repeatable option to its default, so the default has to be empty.
     given = given_options(argv)
     repeated = [name for name in given if isinstance(getattr(default, name, None), tuple)]
     default = updated(default, dict.fromkeys(repeated, ()), "default")
@@ -141,7 +147,7 @@ def parse_options(
 def parse_choice(
     subcommands: Mapping[str, type[Chosen]], argv: Sequence[str], description: str
 ) -> Chosen:
-    """Options of a job whose first word says what it is to work on, each with its own options.
+    """Parse the options of a job with subcommands. Args: subcommands: options of each, by name.
 
     Raises: UserError.
     """
@@ -182,12 +188,15 @@ def parse_run(
     sweep: SweepOptions | None = None,
     saved: Mapping[str, Any] | None = None,
 ) -> Command:
-    """Options of a job that trains: the preset's, replaced by --config's, by the command line's.
+    """Parse the options of a job that trains.
+
+    The preset's options are overridden by `saved`, these by --config, and these by the command
+    line.
 
     Args:
-        suffix: of the default name of the run, after the preset's.
-        sweep: defaults of a search, if it is one.
-        saved: options of the run, which stand between the preset's and --config's.
+        suffix: what follows the preset in the default name of the run.
+        sweep: defaults of the search, for a sweep.
+        saved: options of the run.
     Raises: UserError.
     """
     values = dict(saved or {})
@@ -203,7 +212,7 @@ def parse_run(
         command = parse(kind, argv, description, default)
         if command.run.preset == preset:
             return command
-        # The first word that names a preset was another option's value.
+        # The first word that names a preset was the value of another option.
         preset = command.run.preset
 
 
@@ -214,12 +223,15 @@ def given_options(argv: Sequence[str]) -> frozenset[str]:
 
 
 def named_options(argv: Sequence[str]) -> frozenset[str]:
-    """Names of the options that a command line or its --config gives. Raises: UserError."""
+    """Names of the options on a command line or in its --config. Raises: UserError."""
     return given_options(argv) | _read_config(argv)[0].keys()
 
 
 def _read_config(argv: Sequence[str]) -> tuple[dict[str, Any], str]:
-    """The options that --config's file holds, and what to call it. Raises: UserError."""
+    """Read the options in --config's file. Returns: them, and their origin for messages.
+
+    Raises: UserError.
+    """
     for index, word in enumerate(argv):
         if word == "--config" or word.startswith("--config="):
             path = word.partition("=")[2] or (argv[index + 1] if index + 1 < len(argv) else "")
@@ -232,11 +244,11 @@ def _read_config(argv: Sequence[str]) -> tuple[dict[str, Any], str]:
 
 
 def check_hosts(values: Mapping[str, Any], where: str, argv: Sequence[str]) -> None:
-    """Check that no file, which may be a stranger's, decides who is shown the user's credentials.
+    """Check that no file, which may be a stranger's, decides where credentials are sent.
 
-    A URI that says itself which machine to ask counts only on the command line.
+    A URI that names the machine to connect to is accepted only on the command line.
 
-    Args: values: options that the file `where` holds.
+    Args: values: the options in a file; where: the file, for messages.
     Raises: UserError.
     """
     given = given_options(argv)

@@ -1,6 +1,6 @@
-"""The Python API: what the jobs do, called from Python, in a notebook for instance.
+"""The Python API: calls that do the work of the jobs, in a notebook for instance.
 
-Options have the names of the command line's, with underscores, and their defaults.
+Options have the same names as on the command line, with underscores, and the same defaults.
 """
 
 from collections.abc import Mapping
@@ -58,7 +58,7 @@ def tune(preset: str, quiet: bool, options: Mapping[str, Any]) -> Findings:
     sweep, rest = _taken(SweepOptions(), rest)
     command = TuneCommand(_run(preset, TRIAL_DEFAULTS | rest), job, sweep)
     if sweep.resume:
-        # What the sweep was begun with stands between the defaults and what is given.
+        # The options of the saved sweep take precedence over defaults, and given ones over them.
         command = resumed(command, _words(preset, options))
     return run_sweep(command, _line(quiet))
 
@@ -70,7 +70,7 @@ def _run(preset: str, values: Mapping[str, Any]) -> RunConfig:
 
 
 def _taken(default: Dataclass, options: Mapping[str, Any]) -> tuple[Dataclass, dict[str, Any]]:
-    """The options that a dataclass has, and the others. `config` is the command line's alone."""
+    """Split options into those of a dataclass and the others. There is no `config` in Python."""
     own = {field.name for field in fields(default)} - {"config"}
     taken = {name: value for name, value in options.items() if name in own}
     rest = {name: value for name, value in options.items() if name not in own}
@@ -78,7 +78,7 @@ def _taken(default: Dataclass, options: Mapping[str, Any]) -> tuple[Dataclass, d
 
 
 def _as_texts(default: object, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Options, with numbers as texts where a text may also be a number, as in trials or size."""
+    """Turn numbers into text for options that are text but may be numbers, such as trials."""
     return {
         name: str(value)
         if isinstance(getattr(default, name, None), str) and type(value) in (int, float)
@@ -88,7 +88,7 @@ def _as_texts(default: object, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _words(preset: str, options: Mapping[str, Any]) -> list[str]:
-    """Options as a command line gives them."""
+    """Write options as the words of a command line."""
     words = [preset]
     for name, value in options.items():
         if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""Turn images as they are distributed into a dataset: what `jobs/prepare.py` does."""
+"""Prepare images as datasets, and show datasets: the work of `jobs/prepare.py`."""
 
 import contextlib
 import time
@@ -41,9 +41,9 @@ FILES_REMEDY = "name the folder, zip or tar of the images"
 
 
 def prepare_dataset(options: PrepareOptions, line: ProgressLine | None = None) -> list[Manifest]:
-    """Prepare a dataset for each size, or what is missing of it.
+    """Prepare a dataset for each size; finished parts of one are kept.
 
-    Args: line: where to tell how far that is.
+    Args: line: shows the progress; None: on the terminal.
     Returns: the manifest of each size's dataset.
     Raises: UserError, RunError, Interrupted.
     """
@@ -60,7 +60,7 @@ def prepare_dataset(options: PrepareOptions, line: ProgressLine | None = None) -
             line.tell(printable(note))
         about = source.description()
         ready = not options.restart and all(is_finished(about, target) for target in targets)
-        # What refuses is asked before Ray is started, and again when the folders are this job's.
+        # Check the folders before Ray is started; `prepare` checks them again once it owns them.
         for target in targets:
             check_folder(target.folder)
         if not ready:
@@ -71,7 +71,7 @@ def prepare_dataset(options: PrepareOptions, line: ProgressLine | None = None) -
         ):
             if not ready:
                 cluster.check_shared(source_places(options), {"--out": place})
-            # All have answered: from here on, they are waited for.
+            # All storages have answered once. From now on, outages are waited for.
             patience = options.patience
             manifests = prepare(
                 source.patient(patience),
@@ -148,7 +148,7 @@ def _(options: FolderOptions) -> Source:
 
 
 def source_places(options: PrepareOptions) -> dict[str, Folder]:
-    """Files and folders that the cluster's machines read, by option."""
+    """The files and folders that the cluster's machines read, by option."""
     given = {
         "--download": getattr(options, "download", ""),
         "--images": getattr(options, "images", ""),
@@ -163,7 +163,7 @@ def require_path(option: str, value: str, remedy: str) -> None:
 
 
 def report(place: Folder, manifest: Manifest, line: ProgressLine) -> None:
-    """Print what the dataset holds, what was left out, and how to use it."""
+    """Print what a dataset holds, which images were left out, and how to train on it."""
     files = manifest.files
     counts = [f"{manifest.rows(split):,} {split}" for split in manifest.splits]
     size = sum(file.bytes for file in files) / 1e6
@@ -198,7 +198,10 @@ def report(place: Folder, manifest: Manifest, line: ProgressLine) -> None:
 
 
 def show(options: ShowOptions) -> None:
-    """Raises: UserError if there is no dataset; RunError if it is damaged."""
+    """Print a dataset's manifest, and write a picture of some of its images.
+
+    Raises: UserError if there is no dataset; RunError if it is damaged.
+    """
     if not options.data:
         raise UserError("DIR: is required; name the folder or URI of a dataset")
     place = Folder.at(options.data)
@@ -220,7 +223,7 @@ def show(options: ShowOptions) -> None:
 
 
 def check(place: Folder, manifest: Manifest) -> None:
-    """Raises: RunError if files are not as the manifest says."""
+    """Check all files of a dataset. Raises: RunError if some differ from the manifest."""
     line = ProgressLine()
     started = time.monotonic()
 

@@ -1,4 +1,4 @@
-"""Draw with a trained model: what `jobs/sample.py` does."""
+"""Draw with a trained model: the work of `jobs/sample.py`."""
 
 import math
 import re
@@ -29,27 +29,26 @@ from raygen.inference.model import TrainedModel
 from raygen.inference.options import SampleOptions
 
 SAMPLES, ROWS = 64, 8
-"""Default numbers of images: samples, and rows of a strip."""
+"""Default numbers of samples, and of rows of images with an attribute."""
 INPUTS = 32
-"""Batch size of reading and reconstructing images."""
+"""Batch size for reading and reconstructing images."""
 SQUEEZED = 10
-"""Greatest compression of image files that is assumed when checking for free space."""
+"""Compression ratio of image files that is assumed when checking for free space."""
 
 Batch = tuple[Tensor, Tensor]
-"""Images (N, 3, H, W) in [-1, 1], and the codes that they were generated from; (0,) if there are
-none to keep."""
+"""Images, (N, 3, H, W) in [-1, 1], and the latent codes to keep of them; (0,) if there are none."""
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """What is to be drawn, a few images at a time.
+    """Images to draw, a few at a time.
 
     Attributes:
-        name: what the pictures are called.
-        batches: in order.
-        count: of images in all batches together.
-        columns: of a grid; 0 for as square as possible.
-        codes: how many codes of samples there are to keep.
+        name: base name of the files.
+        batches: the images, in order.
+        count: number of images in all batches together.
+        columns: number of columns of a grid; 0: as square as possible.
+        codes: number of latent codes that are kept.
     """
 
     name: str
@@ -60,7 +59,7 @@ class Drawing:
 
 
 def sample(options: SampleOptions) -> None:
-    """Draw, and write the pictures.
+    """Draw images, and write them.
 
     Raises: UserError, RunError.
     """
@@ -82,7 +81,7 @@ def sample(options: SampleOptions) -> None:
 
 
 def parse_strength(text: str) -> Tensor:
-    """The strengths that `first:last:count` names. Raises: UserError."""
+    """Parse `first:last:count` into that many evenly spaced strengths. Raises: UserError."""
     number = r"([+-]?(?:\d{1,9}\.?\d*|\.\d+))"
     match = re.fullmatch(rf"{number}:{number}:(\d{{1,3}})", text)
     if not match or int(match[3]) < 1:
@@ -91,15 +90,15 @@ def parse_strength(text: str) -> Tensor:
 
 
 def samples(trained: TrainedModel, count: int, seed: int) -> Iterator[Batch]:
+    """Yield images generated from noise, and their latent codes."""
     for codes in trained.code_batches(count, seed):
         yield trained.from_noise(codes), codes
 
 
 def reconstructions(trained: TrainedModel, options: SampleOptions) -> Drawing:
-    """Images beside what becomes of them.
+    """Images beside their reconstructions. All files are checked before the first is drawn.
 
-    Raises: UserError if one cannot be read, or has another size and is not to be fitted: all are
-        looked at before the first is drawn.
+    Raises: UserError if one cannot be read, or has another size and `fit` is off.
     """
     trained.require_encoder("--reconstruct")
     paths = options.reconstruct[: options.count or None]
@@ -118,9 +117,10 @@ def reconstructions(trained: TrainedModel, options: SampleOptions) -> Drawing:
 
 
 def open_input(path: str, trained: TrainedModel, fit: bool) -> Image.Image:
-    """An image file that the model is to reconstruct, not decoded yet.
+    """Open an image file to reconstruct, without decoding it.
 
-    Raises: UserError if it cannot be read, or has another size and is not to be fitted.
+    Args: fit: whether images of other sizes are allowed, because they will be cropped and resized.
+    Raises: UserError if it cannot be read, or has another size and `fit` is off.
     """
     said = f"--reconstruct {path}"
     file = Folder.at(path)
@@ -147,7 +147,7 @@ def open_input(path: str, trained: TrainedModel, fit: bool) -> Image.Image:
 
 
 def read_image(path: str, trained: TrainedModel, fit: bool) -> Tensor:
-    """An image file as the model's input: (1, 3, H, W) in [-1, 1]. Raises: as `open_input`."""
+    """Read an image file as the model's input: (1, 3, H, W) in [-1, 1]. Raises: UserError."""
     image = open_input(path, trained, fit)
     wanted = trained.config.image if fit else ImageFormat(*trained.image_size)
     try:
@@ -185,8 +185,8 @@ def variations(trained: TrainedModel, options: SampleOptions, strengths: Tensor)
 def find_data(options: SampleOptions, trained: TrainedModel) -> Folder:
     """The dataset that the run was trained on.
 
-    Raises: UserError if the run alone says that it lies in an object store. Whoever made the run
-        would decide who is asked for it, with the credentials of whoever uses it.
+    Raises: UserError if only the run's files say that it lies in an object store: whoever made the
+        run would then decide where the user's credentials are sent.
     """
     if options.data:
         return Folder.at(options.data)
@@ -205,12 +205,12 @@ def find_data(options: SampleOptions, trained: TrainedModel) -> Folder:
 
 
 def open_target(options: SampleOptions) -> Folder:
-    """What to write: the file or, for single images, the folder.
+    """The file to write or, for single images, the folder.
 
     Raises: UserError if it cannot be written.
     """
     name = options.attribute or ("reconstructions" if options.reconstruct else "samples")
-    # An attribute may be called anything.
+    # An attribute's name may contain any characters.
     name = re.sub(r"[^\w.() +-]", "_", name)
     if options.format == "png":
         folder = folder_to_write("--out", options.out or name)
@@ -223,7 +223,7 @@ def open_target(options: SampleOptions) -> Folder:
 def check_room(
     target: Folder, options: SampleOptions, drawing: Drawing, trained: TrainedModel
 ) -> None:
-    """Raises: UserError if so many images cannot be written there."""
+    """Raises: UserError if the images are too many for a grid or for the free space."""
     height, width = trained.image_size
     if options.format == "grid":
         size = grid_size(drawing.count, drawing.columns, height, width)
@@ -246,7 +246,7 @@ def check_room(
 
 
 def write(target: Folder, kind: str, drawing: Drawing, trained: TrainedModel) -> None:
-    """Write pictures in a format, and tell how far that is."""
+    """Write images, and show the progress. Args: kind: the format, as in `SampleOptions`."""
     line, began, done = ProgressLine(), time.monotonic(), 0
 
     def told() -> Iterator[Batch]:

@@ -1,4 +1,4 @@
-"""Train a model, on a Ray cluster or on this machine: what `jobs/train.py` does."""
+"""Train a model, on a Ray cluster or on this machine: the work of `jobs/train.py`."""
 
 import time
 from collections.abc import Sequence
@@ -37,14 +37,14 @@ def train(
     line: ProgressLine | None = None,
     callbacks: Callbacks | None = None,
 ) -> Summary:
-    """Train, or go on with a run.
+    """Start a run, or resume it.
 
     Args:
         named: names of the options that the user gave; a first run chooses some of the others.
         argv: the command line, if there is one, for a message that repeats it.
-        line: where to tell how far the run is.
-        callbacks: called in this process with what is told.
-    Returns: how it ended.
+        line: shows the progress; None: on the terminal.
+        callbacks: called in this process with the run's progress and events.
+    Returns: how the run ended.
     Raises: UserError, RunError, Interrupted.
     """
     began_at = time.time()
@@ -57,7 +57,7 @@ def train(
     chooses = chooses and not named & first_run.LENGTH
     data, manifest = open_dataset(config, job.storage)
     run.check(config, job.restart)
-    # Both have answered: from here on, they are waited for.
+    # Both storages have answered once. From now on, outages are waited for.
     run, data = run.patient(job.patience), data.patient(job.patience)
 
     with launched(line, SAVING, job.verbose) as launch:
@@ -68,7 +68,7 @@ def train(
             data = open_dataset(config, job.storage)[0].patient(job.patience)
         lease = launch.own(run.folder, data if manifest else None)
         run = replace(run, fence=lease.fence)
-        # Another job may have been at work here until just now.
+        # Check again, because another job may have changed the folder before this one owned it.
         run.check(config, job.restart)
         status = launch.status()
         if manifest is None:
@@ -82,7 +82,7 @@ def train(
         if config.compile and not use_gpu:
             check_compiler(torch.device("cpu"))
         total_steps = session.total_steps
-        # From here on, something that was there may be deleted.
+        # Everything that could refuse has been asked; this may delete a run.
         run.open(config, job.restart)
         line.close()
         done = run.position().global_step
@@ -138,10 +138,10 @@ def _announce(session: Session, done: int, line: ProgressLine, chosen: bool) -> 
 
 
 SILENT_SECONDS = 30
-"""Time without progress, in seconds, after which workers count as absent: steps take less, and a
-restart after a failure takes half a minute or more."""
+"""Time without progress after which workers count as absent, in seconds. Steps take less time, and
+a restart after a failure takes half a minute or more."""
 BUSY_SECONDS = 10
-"""Time in seconds by which workers that have room have begun to start."""
+"""Time within which workers begin to start if the cluster has room for them, in seconds."""
 
 
 class Watcher:

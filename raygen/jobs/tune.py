@@ -1,4 +1,4 @@
-"""Search for better hyperparameters of a preset: what `jobs/tune.py` does."""
+"""Search for better hyperparameters of a preset: the work of `jobs/tune.py`."""
 
 import io
 from collections.abc import Sequence
@@ -44,13 +44,13 @@ MAY_CHANGE = {"trials", "max_concurrent", "time_budget", "resume", "workers_per_
 
 @dataclass(frozen=True)
 class Findings:
-    """What a sweep has found so far.
+    """The results of a sweep so far.
 
     Attributes:
-        trials: all that have begun, by number.
-        best: the options of the best one, at the preset's full length.
-        sentence: what was found, in a line.
-        left: how many trials have yet to end.
+        trials: all trials that have begun, in the order of their numbers.
+        best: the options of the best trial, at the preset's full length.
+        sentence: a summary of the results in one line.
+        left: number of trials that have not ended.
     """
 
     trials: list[Trial]
@@ -60,9 +60,9 @@ class Findings:
 
 
 def tune(command: TuneCommand, line: ProgressLine | None = None) -> Findings:
-    """Run a sweep, or go on with it.
+    """Run a sweep, or resume it.
 
-    Args: line: where to tell how far it is; None: the terminal, with a table that is redrawn.
+    Args: line: shows the progress; None: on the terminal, with a live table.
     Raises: UserError, RunError, Interrupted.
     """
     job, options = command.job, command.sweep
@@ -72,7 +72,7 @@ def tune(command: TuneCommand, line: ProgressLine | None = None) -> Findings:
     if manifest:
         check_length(plan, manifest)
     check_folder(sweep, job, options, plan)
-    # All have answered: from here on, they are waited for.
+    # All storages have answered once. From now on, outages are waited for.
     sweep, data = sweep.patient(job.patience), data.patient(job.patience)
 
     table = LiveTable(io.StringIO() if line else None)
@@ -93,7 +93,7 @@ def tune(command: TuneCommand, line: ProgressLine | None = None) -> Findings:
         check_sync_bn(plan.config, capacity.use_gpu)
         lease = launch.own(sweep.folder, data if manifest else None)
         sweep = replace(sweep, fence=lease.fence)
-        # Another job may have been at work here until just now.
+        # Check again, because another job may have changed the folder before this one owned it.
         check_folder(sweep, job, options, plan)
         history = read_trials(sweep, plan) if options.resume else []
         status = launch.status()
@@ -126,7 +126,7 @@ def tune(command: TuneCommand, line: ProgressLine | None = None) -> Findings:
         )
         _announce(task, plan, history if options.resume else None, line)
         finished = run_sweep(task, options, plan, history, table, launch.signals, lease)
-        # The last one follows, with all trials.
+        # The live table gives way to the final one, which lists all trials.
         table.clear()
         leave()
         launch.signals.ignore()
@@ -155,9 +155,9 @@ def _announce(task: Task, plan: Plan, history: list[Trial] | None, line: Progres
 
 
 def resumed(command: TuneCommand, argv: Sequence[str]) -> TuneCommand:
-    """The options of the sweep that is resumed, replaced by the command line's.
+    """The options of the sweep to resume, replaced by those of the command line.
 
-    Args: command: what the command line alone says, which names the sweep.
+    Args: command: the options of the command line alone, which name the sweep.
     Raises: UserError.
     """
     folder = RunFolder.at(command.job.storage, command.job.run_name).folder
@@ -169,7 +169,7 @@ def resumed(command: TuneCommand, argv: Sequence[str]) -> TuneCommand:
     saved = SweepFolder(folder).saved()
     where = folder.join(SWEEP).uri
     sweep = updated(SweepOptions(), saved.sweep | {"set": []}, where)
-    # What may be repeated would be added to the default.
+    # A repeatable option on the command line adds to its default, so the default has to be empty.
     if "set" not in given_options(argv):
         sweep = replace(sweep, set=tuple(saved.sweep.get("set", ())))
     command = parse_run(TuneCommand, argv, "", "-sweep", sweep, saved.run)
@@ -225,7 +225,7 @@ def conclude(
         sweep.folder.write_json(SUMMARY, summary)
     line.tell(f"found:       {', '.join(sweep.folder.join(name).uri for name in names)}")
     there = ["--storage", command.job.storage] if command.job.storage != JobOptions.storage else []
-    # It has to be said again where a file alone does not decide.
+    # A file alone may not decide which machine is sent credentials, so --data is repeated.
     data = ["--data", plan.config.data] if names_host(plan.config.data) else []
     again = [
         "jobs/train.py",

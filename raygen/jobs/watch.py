@@ -1,4 +1,4 @@
-"""Show all runs and sweeps of a storage in TensorBoard: what `jobs/watch.py` does."""
+"""Show all runs and sweeps of a storage in TensorBoard: the work of `jobs/watch.py`."""
 
 import tempfile
 import threading
@@ -73,7 +73,7 @@ def keep_current(mirror: Mirror | None, seconds: int, stop: threading.Event) -> 
             mirror.update()
             told = ""
         except OSError as error:
-            # The network may come back; what was fetched stays to be seen.
+            # The network may recover; until then TensorBoard shows the files fetched so far.
             if str(error) != told:
                 print(f"{time.strftime('%H:%M:%S')}: the storage does not answer ({error})")
             told = str(error)
