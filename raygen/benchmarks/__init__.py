@@ -1,1 +1,1 @@
-"""What `jobs/bench.py` measures: ratios, each of timings of one run."""
+"""The measurements of `jobs/bench.py`: ratios of figures that are measured in the same run."""

@@ -1,4 +1,4 @@
-"""A measured figure beside its bar, and what all measurements need."""
+"""Figures and their targets, and helpers that all measurements need."""
 
 import os
 import subprocess
@@ -16,7 +16,13 @@ from raygen.core.errors import RunError
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured ratio. Attributes: bar: what it should be at least, or at most, if anything."""
+    """A measured ratio.
+
+    Attributes:
+        bar: the target; None: there is none.
+        at_least: whether the target is a lower limit; otherwise it is an upper one.
+        note: the measured values behind the ratio.
+    """
 
     name: str
     value: float
@@ -49,7 +55,7 @@ def say(text: str) -> None:
 def run_job_script(script: Path, *arguments: str) -> str:
     """Run a job in a process of its own, on the Ray that this process is connected to.
 
-    Returns: what it printed.
+    Returns: its standard output.
     Raises: RunError if it fails.
     """
     command = [sys.executable, str(script), *arguments]

@@ -1,4 +1,4 @@
-"""How fast images are prepared and streamed, against what users would write without raygen."""
+"""Measures how fast images are prepared and streamed, compared with plain code of users' own."""
 
 import io
 import json
@@ -40,15 +40,15 @@ WORKERS = 2
 TRAINING = "dcgan-celeba"
 FACES, SPRITES, SMALL = ImageFormat(218, 178), ImageFormat(64, 64), ImageFormat(32, 32, 150)
 BATCHES = {FACES.size: 32, SPRITES.size: 128}
-"""Images per step of the presets that train on them."""
+"""Batch sizes of the presets that train on images of each size."""
 STORE_SHARE = 10
-"""Ratio of the dataset's size to the object store's, when memory is measured."""
+"""Ratio of the dataset's size to that of the object store while memory is measured."""
 SMALLEST_STORE = 80 * 2**20
 """Least size of the object store that Ray accepts, in bytes."""
 
 
 def ingest(options: IngestBenchOptions, place: Path, jobs: Path) -> list[Figure]:
-    """All figures. Args: place: a folder for what they need; jobs: that of the scripts."""
+    """Measure all figures. Args: place: a folder for data and runs; jobs: the scripts' folder."""
     jpegs, pngs = draw_sources(options, place)
     figures = []
     datasets = {image.size: Folder.at(place / image.size) for image in (FACES, SPRITES, SMALL)}
@@ -71,7 +71,7 @@ def ingest(options: IngestBenchOptions, place: Path, jobs: Path) -> list[Figure]
 
 
 def draw_sources(options: IngestBenchOptions, place: Path) -> tuple[ImageFiles, ImageFiles]:
-    """Folders of JPEG faces, 178 x 218, and of PNG faces, 64 x 64: given, or drawn once."""
+    """Open the sources of JPEG faces (178 x 218) and PNG faces (64 x 64), or draw them first."""
     sources = []
     for kind, given in (("jpg", options.jpeg_images), ("png", options.png_images)):
         path = Path(given or place / f"{options.images}-{kind}")
@@ -80,7 +80,7 @@ def draw_sources(options: IngestBenchOptions, place: Path) -> tuple[ImageFiles, 
             begun = path.with_suffix(".begun")
             shutil.rmtree(begun, ignore_errors=True)
             begun.mkdir()
-            # A few different faces under many names: drawing takes longer than all else.
+            # Write a few different faces under many names, because drawing is slow.
             encoded = []
             for number in range(min(options.images, 500)):
                 image = draw_face(0, number)[0]
@@ -97,7 +97,10 @@ def draw_sources(options: IngestBenchOptions, place: Path) -> tuple[ImageFiles, 
 
 
 def measure_preparing(options: IngestBenchOptions, source: ImageFiles, data: Folder) -> Figure:
-    """One process, image by image, against Ray on two processors; both write the same shards."""
+    """Compare preparation on two CPUs with that in one process. Both write the same shards.
+
+    Raises: RunError if the shards differ.
+    """
     ratios = []
     alone = Target(data.parent.join("alone"), SMALL)
     parts = plan_parts(source.splits(), [alone.image_bytes], 4)
@@ -138,7 +141,7 @@ def shards_of(place: Folder) -> dict[str, bytes]:
 
 
 class FileImages(Dataset[torch.Tensor]):
-    """What a user would write: image files, decoded one by one."""
+    """A dataset as a user would write it: image files, decoded one by one."""
 
     def __init__(self, paths: list[str]) -> None:
         self._paths = paths
@@ -151,7 +154,7 @@ class FileImages(Dataset[torch.Tensor]):
 
 
 def load_files(paths: list[str], batch: int, epochs: int) -> float:
-    """Images/s of a torch DataLoader over image files, after an epoch to warm up."""
+    """Measure a torch DataLoader over image files, in images/s, after one epoch of warm-up."""
     loader = DataLoader(
         FileImages(paths), batch, shuffle=True, num_workers=WORKERS, persistent_workers=True
     )
@@ -166,10 +169,10 @@ class Consumed:
     """What one worker received.
 
     Attributes:
-        began: when it asked for its first batch, in seconds.
-        arrivals: when each batch came.
-        uses: (rows,) how often each image came.
-        peak_bytes: by which its memory grew.
+        began: time of the request for the first batch, in seconds.
+        arrivals: time at which each batch arrived, in seconds.
+        uses: (rows,) how often each image arrived.
+        peak_bytes: growth of the process's peak memory.
     """
 
     began: float
@@ -179,7 +182,7 @@ class Consumed:
 
 
 def consume(place: str, batch: int, epochs: int, reader: Reader, rank: int) -> Consumed:
-    """Take a worker's batches as fast as they come. A whole number of epochs, or a batch more."""
+    """Take one worker's batches as fast as possible: whole epochs, rounded up to a batch."""
     data = Folder.at(place)
     manifest = Manifest.load(data)
     stream = ImageStream(data, manifest, TRAIN, batch, 0, reader)
@@ -195,7 +198,10 @@ def consume(place: str, batch: int, epochs: int, reader: Reader, rank: int) -> C
 
 
 def consume_together(data: Folder, batch: int, epochs: int, reader: Reader) -> list[Consumed]:
-    """Two workers, each in a new process. Raises: RunError if an image was lost."""
+    """Run `consume` on two workers, each in a new process.
+
+    Raises: RunError if an image arrived too often or too rarely.
+    """
     import ray
 
     task = ray.remote(num_cpus=0.5, max_calls=1)(consume)
@@ -210,9 +216,9 @@ def consume_together(data: Folder, batch: int, epochs: int, reader: Reader) -> l
 def measure_stream(
     options: IngestBenchOptions, source: ImageFiles, data: Folder, batch: int, step: float
 ) -> list[Figure]:
-    """The stream against a DataLoader, and its longest pause between two epochs.
+    """Compare the stream with a DataLoader, and its longest pause with a training step.
 
-    Args: step: seconds of a training step.
+    Args: step: duration of a training step, in seconds.
     """
     manifest = Manifest.load(data)
     paths = [os.path.join(source.files.place.path, path) for path in source.files.paths]
@@ -224,7 +230,7 @@ def measure_stream(
     rates: list[float] = []
     for repeat in range(options.repeats):
         say(f"measuring the stream of {manifest.size}, {repeat + 1} of {options.repeats}")
-        # A process of its own: forking one in which Ray runs is asking for trouble.
+        # Use a new process, because the DataLoader forks, which is unsafe where Ray runs.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             files = pool.submit(load_files, train, batch, EPOCHS).result()
         results = consume_together(data, batch, EPOCHS, "direct")
@@ -268,7 +274,7 @@ def images_per_second(results: list[Consumed]) -> float:
 def measure_training(
     options: IngestBenchOptions, data: Folder, place: Path, jobs: Path
 ) -> tuple[float, float]:
-    """A run of its own. Returns: its median step in seconds, and its data_wait_fraction."""
+    """Train a run. Returns: its median step duration in seconds, and its data_wait_fraction."""
     say(f"measuring {options.steps:,} steps of {TRAINING}")
     batch = PRESETS[TRAINING].batch_size
     arguments = ["--data", data.uri, "--storage", str(place), "--run-name", "run", "--restart"]
@@ -282,7 +288,7 @@ def measure_training(
 
 
 def measure_memory(data: Folder, place: Path) -> list[Figure]:
-    """An epoch by each reader of a dataset that is ten times larger than the object store."""
+    """Measure memory over an epoch by each reader of a dataset up to `STORE_SHARE` times the store."""
     manifest = Manifest.load(data)
     size = manifest.rows(TRAIN) * manifest.image_bytes
     store = max(SMALLEST_STORE, size // STORE_SHARE)

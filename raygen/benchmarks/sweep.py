@@ -1,4 +1,4 @@
-"""What a sweep costs besides training, and what stopping bad trials early saves."""
+"""Measures the overhead of sweeps, and how much early stopping of bad trials saves."""
 
 import json
 import statistics
@@ -14,11 +14,11 @@ from raygen.tuning.records import SweepFolder, Trial, best_trial
 
 PRESET = "dcgan-celeba"
 SHORT_STEPS = 9
-"""Steps of the trials whose start is measured."""
+"""Length of the trials whose start is measured, in steps."""
 
 
 def sweep(options: SweepBenchOptions, place: Path, jobs: Path) -> list[Figure]:
-    """All figures. Args: place: a folder for the sweeps; jobs: that of the scripts."""
+    """Measure all figures. Args: place: a folder for the sweeps; jobs: the scripts' folder."""
     length = ("--steps", str(options.steps), "--trials", str(options.trials))
     with local_ray():
         one = run_sweep(options, place, jobs, "one-worker", *short(options, 1))
@@ -71,7 +71,7 @@ def short(options: SweepBenchOptions, workers: int) -> list[str]:
 def run_sweep(
     options: SweepBenchOptions, place: Path, jobs: Path, name: str, *arguments: str
 ) -> list[Trial]:
-    """A sweep in a process of its own. Returns: its trials. Raises: RunError if one failed."""
+    """Run a sweep in a new process. Returns: its trials. Raises: RunError if one failed."""
     say(f"measuring a sweep: {name}")
     common = ["--batch-size", str(options.batch_size), "--width", str(options.width)]
     common += ["--drawn-count", str(options.drawn_count), "--storage", str(place)]
@@ -85,9 +85,9 @@ def run_sweep(
 
 
 def startup(trials: list[Trial]) -> float:
-    """Median seconds between the end of a trial and the first training of the next one.
+    """Median time between a trial's end and the beginning of training in the next, in seconds.
 
-    Args: trials: of a sweep that ran one after the other.
+    Args: trials: trials that ran one after the other.
     """
     gaps = []
     for before, after in pairwise(trials):

@@ -1,1 +1,1 @@
-"""Comparing runs."""
+"""The runs that a storage holds, side by side."""

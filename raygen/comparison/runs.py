@@ -1,4 +1,4 @@
-"""Which runs a storage holds: trainings, and the trials of sweeps. Without torch."""
+"""Lists the runs in a storage: trainings, and the trials of sweeps. Does not need torch."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -26,20 +26,20 @@ AT_ONCE = 16
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a storage tells of a run, while it is trained as well as afterwards.
+    """The state of a run according to its files, during training as well as afterwards.
 
     Attributes:
-        uri: of its folder.
-        name: of its folder.
-        kind: whether it is a sweep's trial.
-        sweep: the name of that sweep's folder; empty for trainings.
-        preset: empty if it is not known.
-        status: as the run or its sweep noted it; `begun` if it has noted no end: it may be at
-            work, or may have been killed.
-        global_step, images_seen: how far it is, or was when it noted that last.
-        metrics: the last value of each that is noted.
-        config: all of its options by name; none if `config.json` is missing or damaged.
-        problem: what of its files cannot be read, in one line; or nothing.
+        uri: path or URI of its folder.
+        name: name of its folder.
+        kind: `training`, or `trial` for a sweep's trial.
+        sweep: name of the folder of the trial's sweep; empty for trainings.
+        preset: empty if it is unknown.
+        status: the status that the run or its sweep recorded; `begun` if none recorded an end:
+            the run may still be training, or may have been killed.
+        global_step, images_seen: the last recorded progress.
+        metrics: the last recorded value of each metric.
+        config: all options by name; empty if `config.json` is missing or damaged.
+        problem: the first problem with its files, in one line; empty if there is none.
     """
 
     uri: str
@@ -57,12 +57,13 @@ class RunInfo:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a run or a sweep lies.
+    """A folder that holds a run or a sweep.
 
     Attributes:
-        names: of what its folder holds; none if that is not known yet.
-        sweep: whose trial it is, if any's.
-        deleting: --restart has begun to delete it.
+        names: names of the folder's entries; empty if they are not known yet.
+        is_sweep: whether it holds a sweep.
+        sweep: name of the sweep whose trial it is; empty for other runs.
+        deleting: whether --restart has begun to delete it.
     """
 
     folder: Folder
@@ -73,13 +74,13 @@ class _Place:
 
 
 def list_runs(storage: str | os.PathLike[str]) -> list[RunInfo]:
-    """All runs of a storage: in it, in its sweeps, or the storage itself where it is one of both.
+    """List the runs in a storage and in its sweeps. The storage may itself be a run or a sweep.
 
-    A run that is damaged is listed with what is known of it, and with its problem. Other folders
-    are passed over; what lies deeper in them is not found.
+    Damaged runs are listed with what is known of them and with their `problem`. Other folders are
+    skipped, and not searched.
 
     Args: storage: folder or URI.
-    Returns: in the order of their names, a sweep's trials together.
+    Returns: the runs in the order of their names, a sweep's trials together.
     Raises: UserError if the storage does not exist or cannot be reached.
     """
     root = Folder.at(storage)
@@ -102,19 +103,19 @@ def _recognise(folder: Folder) -> _Place | None:
     try:
         return _recognised(folder, folder.names())
     except UserError:
-        # Whoever may not look into a folder cannot know what it is.
+        # Skip a folder that the user has no permission to read.
         return None
 
 
 def _recognised(folder: Folder, names: Sequence[str]) -> _Place | None:
-    """The run or sweep that a folder holds, if it holds one."""
+    """The run or sweep in a folder; None if there is none."""
     known = marker.read(folder) if MARKER in names else None
     if known is None and SWEEP in names:
         known = SweepFolder(folder).marker()
     elif known is None and CONFIG in names:
         known = RunFolder(folder).marker()
         if known is None and {MARKER, CHECKPOINTS} <= set(names):
-            # Both of the files that would tell are damaged.
+            # The marker and the options are both damaged.
             known = Marker("run")
     if known is None or known.raygen == "dataset":
         return None
@@ -124,14 +125,14 @@ def _recognised(folder: Folder, names: Sequence[str]) -> _Place | None:
 
 
 def _runs(place: _Place) -> list[_Place]:
-    """A run, or the trials of a sweep."""
+    """The runs in a place: the run itself, or the trials of a sweep."""
     if not place.is_sweep:
         return [place]
     trials = place.folder.join(TRIALS)
     try:
         names = trials.folders()
     except UserError:
-        # The problem will be found once more, and told.
+        # Listing it as a run meets the problem again and reports it.
         return [_Place(trials, (), sweep=place.folder.name)]
     return [_Place(trials.join(name), (), sweep=place.folder.name) for name in names]
 
@@ -167,7 +168,7 @@ def _describe(place: _Place) -> RunInfo:
         state = read(lambda: checkpoint_index.read_checked_state(latest)) if latest else None
         if state:
             position = checkpoint_index.position_of(state)
-            # Where it was measured together with the checkpoint.
+            # A checkpoint has metrics if the networks were measured when it was saved.
             metrics = state.value.get("metrics")
         history = (
             read(lambda: read_history(folder)) if METRICS_FILE in names and not metrics else None
@@ -192,5 +193,5 @@ def _describe(place: _Place) -> RunInfo:
 
 
 def _is_beyond(latest: Folder | None, summary: Summary) -> bool:
-    """Whether a run went on since its summary was written, as earlier versions let it stand."""
+    """Whether a run continued after its summary, which earlier versions did not update then."""
     return latest is not None and checkpoint_index.step_of(latest.name) > summary.global_step
