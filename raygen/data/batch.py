@@ -1,4 +1,4 @@
-"""What a model is trained on and measured on: images, and what is known of them."""
+"""Batches of images and their attributes, on which models are trained and measured."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from raygen.data.shards.rows import Rows
 
 @dataclass(frozen=True)
 class Batch:
-    """One worker's share of a step's images, or some of those that it is measured on.
+    """One worker's share of a step's images, or of the validation images.
 
     Attributes:
         images: (N, 3, H, W) float32 in [-1, 1].
@@ -28,15 +28,15 @@ class Batch:
 
     @staticmethod
     def of(rows: Rows, device: torch.device) -> "Batch":
-        """Rows of a dataset, on a device."""
+        """Copy rows of a dataset to a device."""
         return RawBatch.of(rows).on(device)
 
 
 @dataclass(frozen=True)
 class RawBatch:
-    """A batch on its way to the device, with its images as bytes: a quarter of the size.
+    """A batch before its copy to the device. Its images are bytes, a quarter of the final size.
 
-    Attributes: images: (N, H, W, 3) uint8; the others as in `Batch`.
+    Attributes: images: (N, H, W, 3) uint8; attributes, rows: as in `Batch`.
     """
 
     images: Tensor
@@ -45,12 +45,12 @@ class RawBatch:
 
     @staticmethod
     def of(rows: Rows, pin_memory: bool = False) -> "RawBatch":
-        """Rows of a dataset. Args: pin_memory: for copies to a GPU that nobody waits for."""
+        """Wrap rows of a dataset. Args: pin_memory: for asynchronous copies to a GPU."""
         tensors = [torch.from_numpy(part) for part in (rows.images, rows.attributes, rows.rows)]
         return RawBatch(*(part.pin_memory() if pin_memory else part for part in tensors))
 
     def on(self, device: torch.device) -> Batch:
-        """The batch on the device that computes with it."""
+        """Copy the batch to a device, and scale its images."""
         return Batch(
             images=scale_images(self.images, device),
             attributes=self.attributes.to(device, non_blocking=True),

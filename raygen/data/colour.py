@@ -7,18 +7,18 @@ import numpy as np
 from PIL import Image, ImageCms
 
 SAME = 3
-"""Largest difference, of 255, between colours of two profiles that count as equal."""
+"""Profiles count as equal if no colour differs by more than this, of 255."""
 SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK", "LAB": "LAB"}
 """Colour space that a profile must have to describe an image's pixels, by the image's mode."""
 
 
 def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """An image in sRGB, as RGB, or as it is where it is grey (L) without a profile.
+    """Convert an image to RGB in sRGB. A grey one (L) without a profile is returned as it is.
 
     Args:
         image: L, RGB, CMYK or LAB.
-        profile: ICC profile that the file holds. One that is damaged, or of another colour space
-            than the pixels, is disregarded, as browsers do.
+        profile: the file's ICC profile. It is ignored, as in browsers, if it is damaged or made
+            for another colour space than that of the pixels.
     """
     transform = _transform(profile, image.mode)
     if transform:
@@ -40,9 +40,9 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
             source = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
         target = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
         transform = ImageCms.buildTransform(source, target, mode, "RGB")
-        # To convert what is sRGB already would only add errors of rounding.
+        # Converting an image that is in sRGB already would only add rounding errors.
         return None if mode in ("L", "RGB") and _changes_nothing(transform, mode) else transform
-    # The library reports damaged profiles with many exceptions.
+    # The library raises many kinds of exceptions for damaged profiles.
     except Exception:
         return None
 

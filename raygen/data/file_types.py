@@ -1,4 +1,4 @@
-"""Recognising files that raygen does not read, by their first bytes and by their names.
+"""Recognises files that raygen does not read, by their first bytes and by their names.
 
 Sources: the formats' own specifications; the `file` program's list of first bytes.
 """
@@ -12,7 +12,7 @@ from raygen.core.printable import printable
 Group = Literal["picture", "archive", "video", "table", "document"]
 
 HEAD_BYTES = 512
-"""Number of first bytes by which a file is recognised."""
+"""How many of a file's first bytes are needed to recognise it."""
 REMEDIES: dict[Group, str] = {
     "picture": "convert it to JPEG or PNG",
     "archive": "unpack it, or name it alone with --images",
@@ -128,8 +128,10 @@ def is_unread_picture(path: str) -> bool:
 
 
 def remedies(paths: Iterable[str]) -> list[str]:
-    """What to do with files that are no pictures, a sentence on each kind that a user may have
-    meant to be read."""
+    """Advice on files that are not images, for those that a user may have meant to be read.
+
+    Returns: a sentence for each group of files.
+    """
     groups: dict[Group, list[str]] = {}
     for path in paths:
         group = group_of(path)
@@ -143,10 +145,13 @@ def remedies(paths: Iterable[str]) -> list[str]:
 
 
 def unread_type(head: bytes) -> FileType | None:
-    """The type of a file that is not read, if it is known. Args: head: its first bytes."""
+    """Recognise a type that raygen does not read; None if it is unknown.
+
+    Args: head: the file's first `HEAD_BYTES` bytes, or fewer if it has fewer.
+    """
     if head[4:8] == b"ftyp":
         brands = [head[8:12], *(head[at : at + 4] for at in range(16, 48, 4))]
-        # Both types may begin with the general brand of pictures.
+        # Files of several types may list the general brand of pictures, so prefer special ones.
         special = [_BRANDS[brand] for brand in brands if brand in _BRANDS]
         named = [one for one in special if one.name != "a HEIF picture"]
         return next(iter(named or special), FileType("a video (MP4 or QuickTime)", "video"))

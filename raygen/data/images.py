@@ -1,4 +1,4 @@
-"""From the bytes of an image file to the pixels of a dataset: open, decode, crop, resize."""
+"""Turns the bytes of an image file into the pixels of a dataset: opens, decodes, crops, resizes."""
 
 import io
 import warnings
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-# The plugins are imported for what they register; Pillow loads them all only when it must guess.
+# Importing plugins registers their formats; Pillow would import all of them only when it guesses.
 from PIL import (
     ExifTags,
     Image,
@@ -38,7 +38,7 @@ SUFFIXES = (
     ".tif",
     ".tiff",
 )
-"""Suffixes by which files count as images; their content decides the format."""
+"""Suffixes of files that count as images. Their format is recognised by their content."""
 FORMATS = (
     "JPEG",
     "PNG",
@@ -47,11 +47,11 @@ FORMATS = (
     "GIF",
     TiffImagePlugin.TiffImageFile.format,
 )
-"""Formats that Pillow may decode; others start programs or read other files."""
+"""The formats that Pillow may decode; some others would start programs or read other files."""
 MAX_FILE_BYTES = 256 * 2**20
 GAP = 2.0
-"""A JPEG is decoded at a half, quarter or eighth of its size where that is still so many times
-larger than what is needed; the rest is resized with a filter. The same for other large images."""
+"""A JPEG is decoded at a half, quarter or eighth of its size if that is still at least so many
+times larger than the target; a filter does the rest. Other large images are reduced likewise."""
 
 
 class BadImage(Exception):
@@ -61,7 +61,7 @@ class BadImage(Exception):
 def open_image(data: bytes) -> Image.Image:
     """Open an image from a file's bytes and read its header, without decoding the pixels.
 
-    Texts and other metadata never cause an image to be rejected.
+    Damaged or large metadata never causes an image to be rejected.
 
     Raises: BadImage.
     """
@@ -77,14 +77,14 @@ def open_image(data: bytes) -> Image.Image:
             else:
                 profile = b""
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-            # Cameras put previews of the same picture behind it in the file (MPO).
+            # MPO files of cameras hold a picture and previews of it, not several pictures.
             several = image.format != "MPO" and getattr(image, "is_animated", False)
             raw = _is_raw(image)
             _scale_transparency(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         limit = Image.MAX_IMAGE_PIXELS or 0
         raise BadImage(f"too large: more than {limit:,} pixels") from error
-    # Pillow reports broken files with many exceptions; struct.error and zlib.error among them.
+    # Pillow raises many kinds of exceptions for broken files, struct.error and zlib.error included.
     except Exception as error:
         found = unread_type(data[:HEAD_BYTES])
         if found:
@@ -111,10 +111,12 @@ MAX_PROFILE_BYTES = 16 * 2**20
 
 
 def _without_texts(data: bytes) -> tuple[bytes, bytes]:
-    """A PNG without the chunks for which Pillow turns it away, and its colour profile, if any.
+    """Remove the chunks of a PNG for which Pillow might reject it.
 
-    Programs write their whole settings into texts, which are compressed; Pillow takes those of
-    more than a megabyte, profiles too, for an attack.
+    Some programs write all their settings into compressed texts. Pillow takes texts and profiles
+    of more than a megabyte for an attack.
+
+    Returns: the PNG without them, and its colour profile, or b"".
     """
     kept, start, profile = [], 0, b""
     at = len(PNG)
@@ -131,12 +133,12 @@ def _without_texts(data: bytes) -> tuple[bytes, bytes]:
 
 
 def _is_xmp(chunk: bytes) -> bool:
-    """Whether a text is an XMP of ordinary size, which may contain the orientation."""
+    """Whether a text is XMP metadata of ordinary size, which may contain the orientation."""
     return chunk.startswith(PNG_XMP) and len(chunk) <= MAX_XMP_BYTES
 
 
 def _unpacked_profile(chunk: bytes) -> bytes:
-    """The profile in a PNG's chunk: a name, a zero, the method, and what zlib made of it."""
+    """Decompress a PNG's profile chunk: a name, a zero byte, the method, and zlib's data."""
     _, _, packed = chunk.partition(b"\0")
     unpacker = zlib.decompressobj()
     try:
@@ -147,11 +149,11 @@ def _unpacked_profile(chunk: bytes) -> bytes:
 
 
 DNG_VERSION, SUBFILE_TYPE = 50706, 254
-"""TIFF tags that cameras' raw files have; of the second, the lowest bit marks a preview."""
+"""TIFF tags of cameras' raw files. The lowest bit of the second marks a preview."""
 
 
 def _is_raw(image: Image.Image) -> bool:
-    """Whether an image is a camera's raw file, of which Pillow would read the small preview."""
+    """Whether an image is a camera's raw file, of which Pillow would decode only the preview."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return False
     tags = image.tag_v2
@@ -160,9 +162,9 @@ def _is_raw(image: Image.Image) -> bool:
 
 
 def _scale_transparency(image: ImageFile.ImageFile) -> None:
-    """Make the grey or colour that a PNG marks as transparent one of 8 bits, as its pixels will be.
+    """Convert the colour that a PNG marks as transparent to 8 bits, as its pixels will be.
 
-    The PNG says it in the depth of its own pixels, of 1 to 16 bits. Those of 16 bits of grey stay.
+    PNGs give it in their own bit depth, of 1 to 16. For 16 bits of grey it is left as it is.
     """
     mark, raw = image.info.get("transparency"), str(image.tile[0].args) if image.tile else ""
     if image.format != "PNG" or mark is None:
@@ -198,7 +200,7 @@ def fit_images(image: Image.Image, targets: Sequence[ImageFormat]) -> list[np.nd
             return _fitted(image, targets)
     except BadImage:
         raise
-    # As above.
+    # Pillow raises many kinds of exceptions for broken files.
     except Exception as error:
         raise BadImage(_damaged(error)) from error
 
@@ -224,7 +226,7 @@ Box = tuple[float, float, float, float]
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height of an image after its camera's rotation is undone, as `fit_images` does."""
+    """Width and height of an image once `fit_images` has undone its camera's rotation."""
     return (image.height, image.width) if _orientation(image) >= 5 else image.size
 
 
@@ -243,10 +245,10 @@ UPRIGHT = {
 def _orientation(image: Image.Image) -> int:
     """Exif orientation, 1 to 8; 1 if it is missing or damaged."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        # Pillow turns these itself, and says so in their size.
+        # Pillow rotates TIFFs itself, and reports their size after that.
         return 1
     if image.format == "PNG":
-        # What stands behind the pixels is found once they are decoded; they may be damaged.
+        # Metadata after the pixels is read only once these are decoded; they may be damaged.
         image.load()
     try:
         with warnings.catch_warnings():
@@ -318,7 +320,7 @@ def _plain(image: Image.Image) -> Image.Image:
 
 
 def _opacity(image: Image.Image) -> Image.Image | None:
-    """How opaque each pixel is, from 0 to 255, as an image (L); None where all are."""
+    """Opacity of each pixel, from 0 to 255, as an image (L); None if all are opaque."""
     if not image.has_transparency_data:
         return None
     mark = image.info.get("transparency")
@@ -336,12 +338,12 @@ def _colours(image: Image.Image) -> Image.Image:
         return image
     if image.mode in ("1", "LA"):
         return image.convert("L")
-    # Of the others, some have their colours multiplied by their transparency.
+    # The colours of La and RGBa are premultiplied by their opacity; converting undoes that.
     return (image.convert("RGBA") if image.mode in ("La", "RGBa") else image).convert("RGB")
 
 
 def _with_gamma(image: Image.Image, info: dict[Any, Any]) -> Image.Image:
-    """An image (L or RGB) whose PNG says how its numbers follow the light, as sRGB's do.
+    """Convert an image (L or RGB) from the gamma that its PNG states to that of sRGB.
 
     Source: PNG specification, 3rd edition, 13.13.
     """
@@ -356,7 +358,7 @@ def _with_gamma(image: Image.Image, info: dict[Any, Any]) -> Image.Image:
 
 
 SRGB_GAMMA, SAME_GAMMA = 1 / 2.2, 0.05
-"""Gamma of sRGB, and the relative deviation from it that is not visible."""
+"""Gamma of sRGB, and the largest relative deviation from it that is not visible."""
 
 
 def _resized(image: Image.Image, box: Box, target: ImageFormat) -> np.ndarray:

@@ -6,9 +6,9 @@ manifest exists.
 
 Pixels are one `fixed_size_binary` column of height * width * 3 bytes, without compression or
 dictionary: such a column is read 20 times faster than a list or tensor column and can be viewed
-as a NumPy array without a copy. Every page carries a CRC. Attributes are one such column too, of a
-signed byte each, in the manifest's order: with a column for each of CelebA's 40, to parse a file's
-footer would take longer than to read a row group.
+as a NumPy array without a copy. Every page carries a CRC. The attributes, a signed byte each in the
+manifest's order, share one such column: with a column for each of CelebA's 40, parsing a file's
+footer would take longer than reading a row group.
 """
 
 import dataclasses
@@ -31,12 +31,12 @@ FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 CHANNELS = 3
 MANIFEST_BYTES = 256 * 2**20
-"""Largest manifest that is read, in bytes: it lists each image that was left out."""
+"""Largest manifest that is read, in bytes. It may list many images that were left out."""
 MOST_PIXELS = 2**16
 """Largest height or width, in pixels; no JPEG exceeds it."""
 _ADVICE = "copy the dataset again or prepare it again with --restart"
 ROW_GROUP_BYTES = 2 * 2**20
-"""Size of a row group, in bytes: the unit of reading, and so the grain of shuffling."""
+"""Size of a row group, in bytes. Row groups are the units of reading, and so of shuffling."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class ShardFile:
     """One Parquet file.
 
     Attributes:
-        rows: its images.
-        bytes: its size.
-        sha256: of the whole file, in hexadecimal.
-        row_groups: rows of each of its row groups, in order.
+        rows: number of its images.
+        bytes: its size in bytes.
+        sha256: hash of the whole file, in hexadecimal.
+        row_groups: number of rows of each row group, in order.
     """
 
     name: str
@@ -64,7 +64,7 @@ class ShardFile:
         Raises: ShardError.
         """
         file = ShardFile(
-            # Joined to the dataset's folder, it must not lead out of it.
+            # The name must not lead out of the dataset's folder.
             name=values.entry("name").text(r"\w[\w.-]{,200}\.parquet", "the name of a shard"),
             rows=values.entry("rows").integer(at_least=1),
             bytes=values.entry("bytes").integer(),
@@ -73,7 +73,7 @@ class ShardFile:
         )
         if sum(file.row_groups) != file.rows:
             values.entry("rows").fail(f"the sum of its row groups, {sum(file.row_groups):,}")
-        # Nothing is compressed. So a file is no smaller, and takes as much memory as disk.
+        # As nothing is compressed, a file is at least as large as its rows are in memory.
         if file.bytes < file.rows * row_bytes:
             values.entry("bytes").fail(f"room for {file.rows:,} images of {row_bytes:,} bytes")
         return file
@@ -84,12 +84,15 @@ class Manifest:
     """The content of a dataset's `manifest.json`.
 
     Attributes:
-        source: where the images came from.
-        crop: side in pixels of the centred square that was cut out of each first, or 0.
+        height, width: size of the images, in pixels.
+        attributes: names of the attributes.
+        splits: the files of each split.
+        source: description of the images' origin.
+        crop: side of the centred square that was cut out of each image first, in pixels; 0: none.
         rejected: id, split and reason of each image that was left out.
-        decoded_for: the sizes that were prepared together: a JPEG is decoded once, no larger than
-            the largest of them needs.
-        ignored: what lay beside the images and is none.
+        decoded_for: the sizes that were prepared together. They matter, because each JPEG is
+            decoded once, at the smallest scale that suffices for the largest of them.
+        ignored: names of other files that lay beside the images.
     """
 
     height: int
@@ -179,9 +182,9 @@ class Manifest:
 
     @staticmethod
     def load(folder: Folder, option: str = "--data") -> "Manifest":
-        """Read a dataset's manifest and check that its files are there in their sizes.
+        """Read a dataset's manifest, and check that its files exist and have the right sizes.
 
-        Args: option: that named the folder, for messages.
+        Args: option: the option that named the folder, for messages.
         Raises: ShardError if there is no dataset, or one that is incomplete or of another version.
         """
         try:
@@ -211,7 +214,7 @@ class Manifest:
 
 
 def rejections(values: Checked) -> tuple[dict[str, str], ...]:
-    """Images that were left out: id, split and reason of each. Raises: ShardError."""
+    """Read the id, split and reason of each image that was left out. Raises: ShardError."""
     known = ("id", "split", "reason")
     return tuple({name: v.entry(name).text() for name in known} for v in values.items())
 
@@ -228,7 +231,9 @@ def write_shard(
 
     Args:
         images: (N, height, width, 3) or (N, image_bytes) uint8.
+        ids: the images' names.
         attributes: (N, attributes) int8: 1 true, -1 false, 0 unknown; there may be none.
+    Returns: the file's entry for the manifest.
     """
     pixels = images.reshape(len(images), -1)
     columns = {"image": as_column(pixels), "id": pa.array(ids, pa.string())}
@@ -259,7 +264,7 @@ def write_shard(
 
 
 def as_column(values: np.ndarray) -> pa.FixedSizeBinaryArray:
-    """(N, bytes) uint8 as a column of N values, without a copy where the memory allows it."""
+    """(N, bytes) uint8 -> a column of N values, without a copy if the array is contiguous."""
     flat = np.ascontiguousarray(values)
     return pa.FixedSizeBinaryArray.from_buffers(
         pa.binary(flat.shape[1]), len(flat), [None, pa.py_buffer(flat)]
@@ -267,7 +272,7 @@ def as_column(values: np.ndarray) -> pa.FixedSizeBinaryArray:
 
 
 def as_array(column: pa.ChunkedArray) -> np.ndarray:
-    """(N, bytes) uint8 view of a fixed-size binary column."""
+    """A fixed-size binary column of N values -> (N, bytes) uint8, a view where possible."""
     values = column.combine_chunks()
     if isinstance(values, pa.ChunkedArray):
         values = pa.concat_arrays(values.chunks)

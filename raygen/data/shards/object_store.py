@@ -16,15 +16,15 @@ STORE_SHARE = 0.6
 
 @dataclass(frozen=True)
 class StoredImages:
-    """Each row group of each split, as references to the object store.
+    """References to each split's row groups in the object store.
 
-    A node that lacks a row group fetches it when it is first used there, and keeps it for all.
+    A node fetches a row group on first use, and keeps it for all its processes.
     """
 
     groups: dict[str, list["ray.ObjectRef[RowGroup]"]]
 
     def group(self, split: str, number: int) -> RowGroup:
-        """A row group, in memory that all processes of the node share: read only."""
+        """A row group, in read-only memory that all processes of the node share."""
         found: RowGroup = ray.get(self.groups[split][number])
         return found
 
@@ -32,9 +32,9 @@ class StoredImages:
 def store_images(
     folder: Folder, manifest: Manifest, progress: Callable[[int, int], None] | None = None
 ) -> StoredImages | None:
-    """Read a dataset into the object store, unless it is too large for it.
+    """Read a dataset into the object store; None if it is too large.
 
-    Args: progress: called with images done and images in total.
+    Args: progress: called with the numbers of images done and in total.
     Raises: ShardError if a file is missing or damaged.
     """
     total = sum(manifest.rows(split) for split in manifest.splits)

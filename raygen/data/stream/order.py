@@ -1,7 +1,7 @@
 """The order in which a run uses the images of a split, known before it starts.
 
-`StreamPlan` computes, from the manifest's row counts alone, which row of the dataset stands at
-which position of each step, for any worker of any number of workers.
+From the manifest's row counts alone, `StreamPlan` computes which rows of the dataset each of any
+number of workers uses in each step.
 """
 
 import functools
@@ -13,11 +13,11 @@ import numpy as np
 CHUNK_BYTES = 64 * 2**20
 """Size of a chunk, which all workers together read and shuffle at once, in bytes."""
 MAX_CHUNK_STEPS = 1024
-"""Upper limit of a chunk's steps: one chunk of a tiny dataset would hold thousands of epochs."""
+"""Upper limit of a chunk's steps; a chunk of a tiny dataset would else hold thousands of epochs."""
 MAX_LANES = 8
 
 Piece = tuple[int, int, int]
-"""Part of a chunk: its number, and the first and last + 1 of its steps."""
+"""Part of a chunk: the chunk's number, and the range [first, stop) of steps within it."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class StreamPlan:
 
     @functools.cached_property
     def lanes(self) -> int:
-        """The largest number of lanes that deals a batch out evenly."""
+        """The largest number of lanes, up to `MAX_LANES`, that divides the batch size."""
         return max(n for n in range(1, MAX_LANES + 1) if self.batch_size % n == 0)
 
     @functools.cached_property
@@ -73,7 +73,7 @@ class StreamPlan:
         for epoch in range(first // self.rows, (stop - 1) // self.rows + 1):
             begin, end = epoch * self.rows, (epoch + 1) * self.rows
             order, starts = self._epoch(epoch)
-            # The lane's part of the epoch begins behind those of the lanes before it.
+            # The lane's part of the epoch begins after those of the previous lanes.
             part = sum(self._count(other, begin, end) for other in range(lane))
             low, high = max(first, begin), min(stop, end)
             slots = part + np.arange(
@@ -92,8 +92,8 @@ class StreamPlan:
     def worker_rows(self, chunk: int, rank: int, world_size: int) -> np.ndarray:
         """The rows that a worker uses in a chunk: (chunk_steps, batch_size / world_size) int64.
 
-        Workers take equal parts of each batch sorted by lane. Where `world_size` divides `lanes`
-        or the other way round, none reads a row group for more lanes than it must.
+        Each batch is sorted by lane and split into equal parts. If `world_size` divides `lanes`,
+        or `lanes` divides `world_size`, no worker reads row groups of more lanes than necessary.
         """
         share = self.batch_size // world_size
         per_lane = self.batch_size // self.lanes
@@ -110,9 +110,9 @@ class StreamPlan:
     def pieces(
         self, first_step: int, stop_step: int, at_most: int = MAX_CHUNK_STEPS
     ) -> Iterator[Piece]:
-        """Steps [first_step, stop_step) cut at the chunks: (chunk, first, stop) within each.
+        """Cut the steps [first_step, stop_step) at the boundaries of chunks.
 
-        Args: at_most: steps of a piece; chunks that are longer are cut too.
+        Args: at_most: maximal length of a piece, in steps; longer chunks are cut too.
         """
         step = first_step
         while step < stop_step:

@@ -1,4 +1,4 @@
-"""Keeps the next batches ready, as tensors, in a thread of its own."""
+"""Prefetches batches, as tensors, in a thread of its own."""
 
 import queue
 import threading
@@ -9,13 +9,13 @@ from raygen.data.shards.rows import Rows
 
 
 class Prefetcher:
-    """Iterates over batches, reading ahead from the moment it is made.
+    """Iterates over batches, and reads ahead from its creation on.
 
-    Use as a context manager, or `close` it: the thread ends with it.
+    Use it as a context manager, or `close` it, so that its thread ends.
     """
 
     def __init__(self, batches: Iterator[Rows], depth: int = 4, pin_memory: bool = False) -> None:
-        """Args: depth: batches held ready; pin_memory: for copies to a GPU."""
+        """Args: depth: number of batches to hold ready; pin_memory: for fast copies to a GPU."""
         self._ready: queue.Queue[RawBatch | BaseException | None] = queue.Queue(depth)
         self._closed = threading.Event()
         self._pin_memory = pin_memory

@@ -1,7 +1,7 @@
-"""Reading ahead with Ray Data: the cluster's tasks read, and the object store keeps what they read.
+"""Reads ahead with Ray Data: tasks on the cluster read rows into the object store.
 
-For workers on nodes with few processors, or where other nodes are closer to the data. On one
-machine it is slower than the workers' own threads (`jobs/bench.py ingest` tells how much).
+This suits workers on nodes with few CPUs, or data that other nodes are closer to. On one machine
+it is slower than the workers' own threads (`jobs/bench.py ingest` measures by how much).
 """
 
 import itertools
@@ -19,10 +19,10 @@ from raygen.data.shards.rows import Rows
 from raygen.data.stream.order import Piece, StreamPlan
 
 PIECES_AT_ONCE = 4
-"""Pieces that are read ahead together, where the object store has room for them."""
+"""How many pieces are read ahead together if the object store has room for them."""
 STORE_SHARE = 0.25
-"""Share of the object store for the pieces that are read together. The pieces before them, which
-are being used, take as much."""
+"""Share of the object store for the pieces that are read together. The previous pieces, which are
+in use, take as much again."""
 TASKS_IN_FLIGHT = 2
 TASK_CPUS = 0.25
 """CPUs reserved per read, which mostly waits and copies. They must fit beside the workers."""
@@ -36,11 +36,11 @@ def read_ahead(
     rank: int,
     world_size: int,
 ) -> Iterator[Rows]:
-    """Read a worker's part of the plan by one Ray Data execution for a few pieces each.
+    """Read a worker's part of the plan, with one Ray Data execution for every few pieces.
 
-    A single execution for all pieces would be simpler. But inside a training worker, once its
-    results have to wait to be used, its scheduling thread was seen never to rest (Ray 2.60), and
-    training ran at a third of its speed. These run to their end at once.
+    A single execution for all pieces would be simpler. But when its results have to wait for the
+    training, its scheduling thread keeps a CPU busy (Ray 2.60), and training in the same process
+    runs at a third of its speed. Short executions finish without waiting.
 
     Raises: ShardError.
     """
@@ -58,7 +58,7 @@ def read_ahead(
             try:
                 found = shards.read(rows)
             except ShardError as error:
-                # Raised here, it would arrive buried in Ray's own messages.
+                # Return the error, because Ray would bury a raised one in its own messages.
                 return pa.table({"error": [str(error)]})
             columns = {"image": as_column(found.images.reshape(len(rows), -1)), "row": rows}
             if shards.manifest.attributes:
@@ -70,11 +70,11 @@ def read_ahead(
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=TASK_CPUS,
-            # Ray warns where there are fewer blocks than tasks.
+            # Ray warns if there are fewer blocks than tasks.
             compute=ray.data.TaskPoolStrategy(size=min(TASKS_IN_FLIGHT, len(group))),
         )
         tables.context.execution_options.preserve_order = True
-        # One block for each piece, as it was read: to split or merge blocks copies the images.
+        # Keep one block for each piece, because splitting and merging blocks copies the images.
         tables.context.target_max_block_size = None
         tables.context.enable_progress_bars = False
         tables.context.print_on_execution_start = False
@@ -88,7 +88,7 @@ def read_ahead(
             if following:
                 ahead = thread.submit(execute, following)
             while refs:
-                # Dropping the reference lets Ray free the images once they are used.
+                # Drop the reference, so that Ray frees the images once they are used.
                 table: pa.Table = ray.get(refs.pop(0))
                 if "error" in table.column_names:
                     raise ShardError(table.column("error")[0].as_py())
@@ -99,13 +99,16 @@ def read_ahead(
                     attributes = as_array(table.column(ATTRIBUTES)).view(np.int8)
                 for start in range(0, len(rows), share):
                     part = slice(start, start + share)
-                    # Copies, so that the store's memory can be used again.
+                    # Copy, so that the store's memory can be freed.
                     pixels = images[part].reshape(shards.manifest.shape(share)).copy()
                     yield Rows(pixels, attributes[part].copy(), rows[part].copy())
 
 
 def plan_pieces(plan: StreamPlan, store_bytes: float) -> tuple[int, int]:
-    """How to cut chunks for an object store: steps of a piece, and pieces to read at once."""
+    """Fit pieces to an object store. Returns: steps of a piece; number of pieces to read at once.
+
+    Args: store_bytes: memory of the cluster's object stores, in bytes.
+    """
     chunk_bytes = plan.chunk_steps * plan.batch_size * plan.image_bytes
     room = STORE_SHARE * store_bytes
     if room >= chunk_bytes:
@@ -114,7 +117,7 @@ def plan_pieces(plan: StreamPlan, store_bytes: float) -> tuple[int, int]:
 
 
 def _grouped(pieces: Iterator[Piece], at_once: int) -> Iterator[list[Piece]]:
-    """Cut into groups of 1, 2, 4 and so on pieces: the first batch is not to wait for all."""
+    """Group pieces by 1, 2, 4 and so on up to `at_once`, so that the first batch comes early."""
     size = 1
     while group := list(itertools.islice(pieces, size)):
         yield group

@@ -1,6 +1,6 @@
-"""Shards to batches: one stream per run, in an order that is known before it starts.
+"""Streams shards as batches, in an order that is known before the run starts.
 
-What it promises, each tested:
+Its guarantees, each of which is tested:
 
 - every epoch delivers each image exactly once, whatever the batch size and worker count;
 - the order depends on (seed, epoch, global batch size) alone: the images of step k are the same
@@ -10,8 +10,8 @@ What it promises, each tested:
 - memory is bounded by the chunk size, not by the dataset;
 - every delivered row is checked against the plan: a lost or repeated image raises.
 
-How: a `StreamPlan` says which rows each worker uses in each step. They are read ahead a chunk at a
-time, by threads of the worker (`read_ahead`) or by Ray Data's tasks (`ray_reader.py`).
+A `StreamPlan` says which rows each worker uses in each step. They are read ahead chunk by chunk, by
+threads of the worker (`read_ahead`) or by tasks of Ray Data (`ray_reader.py`).
 """
 
 import functools
@@ -32,7 +32,8 @@ from raygen.data.shards.rows import Rows
 from raygen.data.stream.order import Piece, StreamPlan
 
 LOCAL_THREADS, REMOTE_THREADS = 2, 16
-"""Threads that read row groups. An object store answers slowly, but many requests at once."""
+"""Numbers of threads that read row groups. Object stores are slow to answer, but answer many
+requests concurrently."""
 _NO_ROWS = np.empty(0, np.int64)
 
 
@@ -41,9 +42,9 @@ class ImageStream:
     """A split of a dataset, as batches for training.
 
     Attributes:
-        folder: where the dataset lies.
-        reader: who reads ahead.
-        stored: where to take images from instead of the files, if anywhere.
+        folder: the dataset's folder.
+        reader: what reads ahead.
+        stored: a copy of the rows to read instead of the files, if there is one.
     """
 
     folder: Folder
@@ -62,15 +63,17 @@ class ImageStream:
     def batches(
         self, first_step: int, stop_step: int, rank: int = 0, world_size: int = 1
     ) -> Iterator[Rows]:
-        """One worker's share of the steps [first_step, stop_step), read ahead, step by step.
+        """Yield one worker's share of each of the steps [first_step, stop_step), reading ahead.
 
         No two steps share memory.
 
-        Args: rank, world_size: which worker of how many; `world_size` must divide `batch_size`.
+        Args:
+            rank: number of the worker, from 0.
+            world_size: number of workers; must divide `batch_size`.
         Raises: ShardError if a file is missing or damaged, or an image was lost or repeated.
         """
         if self.reader == RAY_DATA:
-            # Ray is imported where it is used: all else works without it.
+            # Import Ray only where it is used, because everything else works without it.
             from raygen.data.stream.ray_reader import read_ahead as read
         else:
             read = read_ahead
@@ -104,7 +107,7 @@ def read_ahead(
     rank: int,
     world_size: int,
 ) -> Iterator[Rows]:
-    """Read a worker's part of the plan in threads of this process, a piece ahead of its use.
+    """Read a worker's part of the plan in threads of this process, one piece ahead.
 
     Raises: ShardError.
     """
@@ -114,7 +117,7 @@ def read_ahead(
         return
     share = plan.batch_size // world_size
     threads = LOCAL_THREADS if shards.folder.is_local else REMOTE_THREADS
-    # Row groups that the last piece used in part: the next one may use the rest.
+    # Row groups that the last piece used only in part; the next one may use the rest.
     partial: dict[int, RowGroup] = {}
 
     def start(piece: Piece) -> _Reading:
@@ -124,13 +127,13 @@ def read_ahead(
         flat, at_hand = rows.reshape(-1), partial
         attributes = np.empty((len(flat), len(shards.manifest.attributes)), np.int8)
         of_steps = attributes.reshape(*rows.shape, attributes.shape[1])
-        # What is delivered, as `batches` will compare it with what should be.
+        # The rows that were really read, which `batches` compares with the plan.
         arrived = np.full(len(flat), -1)
 
         def fill(group: int, positions: np.ndarray) -> RowGroup | None:
             found = at_hand[group] if group in at_hand else shards.group(group)
             sources = shards.row_in_group(flat[positions], group)
-            # Image by image to its place: arrays of indices would copy twice.
+            # Copy image by image, because indexing with arrays would copy twice.
             for position, source in zip(positions.tolist(), sources.tolist(), strict=True):
                 step, place = divmod(position, share)
                 images[step][place] = found.images[source]
@@ -152,7 +155,7 @@ def read_ahead(
             if following:
                 ahead = start(following)
             for rows, attributes in zip(reading.rows, reading.attributes, strict=True):
-                # Taken out, so that the memory of a step is free once the step is over.
+                # Remove the images from the queue, so that a step's memory is freed after the step.
                 images = reading.images.popleft()
                 yield Rows(images.reshape(shards.manifest.shape(share)), attributes, rows)
     finally:
@@ -161,13 +164,13 @@ def read_ahead(
 
 @dataclass(frozen=True)
 class _Reading:
-    """A piece on its way.
+    """A piece that is being read.
 
     Attributes:
-        rows: (steps, share) row numbers.
-        images: of each step, (share, image_bytes).
-        attributes: (steps, share, attributes).
-        loads: who loads them, by row group.
+        rows: (steps, share) int64: row numbers; -1 for rows that are not read yet.
+        images: (share, image_bytes) uint8 for each step.
+        attributes: (steps, share, attributes) int8.
+        loads: the pending reads, by row group.
     """
 
     rows: np.ndarray
