@@ -44,7 +44,7 @@ class Figure:
 
 
 def local_ray(num_cpus: int | None = None, **options: Any) -> AbstractContextManager[None]:
-    """A Ray of this machine's own. Args: options: of `ray.init`."""
+    """Start a Ray on this machine. Args: options: as for `ray.init`."""
     return cluster.connected(address="local", num_cpus=num_cpus, **options)
 
 

@@ -41,7 +41,7 @@ TRAINING = "dcgan-celeba"
 FACES, SPRITES, SMALL = ImageFormat(218, 178), ImageFormat(64, 64), ImageFormat(32, 32, 150)
 BATCHES = {FACES.size: 32, SPRITES.size: 128}
 """Batch sizes of the presets that train on images of each size."""
-STORE_SHARE = 10
+STORE_RATIO = 10
 """Ratio of the dataset's size to that of the object store while memory is measured."""
 SMALLEST_STORE = 80 * 2**20
 """Least size of the object store that Ray accepts, in bytes."""
@@ -288,10 +288,10 @@ def measure_training(
 
 
 def measure_memory(data: Folder, place: Path) -> list[Figure]:
-    """Measure memory over an epoch by each reader of a dataset up to `STORE_SHARE` times the store."""
+    """Measure memory over an epoch by each reader of a dataset larger than the object store."""
     manifest = Manifest.load(data)
     size = manifest.rows(TRAIN) * manifest.image_bytes
-    store = max(SMALLEST_STORE, size // STORE_SHARE)
+    store = max(SMALLEST_STORE, size // STORE_RATIO)
     spilled = place / "spilled"
     shutil.rmtree(spilled, ignore_errors=True)
     spilled.mkdir()

@@ -21,8 +21,8 @@ def sweep(options: SweepBenchOptions, place: Path, jobs: Path) -> list[Figure]:
     """Measure all figures. Args: place: a folder for the sweeps; jobs: the scripts' folder."""
     length = ("--steps", str(options.steps), "--trials", str(options.trials))
     with local_ray():
-        one = run_sweep(options, place, jobs, "one-worker", *short(options, 1))
-        nested = run_sweep(options, place, jobs, "nested", *short(options, 2))
+        one = run_sweep(options, place, jobs, "one-worker", *short_sweep(options, 1))
+        nested = run_sweep(options, place, jobs, "nested", *short_sweep(options, 2))
         halving = run_sweep(options, place, jobs, "asha", *length)
         whole = run_sweep(options, place, jobs, "to-the-end", *length, "--scheduler", "none")
     summary = json.loads((place / "asha/summary.json").read_text())
@@ -61,7 +61,7 @@ def sweep(options: SweepBenchOptions, place: Path, jobs: Path) -> list[Figure]:
     ]
 
 
-def short(options: SweepBenchOptions, workers: int) -> list[str]:
+def short_sweep(options: SweepBenchOptions, workers: int) -> list[str]:
     """Options of a sweep of short trials, one after the other."""
     arguments = ["--steps", str(SHORT_STEPS), "--trials", str(options.startups + 1)]
     arguments += ["--scheduler", "none", "--max-concurrent", "1"]

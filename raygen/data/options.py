@@ -67,7 +67,7 @@ class PrepareOptions:
 
     @property
     def images_wanted(self) -> list[ImageFormat]:
-        """One for each size. Raises: UserError."""
+        """The format of the images of each size. Raises: UserError."""
         wanted = [ImageFormat.parse(size, self.crop) for size in self.size]
         require(len(set(wanted)) == len(wanted) > 0, "--size", " ".join(self.size), "differ")
         return wanted
@@ -189,4 +189,4 @@ SUBCOMMANDS: dict[str, type[PrepareOptions | ShowOptions]] = {
     "drawn": DrawnOptions,
     "show": ShowOptions,
 }
-"""By the word that a user says: where the images come from, or that a dataset is to be shown."""
+"""Options of the subcommands of jobs/prepare.py, by name."""

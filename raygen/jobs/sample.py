@@ -35,7 +35,7 @@ INPUTS = 32
 SQUEEZED = 10
 """Compression ratio of image files that is assumed when checking for free space."""
 
-Batch = tuple[Tensor, Tensor]
+ImagesAndCodes = tuple[Tensor, Tensor]
 """Images, (N, 3, H, W) in [-1, 1], and the latent codes to keep of them; (0,) if there are none."""
 
 
@@ -52,7 +52,7 @@ class Drawing:
     """
 
     name: str
-    batches: Iterator[Batch]
+    batches: Iterator[ImagesAndCodes]
     count: int
     columns: int = 0
     codes: int = 0
@@ -89,7 +89,7 @@ def parse_strength(text: str) -> Tensor:
     return torch.linspace(float(match[1]), float(match[2]), int(match[3]))
 
 
-def samples(trained: TrainedModel, count: int, seed: int) -> Iterator[Batch]:
+def samples(trained: TrainedModel, count: int, seed: int) -> Iterator[ImagesAndCodes]:
     """Yield images generated from noise, and their latent codes."""
     for codes in trained.code_batches(count, seed):
         yield trained.from_noise(codes), codes
@@ -105,7 +105,7 @@ def reconstructions(trained: TrainedModel, options: SampleOptions) -> Drawing:
     for path in paths:
         open_input(path, trained, options.fit)
 
-    def batches() -> Iterator[Batch]:
+    def batches() -> Iterator[ImagesAndCodes]:
         for first in range(0, len(paths), INPUTS):
             inputs = [read_image(p, trained, options.fit) for p in paths[first : first + INPUTS]]
             images = torch.cat(inputs)
@@ -173,7 +173,7 @@ def variations(trained: TrainedModel, options: SampleOptions, strengths: Tensor)
         line.close()
     images = HeldOut.of(data, manifest, VALIDATION, options.count or ROWS)
 
-    def batches() -> Iterator[Batch]:
+    def batches() -> Iterator[ImagesAndCodes]:
         for row in range(images.count):
             image = as_images(images.read(row, row + 1).images)
             yield trained.vary(image, vector, strengths), torch.empty(0)
@@ -249,7 +249,7 @@ def write(target: Folder, kind: str, drawing: Drawing, trained: TrainedModel) ->
     """Write images, and show the progress. Args: kind: the format, as in `SampleOptions`."""
     line, began, done = ProgressLine(), time.monotonic(), 0
 
-    def told() -> Iterator[Batch]:
+    def told() -> Iterator[ImagesAndCodes]:
         nonlocal done
         for images, codes in drawing.batches:
             yield images, codes

@@ -1,4 +1,4 @@
-"""One worker's part of a run, from the newest checkpoint on. Does not start Ray."""
+"""One worker's part of a run, from the latest checkpoint on. Does not start Ray."""
 
 import contextlib
 from dataclasses import replace

@@ -18,7 +18,7 @@ from raygen.core.storage import Folder
 
 
 @dataclass(frozen=True)
-class Batch:
+class BatchLocation:
     """The position of a batch of rows in its file.
 
     Attributes: offset: in bytes; first: number of its first row; rows: number of its rows.
@@ -41,7 +41,7 @@ class ArrowFile:
     file: Folder
     scanned: str
     schema: pa.Schema = field(compare=False)
-    batches: tuple[Batch, ...] = field(compare=False)
+    batches: tuple[BatchLocation, ...] = field(compare=False)
 
     @property
     def rows(self) -> int:
@@ -70,7 +70,7 @@ def scan(file: Folder, without: Callable[[pa.Schema], str]) -> tuple[ArrowFile, 
     Returns: the file, and a table of all other columns.
     Raises: UserError if the file is damaged or cannot be read.
     """
-    batches: list[Batch] = []
+    batches: list[BatchLocation] = []
     kept: list[pa.RecordBatch] = []
     with explained(file), file.filesystem.open_input_file(file.path) as source:
         schema = pa.ipc.read_schema(_required(pa.ipc.read_message(source), "schema"))
@@ -85,7 +85,7 @@ def scan(file: Folder, without: Callable[[pa.Schema], str]) -> tuple[ArrowFile, 
             except EOFError:
                 break
             batch = _checked(message, schema)
-            batches.append(Batch(offset, first, batch.num_rows))
+            batches.append(BatchLocation(offset, first, batch.num_rows))
             first += batch.num_rows
             kept.append(batch.drop_columns([left_out]))
         others = pa.Table.from_batches(kept, schema.remove(schema.get_field_index(left_out)))
@@ -94,7 +94,7 @@ def scan(file: Folder, without: Callable[[pa.Schema], str]) -> tuple[ArrowFile, 
 
 
 @functools.lru_cache(maxsize=1)
-def _read_batch(file: ArrowFile, batch: Batch) -> pa.RecordBatch:
+def _read_batch(file: ArrowFile, batch: BatchLocation) -> pa.RecordBatch:
     """Read a batch. Only the last one is cached, because rows are read in order."""
     with file.file.filesystem.open_input_file(file.file.path) as source:
         source.seek(batch.offset)
