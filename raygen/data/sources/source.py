@@ -39,7 +39,7 @@ class Source(Protocol):
         """The same source, retrying for so many seconds during outages of its object store."""
 
     def size(self, position: int) -> int:
-        """Upper limit of the bytes that `read` will return; 0 if it is not known."""
+        """Approximate number of bytes that `read` will return; 0 if it is not known."""
 
     def read(self, position: int) -> bytes:
         """Read the file of the image at a position in `ids`. Several threads may read at once.
