@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 USES_RAY = {
+    "raygen/benchmarks/figures.py",
     "raygen/benchmarks/ingest.py",
     "raygen/cluster/connection.py",
     "raygen/data/prepare/parts.py",
