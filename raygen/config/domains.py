@@ -253,7 +253,7 @@ def random_trials(
     import numpy as np
 
     yield defaults
-    seen = [defaults]
+    seen = {_key(defaults)}
     for number in itertools.count(1):
         random = np.random.default_rng((_TRIAL_VALUES, seed, number))
         fitting: Values = {}
@@ -261,13 +261,18 @@ def random_trials(
             values = {name: domain.sample(random) for name, domain in space.items()}
             if allowed(values):
                 fitting = values
-                if values not in seen:
+                if _key(values) not in seen:
                     break
         if not fitting:
             raise nothing_fits(space)
         values = fitting
-        seen.append(values)
+        seen.add(_key(values))
         yield values
+
+
+def _key(values: Values) -> tuple[object, ...]:
+    """What two settings of the same space have in common if they are equal."""
+    return tuple(values[name] for name in sorted(values))
 
 
 def grid_trials(space: Space, defaults: Values) -> list[Values]:
