@@ -4,6 +4,7 @@ import io
 import math
 import struct
 import zlib
+from collections.abc import Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -29,13 +30,9 @@ def grid(images: Tensor, columns: int = 0) -> np.ndarray:
         only: np.ndarray = pixels[0]
         return only
     columns = min(columns or _columns(count), count)
-    laid_out = np.full((*grid_size(count, columns, height, width), 3), 255, np.uint8)
-    for number, image in enumerate(pixels):
-        row, column = divmod(number, columns)
-        top = PADDING + row * (height + PADDING)
-        left = PADDING + column * (width + PADDING)
-        laid_out[top : top + height, left : left + width] = image
-    return laid_out
+    _, grid_width = grid_size(count, columns, height, width)
+    rows = [_row(pixels[first : first + columns], grid_width) for first in range(0, count, columns)]
+    return np.concatenate([_white(PADDING, grid_width), *rows])
 
 
 def _columns(count: int) -> int:
@@ -65,6 +62,20 @@ def grid_size(count: int, columns: int, height: int, width: int) -> tuple[int, i
     return rows * (height + PADDING) + PADDING, columns * (width + PADDING) + PADDING
 
 
+def _row(images: Sequence[np.ndarray] | np.ndarray, grid_width: int) -> np.ndarray:
+    """A row of a grid with the border below it: (height + PADDING, grid_width, 3) uint8."""
+    height, width, _ = images[0].shape
+    pixels = _white(height + PADDING, grid_width)
+    for number, image in enumerate(images):
+        left = PADDING + number * (width + PADDING)
+        pixels[:height, left : left + width] = image
+    return pixels
+
+
+def _white(height: int, width: int) -> np.ndarray:
+    return np.full((height, width, 3), 255, np.uint8)
+
+
 class GridFile:
     """Writes a grid as PNG, one row of images at a time, so that it never has to fit in memory.
 
@@ -77,7 +88,6 @@ class GridFile:
         self._left = count
         self._bare = count == 1
         self._columns = min(columns or _columns(count), count)
-        self._image = height, width
         self._row: list[np.ndarray] = []
         self._compressor = zlib.compressobj()
         size = grid_size(count, columns, height, width)
@@ -86,7 +96,7 @@ class GridFile:
         self._chunk(b"IHDR", struct.pack(">IIBBBBB", size[1], size[0], 8, 2, 0, 0, 0))
         self._width = size[1]
         if not self._bare:
-            self._pixels(self._white(PADDING))
+            self._pixels(_white(PADDING, self._width))
 
     def add(self, images: np.ndarray) -> None:
         """Append images, (N, height, width, 3) uint8; the last one completes the file."""
@@ -103,16 +113,8 @@ class GridFile:
         if self._bare:
             self._pixels(self._row[0])
             return
-        height, width = self._image
-        pixels = self._white(height + PADDING)
-        for number, image in enumerate(self._row):
-            left = PADDING + number * (width + PADDING)
-            pixels[:height, left : left + width] = image
-        self._pixels(pixels)
+        self._pixels(_row(self._row, self._width))
         self._row = []
-
-    def _white(self, height: int) -> np.ndarray:
-        return np.full((height, self._width, 3), 255, np.uint8)
 
     def _pixels(self, pixels: np.ndarray) -> None:
         """Write rows of pixels with PNG's filter type 1: differences from left to right."""
