@@ -3,6 +3,7 @@
 import io
 import json
 import multiprocessing
+import operator
 import os
 import resource
 import shutil
@@ -16,14 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import ray
 import torch
 from PIL import Image
+from ray.data import DataIterator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader, Dataset
 
 from raygen.benchmarks.figures import Figure, local_ray, run_job_script, say
 from raygen.benchmarks.options import IngestBenchOptions
-from raygen.config.run import PRESETS, ImageFormat, Reader
+from raygen.cluster import connection as cluster
+from raygen.config.run import PRESETS, RAY_DATA, ImageFormat, Reader
 from raygen.core.errors import RunError
 from raygen.core.storage import Folder
 from raygen.data.images import fit_image
@@ -33,7 +37,8 @@ from raygen.data.shards.manifest import Manifest
 from raygen.data.sources.drawn_faces import draw_face
 from raygen.data.sources.image_files import ImageFiles, folder
 from raygen.data.splits import TRAIN
-from raygen.data.stream.stream import ImageStream
+from raygen.data.stream.ray_data import RayDataReader, Reading
+from raygen.data.stream.stream import ImageStream, ReadAhead, own_threads
 
 EPOCHS = 5
 WORKERS = 2
@@ -62,7 +67,7 @@ def ingest(options: IngestBenchOptions, place: Path, jobs: Path) -> list[Figure]
         step, waiting = measure_training(options, datasets[SMALL.size], place, jobs)
         for source, image in ((pngs, SPRITES), (jpegs, FACES)):
             data = datasets[image.size]
-            figures += measure_stream(options, source, data, BATCHES[image.size], step)
+            figures += measure_stream(options, source, data, image, step)
     figures.append(
         Figure(f"{TRAINING}: share of its time spent waiting for data", waiting, 0.01, False)
     )
@@ -172,40 +177,51 @@ class Consumed:
         began: time of the request for the first batch, in seconds.
         arrivals: time at which each batch arrived, in seconds.
         uses: (rows,) how often each image arrived.
+        cpu_seconds: CPU time of the process between the first and the last batch.
         peak_bytes: growth of the process's peak memory.
     """
 
     began: float
     arrivals: list[float]
     uses: np.ndarray
+    cpu_seconds: float
     peak_bytes: int
 
 
-def consume(place: str, batch: int, epochs: int, reader: Reader, rank: int) -> Consumed:
-    """Take one worker's batches as fast as possible: whole epochs, rounded up to a batch."""
-    data = Folder.at(place)
-    manifest = Manifest.load(data)
-    stream = ImageStream(data, manifest, TRAIN, batch, 0, reader)
-    rows = manifest.rows(TRAIN)
-    uses = np.zeros(rows, np.int64)
+def consume(stream: ImageStream, steps: int, rank: int, shard: DataIterator | None) -> Consumed:
+    """Take one worker's batches as fast as possible.
+
+    Args: shard: what Ray Data reads for this worker; None: it reads in threads of its own.
+    """
+    uses = np.zeros(stream.plan.rows, np.int64)
+    read: ReadAhead = own_threads
+    if shard:
+        read = RayDataReader(cluster.smallest_store(), handed_out=lambda: shard)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    arrivals, began = [], time.monotonic()
-    for images in stream.batches(0, -(-epochs * rows // batch), rank, WORKERS):
+    arrivals, began, cpu = [], time.monotonic(), 0.0
+    for images in stream.batches(0, steps, rank, WORKERS, read):
         arrivals.append(time.monotonic())
+        cpu = cpu or time.process_time()
         np.add.at(uses, images.rows, 1)
+    spent = time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return Consumed(began, arrivals, uses, peak * 1024)
+    return Consumed(began, arrivals, uses, spent, peak * 1024)
 
 
 def consume_together(data: Folder, batch: int, epochs: int, reader: Reader) -> list[Consumed]:
-    """Run `consume` on two workers, each in a new process.
+    """Run `consume` on two workers, each in a new process, for whole epochs.
 
     Raises: RunError if an image arrived too often or too rarely.
     """
-    import ray
-
+    manifest = Manifest.load(data)
+    stream = ImageStream(data, manifest, TRAIN, batch, 0)
+    steps = -(-epochs * manifest.rows(TRAIN) // batch)
+    shards: list[DataIterator | None] = [None] * WORKERS
+    if reader == RAY_DATA:
+        store = cluster.smallest_store()
+        shards = [*Reading(stream, range(WORKERS), WORKERS, 0, steps, store).shards()]
     task = ray.remote(num_cpus=0.5, max_calls=1)(consume)
-    ranks = [task.remote(data.uri, batch, epochs, reader, rank) for rank in range(WORKERS)]
+    ranks = [task.remote(stream, steps, rank, shard) for rank, shard in enumerate(shards)]
     results: list[Consumed] = ray.get(ranks)
     uses = sum(result.uses for result in results)
     if uses.min() < epochs or uses.max() > epochs + 1:  # type: ignore[union-attr]
@@ -214,39 +230,62 @@ def consume_together(data: Folder, batch: int, epochs: int, reader: Reader) -> l
 
 
 def measure_stream(
-    options: IngestBenchOptions, source: ImageFiles, data: Folder, batch: int, step: float
+    options: IngestBenchOptions,
+    source: ImageFiles,
+    data: Folder,
+    image: ImageFormat,
+    step: float,
 ) -> list[Figure]:
     """Compare the stream with a DataLoader, and its longest pause with a training step.
 
     Args: step: duration of a training step, in seconds.
     """
-    manifest = Manifest.load(data)
+    manifest, batch = Manifest.load(data), BATCHES[image.size]
     paths = [os.path.join(source.files.place.path, path) for path in source.files.paths]
     train = [
         paths[k] for k in source.order[source.splits()[TRAIN].start : source.splits()[TRAIN].stop]
     ]
-    ratios: list[float] = []
-    pauses: list[float] = []
-    rates: list[float] = []
+    files: list[float] = []
+    results: dict[Reader, list[list[Consumed]]] = {RAY_DATA: [], "direct": []}
     for repeat in range(options.repeats):
         say(f"measuring the stream of {manifest.size}, {repeat + 1} of {options.repeats}")
         # Use a new process, because the DataLoader forks, which is unsafe where Ray runs.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            files = pool.submit(load_files, train, batch, EPOCHS).result()
-        results = consume_together(data, batch, EPOCHS, "direct")
-        rate = images_per_second(results)
-        rates.append(rate)
-        ratios.append(rate / files)
-        pauses += [float(np.diff(result.arrivals).max()) for result in results]
-    slow = images_per_second(consume_together(data, batch, EPOCHS, "ray-data"))
-    rate = statistics.median(rates)
+            files.append(pool.submit(load_files, train, batch, EPOCHS).result())
+        for reader, consumed in results.items():
+            consumed.append(consume_together(data, batch, EPOCHS, reader))
+    figures = []
+    for reader, bar in ((RAY_DATA, 2 if image == SPRITES else 1.5), ("direct", 4)):
+        rates = [images_per_second(consumed) for consumed in results[reader]]
+        figures.append(
+            Figure(
+                f"stream of {manifest.size}, {reader} : DataLoader over files",
+                statistics.median(map(operator.truediv, rates, files)),
+                bar,
+                True,
+                f"{statistics.median(rates):,.0f} images/s",
+            )
+        )
+    costs = [[cpu_per_image(c) for c in consumed] for consumed in results.values()]
+    firsts = [[first_batch(c) for c in consumed] for consumed in results.values()]
+    pauses = [
+        float(np.diff(one.arrivals).max()) for consumed in results[RAY_DATA] for one in consumed
+    ]
     return [
+        *figures,
         Figure(
-            f"stream of {manifest.size}, {WORKERS} workers : DataLoader over files",
-            statistics.median(ratios),
-            4,
-            True,
-            f"{rate:,.0f} images/s",
+            f"CPU of a worker per image of {manifest.size}, {RAY_DATA} : direct",
+            statistics.median(map(operator.truediv, *costs)),
+            1.5,
+            False,
+            " : ".join(f"{statistics.median(cost) * 1e6:.1f} us" for cost in costs),
+        ),
+        Figure(
+            f"first batch of {manifest.size}, {RAY_DATA} : direct + 3 s",
+            statistics.median(one / (other + 3) for one, other in zip(*firsts, strict=True)),
+            1,
+            False,
+            " : ".join(f"{statistics.median(first):.1f} s" for first in firsts),
         ),
         Figure(
             f"longest pause in {EPOCHS} epochs of {manifest.size} : step of {TRAINING}",
@@ -255,14 +294,17 @@ def measure_stream(
             False,
             f"{max(pauses) * 1000:.0f} ms : {step * 1000:.0f} ms",
         ),
-        Figure(
-            f"stream of {manifest.size} by Ray Data's tasks : by own threads",
-            slow / rate,
-            None,
-            True,
-            f"{slow:,.0f} images/s",
-        ),
     ]
+
+
+def cpu_per_image(results: list[Consumed]) -> float:
+    """CPU time of the workers for each image that they took, in seconds."""
+    return sum(one.cpu_seconds for one in results) / sum(int(one.uses.sum()) for one in results)
+
+
+def first_batch(results: list[Consumed]) -> float:
+    """Time until every worker had its first batch, in seconds."""
+    return max(one.arrivals[0] - one.began for one in results)
 
 
 def images_per_second(results: list[Consumed]) -> float:
@@ -296,7 +338,7 @@ def measure_memory(data: Folder, place: Path) -> list[Figure]:
     shutil.rmtree(spilled, ignore_errors=True)
     spilled.mkdir()
     figures = []
-    readers: tuple[Reader, ...] = ("direct", "ray-data")
+    readers: tuple[Reader, ...] = (RAY_DATA, "direct")
     with local_ray(WORKERS, object_store_memory=store, object_spilling_directory=str(spilled)):
         for reader in readers:
             times = f"dataset of {size / store:.1f} x store, {reader}"

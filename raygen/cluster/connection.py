@@ -319,6 +319,11 @@ def nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
+def smallest_store() -> float:
+    """Size of the smallest object store of the cluster's nodes, in bytes."""
+    return min((node.get("object_store_memory", 0) for node in nodes()), default=0)
+
+
 def waits_for_others() -> bool:
     """Whether workers of any job are waiting for resources that others hold."""
     groups = ray.util.placement_group_table().values()

@@ -150,9 +150,10 @@ class RunConfig:
     halved learning rates, at most 3 times."""
     sync_bn: bool = False
     """Batch statistics over all workers' images (SyncBatchNorm); GPUs only."""
-    reader: Resumable[Reader] = "direct"
-    """Who reads images ahead of the training, in the same order: each worker's own threads
-    (direct), or Ray Data's tasks on any node of the cluster (ray-data), which is slower."""
+    reader: Resumable[Reader] = "ray-data"
+    """Who reads images ahead of the training, in the same order: Ray Data's tasks on any node of
+    the cluster (ray-data), or each worker's own threads (direct), which need less of a CPU but take
+    it from the training."""
     log_images: Resumable[int] = 1_000
     """Log scalars every so many images."""
     sample_images: Resumable[int] = 4_000

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from raygen.cluster.connection import Nodes, total
 from raygen.config.run import RAY_DATA, Reader, RunConfig
 from raygen.core.errors import UserError
-from raygen.data.stream.ray_reader import TASK_CPUS, TASKS_IN_FLIGHT
+from raygen.data.stream.ray_data import TASK_CPUS, tasks_at_once
 
 LEAST_CPUS = 0.25
 """Least CPUs per worker: more than four workers per CPU only slow each other down."""
@@ -130,7 +130,7 @@ def fitting_cpus(
         drivers: CPUs that other processes reserve on any of the nodes.
     Returns: CPUs, in steps of Ray's own precision; 0.0 if there is no room for so many.
     """
-    tasks = TASK_CPUS * TASKS_IN_FLIGHT * count if reader == RAY_DATA else 0.0
+    tasks = TASK_CPUS * tasks_at_once(count) if reader == RAY_DATA else 0.0
     cpus = total(nodes, "CPU")
     free: list[tuple[float, int]] = []
     for node in nodes:

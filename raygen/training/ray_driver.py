@@ -12,8 +12,10 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import ray.data
 from ray.exceptions import RayError
 from ray.train import FailureConfig, ScalingConfig
 from ray.train import RunConfig as RayRunConfig
@@ -24,9 +26,12 @@ from raygen.cluster.lease import Fence
 from raygen.core.errors import RunError, StorageError, UserError
 from raygen.core.status import Ended, Event, Outcome, State
 from raygen.core.storage import Folder
+from raygen.data.splits import TRAIN
+from raygen.data.stream.ray_data import Reading
 from raygen.training.placement import Placement
+from raygen.training.planned_shards import PlannedShards
 from raygen.training.process_group import torch_config
-from raygen.training.ray_worker import train_worker
+from raygen.training.ray_worker import tell_outage, train_worker
 from raygen.training.session import Session
 
 POLL_SECONDS = 0.25
@@ -99,10 +104,24 @@ def _fit_once(
     """
     may_fail = session.config.max_failures
     before = session.run.position().global_step
+    datasets: dict[str, ray.data.Dataset | Callable[[], ray.data.Dataset]] = {}
+    dataset_config, store_bytes = None, 0.0
+    if session.uses_ray_data:
+        store_bytes = cluster.smallest_store()
+        # A dataset of row numbers; the config says who reads which of them, and when.
+        datasets[TRAIN] = ray.data.range(session.manifest.rows(TRAIN))
+        dataset_config = PlannedShards(partial(rest_of, session, store_bytes, status))
     gpu = {"GPU": 1} if placement.use_gpu else {}
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"session": session, "status": status, "threads": threads},
+        train_loop_config={
+            "session": session,
+            "status": status,
+            "threads": threads,
+            "store_bytes": store_bytes,
+        },
+        datasets=datasets,
+        dataset_config=dataset_config,
         # The others wait in a collective operation while one worker waits for the storage.
         torch_config=torch_config(int(GROUP_SECONDS + session.run.folder.patience)),
         scaling_config=ScalingConfig(
@@ -125,6 +144,15 @@ def _fit_once(
             raise
         return True
     return False
+
+
+def rest_of(session: Session, store_bytes: float, status: Any, workers: int) -> Reading:
+    """What so many workers have to read from the latest checkpoint on."""
+    step = session.run.position().global_step
+    told = partial(tell_outage, status)
+    return Reading(
+        session.stream, range(workers), workers, step, session.total_steps, store_bytes, told
+    )
 
 
 def forget_records(folder: Folder, fence: Fence | None) -> None:

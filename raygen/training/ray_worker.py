@@ -1,6 +1,7 @@
 """A worker's side of a training inside Ray Train, which reports to the actor `Status`."""
 
 import traceback
+from functools import partial
 from typing import Any
 
 import ray
@@ -11,6 +12,9 @@ from raygen.cluster.connection import Poll
 from raygen.core.errors import RunError, UserError
 from raygen.core.retry import OUTAGES, is_lasting, not_written
 from raygen.core.status import Callbacks, Ended, Measured, Notice, Progress
+from raygen.data.splits import TRAIN
+from raygen.data.stream.ray_data import RayDataReader
+from raygen.data.stream.stream import ReadAhead, own_threads
 from raygen.training.hardware import cores, use_cores
 from raygen.training.run_session import run_session
 from raygen.training.session import Session
@@ -43,6 +47,11 @@ class WorkerCallbacks(Callbacks):
         ray.get(self._status.tell.remote(Measured(progress)))
 
 
+def tell_outage(status: Any, text: str, part: int = RUN) -> None:
+    """Forward a line about an outage of the storage, or "" when it is over."""
+    status.outage.remote(part, text)
+
+
 def train_worker(settings: dict[str, Any]) -> None:
     """Entry point of each worker. Args: settings: as `ray_driver.fit` passes them."""
     session: Session = settings["session"]
@@ -56,8 +65,14 @@ def train_worker(settings: dict[str, Any]) -> None:
         workers = Workers(context.get_world_rank(), context.get_world_size(), device)
         if device.type == "cpu":
             use_cores(settings["threads"] or cores() // context.get_local_world_size())
-        with OUTAGES.told_to(lambda text: status.outage.remote(RUN, text)):
-            outcome = run_session(session, workers, WorkerCallbacks(status))
+        read: ReadAhead = own_threads
+        told = partial(tell_outage, status)
+        if session.uses_ray_data:
+            read = RayDataReader(
+                settings["store_bytes"], told, partial(ray.train.get_dataset_shard, TRAIN)
+            )
+        with OUTAGES.told_to(told):
+            outcome = run_session(session, workers, WorkerCallbacks(status), read)
         if workers.is_first:
             ray.get(status.tell.remote(Ended(outcome)))
     except (UserError, RunError) as error:

@@ -12,7 +12,7 @@ from raygen.core.storage import Folder
 from raygen.data.shards.reader import HeldOut
 from raygen.data.splits import TRAIN, VALIDATION
 from raygen.data.stream.prefetch import Prefetcher
-from raygen.data.stream.stream import ImageStream
+from raygen.data.stream.stream import ReadAhead, own_threads
 from raygen.models import build_model
 from raygen.models.base import Model
 from raygen.tensorboard.run_log import RunLog
@@ -27,10 +27,14 @@ from raygen.training.workers import Workers
 MOST_RESTORES = 3
 
 
-def run_session(session: Session, workers: Workers, callbacks: Callbacks) -> Outcome:
+def run_session(
+    session: Session, workers: Workers, callbacks: Callbacks, read: ReadAhead = own_threads
+) -> Outcome:
     """Train one run on this worker, together with the others, until its end or until it stops.
 
-    Args: callbacks: called on the first worker alone.
+    Args:
+        callbacks: called on the first worker alone.
+        read: what reads the images ahead.
     Raises: RunError if a loss is not finite and recovery is off or was tried too often; UserError
         for mistakes that only show now.
     """
@@ -40,7 +44,7 @@ def run_session(session: Session, workers: Workers, callbacks: Callbacks) -> Out
         start = checkpoint_index.read_position(saved) if saved else Position()
         restores = max(restores, start.restores)
         try:
-            return _train_from(session, workers, callbacks, saved, start, restores)
+            return _train_from(session, workers, callbacks, read, saved, start, restores)
         except NotFinite as problem:
             saved = _latest_checkpoint(session, workers)
             said = f"{problem}; the last good checkpoint is {saved.uri if saved else 'none'}"
@@ -84,6 +88,7 @@ def _train_from(
     session: Session,
     workers: Workers,
     callbacks: Callbacks,
+    read: ReadAhead,
     saved: Folder | None,
     start: Position,
     restores: int,
@@ -93,17 +98,8 @@ def _train_from(
     Args: start: the checkpoint, or None; restores: how often to halve the learning rates.
     """
     config, run, manifest = session.config, session.run, session.manifest
-    stream = ImageStream(
-        session.data,
-        manifest,
-        TRAIN,
-        config.step_images,
-        config.seed,
-        config.reader,
-        session.stored,
-    )
-    batches = stream.batches(
-        start.global_step, session.total_steps, workers.rank, workers.world_size
+    batches = session.stream.batches(
+        start.global_step, session.total_steps, workers.rank, workers.world_size, read
     )
     # Start reading now, so that it overlaps with building the networks.
     with contextlib.ExitStack() as stack:

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
-from raygen.config.run import RunConfig
+from raygen.config.run import RAY_DATA, RunConfig
 from raygen.core.status import Position
 from raygen.core.storage import Folder
 from raygen.data.shards.manifest import Manifest
 from raygen.data.shards.reader import Stored
 from raygen.data.splits import TRAIN
+from raygen.data.stream.stream import ImageStream
 from raygen.training.run import RunFolder
 
 
@@ -27,6 +28,19 @@ class Session:
     use_gpu: bool
     verbose: bool = False
     stored: Stored | None = None
+
+    @property
+    def stream(self) -> ImageStream:
+        """The training images in the run's order."""
+        config = self.config
+        return ImageStream(
+            self.data, self.manifest, TRAIN, config.step_images, config.seed, self.stored
+        )
+
+    @property
+    def uses_ray_data(self) -> bool:
+        """Whether Ray Data reads the images; what is in memory already needs no reading."""
+        return self.config.reader == RAY_DATA and self.stored is None
 
     @property
     def total_steps(self) -> int:

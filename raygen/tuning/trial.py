@@ -8,12 +8,14 @@ import os
 import threading
 import time
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import ray
 import torch
 from ray import tune
 
+from raygen.cluster import connection as cluster
 from raygen.cluster.connection import Poll, own_actor
 from raygen.config.domains import Values
 from raygen.config.run import RunConfig
@@ -23,12 +25,14 @@ from raygen.core.status import Callbacks, Measured, Notice, Outcome, Progress, S
 from raygen.core.storage import Folder
 from raygen.data.shards.manifest import Manifest
 from raygen.data.shards.object_store import StoredImages
+from raygen.data.stream.ray_data import RayDataReader
+from raygen.data.stream.stream import ReadAhead, own_threads
 from raygen.evaluation.objective import Objective
 from raygen.training import checkpoint, checkpoint_index
 from raygen.training.hardware import use_cores
 from raygen.training.placement import Placement
 from raygen.training.ray_driver import fit
-from raygen.training.ray_worker import RUN
+from raygen.training.ray_worker import RUN, tell_outage
 from raygen.training.record import RunRecord
 from raygen.training.run import RunFolder
 from raygen.training.run_session import run_session
@@ -101,7 +105,7 @@ def run_trial(config: dict[str, Any], task: Task) -> None:
         return
     # A killed attempt may have reported an outage that is over now.
     task.status.outage.remote(number, "")
-    with OUTAGES.told_to(lambda text: task.status.outage.remote(number, text)):
+    with OUTAGES.told_to(partial(tell_outage, task.status, part=number)):
         _run_trial(config, task, number)
 
 
@@ -131,7 +135,11 @@ def _run_trial(config: dict[str, Any], task: Task, number: int) -> None:
             device = torch.device("cuda" if capacity.use_gpu else "cpu")
             if not capacity.use_gpu:
                 use_cores(capacity.threads)
-            outcome = run_session(session, Workers(device=device), callbacks)
+            read: ReadAhead = own_threads
+            if session.uses_ray_data:
+                told = partial(tell_outage, task.status, part=number)
+                read = RayDataReader(cluster.smallest_store(), told)
+            outcome = run_session(session, Workers(device=device), callbacks, read)
         record.end(outcome)
     except torch.OutOfMemoryError as error:
         raise RunError(f"out of GPU memory ({error})") from error

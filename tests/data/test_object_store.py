@@ -3,6 +3,7 @@
 import io
 import tarfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
@@ -19,12 +20,14 @@ from raygen.data.prepare.parts import Target
 from raygen.data.prepare.prepare import prepare
 from raygen.data.shards.manifest import Manifest
 from raygen.data.shards.reader import ShardReader
+from raygen.data.shards.rows import Rows
 from raygen.data.sources.drawn_faces import write_celeba_layout
 from raygen.data.sources.files import Files
 from raygen.data.sources.huggingface import huggingface
 from raygen.data.sources.image_files import celeba
 from raygen.data.splits import TRAIN, VALIDATION
-from raygen.data.stream.stream import ImageStream
+from raygen.data.stream.ray_data import RayDataReader
+from raygen.data.stream.stream import ImageStream, ReadAhead, own_threads
 
 SMALL, LARGE = ImageFormat(32, 32, 150), ImageFormat(64, 64, 150)
 
@@ -152,13 +155,18 @@ def test_a_stream_reads_a_bucket(
         request.getfixturevalue("ray_session")
     manifest, pixels = write_dataset(tmp_path, (13, 7, 11, 6), (4,))
     upload(tmp_path, s3)
-    stream = ImageStream(s3, Manifest.load(s3), TRAIN, 8, 3, reader)
-    whole = list(stream.batches(0, 12))
+    stream = ImageStream(s3, Manifest.load(s3), TRAIN, 8, 3)
+
+    def batches(rank: int, world_size: int) -> Iterator[Rows]:
+        read: ReadAhead = RayDataReader(10**9) if reader == "ray-data" else own_threads
+        return stream.batches(0, 12, rank, world_size, read)
+
+    whole = list(batches(0, 1))
     assert sum(len(batch.rows) for batch in whole) == 96
     for batch in whole:
         assert np.array_equal(batch.images, pixels[TRAIN][batch.rows])
     for rank in range(2):
-        for batch, half in zip(whole, stream.batches(0, 12, rank, 2), strict=True):
+        for batch, half in zip(whole, batches(rank, 2), strict=True):
             assert np.array_equal(half.rows, batch.rows[4 * rank : 4 * rank + 4])
     reader_ = ShardReader(s3, manifest, VALIDATION)
     assert reader_.ids() == [f"validation{k}" for k in range(4)]

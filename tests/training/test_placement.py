@@ -16,12 +16,14 @@ def planned(nodes: Nodes, possible: Nodes = (), **options: int | bool | str) -> 
 
 
 def test_two_workers_without_gpus_and_one_for_each_gpu() -> None:
-    assert planned([{"CPU": 2}]) == Placement(2, False, 1.0)
+    # Half a CPU is left for the tasks that read.
+    assert planned([{"CPU": 2}]) == Placement(2, False, 0.75)
+    assert planned([{"CPU": 2}], reader="direct") == Placement(2, False, 1.0)
     assert planned([{"CPU": 64}]) == Placement(2, False, 1.0)
     assert planned(FOUR_GPUS) == Placement(4, True, 1.0)
     assert planned(FOUR_GPUS, num_workers=2) == Placement(2, True, 1.0)
     assert planned([{"CPU": 2}], num_workers=1) == Placement(1, False, 1.0)
-    assert planned([{"CPU": 2}], num_workers=4) == Placement(4, False, 0.5)
+    assert planned([{"CPU": 2}], num_workers=4, reader="direct") == Placement(4, False, 0.5)
 
 
 def test_an_autoscaler_may_bring_what_is_missing() -> None:
@@ -72,10 +74,12 @@ def test_half_batches_must_be_split_evenly_too() -> None:
 
 def test_workers_fit_on_single_nodes_not_only_on_all_together() -> None:
     # 6 workers of 5/6 CPU would leave the sixth without a place.
-    assert planned([{"CPU": 2}, {"CPU": 3}], num_workers=6, batch_size=12).cpus_per_worker == 0.75
+    apart = [{"CPU": 2}, {"CPU": 3}]
+    six = planned(apart, num_workers=6, batch_size=12, reader="direct")
+    assert six.cpus_per_worker == 0.75
     # Processors of nodes without GPUs are none for workers that need one.
     mixed = [{"CPU": 4.0, "GPU": 8.0}, {"CPU": 32.0}]
-    assert planned(mixed).cpus_per_worker == 0.5
+    assert planned(mixed, reader="direct").cpus_per_worker == 0.5
     assert fitting_cpus(mixed, 9, "direct", 1.0) == 0.0
 
 

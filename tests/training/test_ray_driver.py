@@ -33,6 +33,7 @@ def attempt(
 
     session: Any = SimpleNamespace(
         config=SimpleNamespace(max_failures=may_fail),
+        uses_ray_data=False,
         run=SimpleNamespace(folder=Folder.at("runs/x"), position=position),
     )
     monkeypatch.setattr(ray_driver, "TorchTrainer", mock.Mock(return_value=mock.Mock(fit=fit)))

@@ -17,7 +17,7 @@ from raygen.core.storage import Folder
 from raygen.data.batch import Batch
 from raygen.data.shards.manifest import Manifest
 from raygen.data.shards.rows import Rows
-from raygen.data.stream.stream import ImageStream
+from raygen.data.stream.stream import ImageStream, ReadAhead
 from raygen.models.base import Metrics, Step
 from raygen.models.dcgan import DCGAN
 from raygen.training import checkpoint_index
@@ -45,7 +45,7 @@ class Recording(Callbacks):
 
 
 def without_ray(
-    self: ImageStream, first: int, stop: int, rank: int = 0, world_size: int = 1
+    self: ImageStream, first: int, stop: int, rank: int, world_size: int, read: ReadAhead
 ) -> Iterator[Rows]:
     for step in range(first, stop):
         count = self.batch_size

@@ -38,8 +38,7 @@ def store_images(
     Raises: ShardError if a file is missing or damaged.
     """
     total = sum(manifest.rows(split) for split in manifest.splits)
-    stores = [node.get("object_store_memory", 0) for node in cluster.nodes()]
-    if total * manifest.image_bytes > STORE_SHARE * min(stores):
+    if total * manifest.image_bytes > STORE_SHARE * cluster.smallest_store():
         return None
     groups: dict[str, list[ray.ObjectRef[RowGroup]]] = {}
     done = 0

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
@@ -18,6 +19,9 @@ from raygen.data.shards.rows import Rows
 HELD_OUT_BATCH = 64
 """Batch size of validation; small enough for the largest presets on small GPUs."""
 
+LOCAL_THREADS, REMOTE_THREADS = 2, 16
+"""Numbers of threads that read row groups. Object stores are slow to answer, but answer many
+requests concurrently."""
 ATTRIBUTES = "attributes"
 MOST_COLUMNS = 3
 ENCODINGS = {"PLAIN", "RLE", "BIT_PACKED"}
@@ -104,11 +108,25 @@ class ShardReader:
         """
         images = np.empty((len(rows), self.manifest.image_bytes), np.uint8)
         attributes = np.empty((len(rows), len(self.manifest.attributes)), np.int8)
-        for group, positions in self.places(rows).items():
+        # The rows that were really read, which a stream compares with its plan.
+        arrived = np.full(len(rows), -1)
+
+        def fill(place: tuple[int, np.ndarray]) -> None:
+            group, positions = place
             found, inside = self.group(group), self.row_in_group(rows[positions], group)
             images[positions] = found.images[inside]
             attributes[positions] = found.attributes[inside]
-        return Rows(images.reshape(self.manifest.shape(len(rows))), attributes, rows)
+            arrived[positions] = rows[positions]
+
+        places = self.places(rows).items()
+        if self.folder.is_local or self.stored or len(places) < 2:
+            for place in places:
+                fill(place)
+        else:
+            with ThreadPoolExecutor(REMOTE_THREADS, "read") as pool:
+                for done in [pool.submit(fill, place) for place in places]:
+                    done.result()
+        return Rows(images.reshape(self.manifest.shape(len(rows))), attributes, arrived)
 
     def images(self, rows: np.ndarray) -> np.ndarray:
         """Read only the images of these rows, in order: (N, H, W, 3) uint8. Raises: ShardError."""

@@ -11,7 +11,7 @@ Its guarantees, each of which is tested:
 - every delivered row is checked against the plan: a lost or repeated image raises.
 
 A `StreamPlan` says which rows each worker uses in each step. They are read ahead chunk by chunk, by
-threads of the worker (`read_ahead`) or by tasks of Ray Data (`ray_reader.py`).
+tasks of Ray Data (`ray_data.py`) or by threads of the worker (`own_threads`).
 """
 
 import functools
@@ -20,20 +20,23 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from raygen.config.run import RAY_DATA, Reader
 from raygen.core.errors import ShardError
 from raygen.core.storage import Folder
 from raygen.data.shards.manifest import Manifest
-from raygen.data.shards.reader import RowGroup, ShardReader, Stored
+from raygen.data.shards.reader import (
+    LOCAL_THREADS,
+    REMOTE_THREADS,
+    RowGroup,
+    ShardReader,
+    Stored,
+)
 from raygen.data.shards.rows import Rows
 from raygen.data.stream.order import Piece, StreamPlan
 
-LOCAL_THREADS, REMOTE_THREADS = 2, 16
-"""Numbers of threads that read row groups. Object stores are slow to answer, but answer many
-requests concurrently."""
 _NO_ROWS = np.empty(0, np.int64)
 
 
@@ -43,7 +46,6 @@ class ImageStream:
 
     Attributes:
         folder: the dataset's folder.
-        reader: what reads ahead.
         stored: a copy of the rows to read instead of the files, if there is one.
     """
 
@@ -52,8 +54,11 @@ class ImageStream:
     split: str
     batch_size: int
     seed: int
-    reader: Reader = "direct"
     stored: Stored | None = None
+
+    @functools.cached_property
+    def shards(self) -> ShardReader:
+        return ShardReader(self.folder, self.manifest, self.split, self.stored)
 
     @functools.cached_property
     def plan(self) -> StreamPlan:
@@ -61,7 +66,12 @@ class ImageStream:
         return StreamPlan(tuple(groups), self.batch_size, self.manifest.image_bytes, self.seed)
 
     def batches(
-        self, first_step: int, stop_step: int, rank: int = 0, world_size: int = 1
+        self,
+        first_step: int,
+        stop_step: int,
+        rank: int = 0,
+        world_size: int = 1,
+        read: "ReadAhead | None" = None,
     ) -> Iterator[Rows]:
         """Yield one worker's share of each of the steps [first_step, stop_step), reading ahead.
 
@@ -70,20 +80,15 @@ class ImageStream:
         Args:
             rank: number of the worker, from 0.
             world_size: number of workers; must divide `batch_size`.
+            read: what reads ahead; None: threads of this process.
         Raises: ShardError if a file is missing or damaged, or an image was lost or repeated.
         """
-        if self.reader == RAY_DATA:
-            # Import Ray only where it is used, because everything else works without it.
-            from raygen.data.stream.ray_reader import read_ahead as read
-        else:
-            read = read_ahead
-        shards = ShardReader(self.folder, self.manifest, self.split, self.stored)
         expected = itertools.chain.from_iterable(
             self.plan.worker_rows(chunk, rank, world_size)[first:stop]
             for chunk, first, stop in self.plan.pieces(first_step, stop_step)
         )
         delivered = 0
-        for batch in read(shards, self.plan, first_step, stop_step, rank, world_size):
+        for batch in (read or own_threads)(self, first_step, stop_step, rank, world_size):
             if not np.array_equal(batch.rows, next(expected, _NO_ROWS)):
                 raise ShardError(
                     f"{self.folder.uri}: step {first_step + delivered} received other images than "
@@ -99,18 +104,25 @@ class ImageStream:
             )
 
 
-def read_ahead(
-    shards: ShardReader,
-    plan: StreamPlan,
-    first_step: int,
-    stop_step: int,
-    rank: int,
-    world_size: int,
+class ReadAhead(Protocol):
+    """Reads a worker's share of the steps [first_step, stop_step) of a stream ahead of their use.
+
+    What it yields is compared with the plan by `ImageStream.batches`. Raises: ShardError.
+    """
+
+    def __call__(
+        self, stream: ImageStream, first_step: int, stop_step: int, rank: int, world_size: int
+    ) -> Iterator[Rows]: ...
+
+
+def own_threads(
+    stream: ImageStream, first_step: int, stop_step: int, rank: int, world_size: int
 ) -> Iterator[Rows]:
     """Read a worker's part of the plan in threads of this process, one piece ahead.
 
     Raises: ShardError.
     """
+    plan, shards = stream.plan, stream.shards
     pieces = plan.pieces(first_step, stop_step)
     first_piece = next(pieces, None)
     if not first_piece:
