@@ -12,6 +12,9 @@ from typing import Any
 
 from raygen.core.errors import RunError, UserError
 
+RUN = 0
+"""Number of the only part of a job that trains one run."""
+
 
 @dataclass(frozen=True)
 class Position:
@@ -197,3 +200,8 @@ class Status:
 
     def stopping(self) -> bool:
         return self._stopping
+
+
+def tell_outage(status: Any, part: int, text: str) -> None:
+    """Tell a job's `Status`, an actor, of an outage: a line, or "" when it is over."""
+    status.outage.remote(part, text)

@@ -12,7 +12,7 @@ from raygen.cluster.lease import Lease
 from raygen.core.errors import Interrupted, RunError, UserError
 from raygen.core.progress import ProgressLine, describe, duration
 from raygen.core.signals import Signals
-from raygen.core.status import Callbacks, Event, Measured, Notice, Progress, Started, State
+from raygen.core.status import RUN, Callbacks, Event, Measured, Notice, Progress, Started, State
 from raygen.data.dataset import check_files, draw_dataset, open_dataset
 from raygen.data.splits import TRAIN
 from raygen.evaluation.metrics import progress_text
@@ -21,7 +21,6 @@ from raygen.training import first_run
 from raygen.training.hardware import check_compiler
 from raygen.training.placement import Placement, plan_workers
 from raygen.training.ray_driver import fit
-from raygen.training.ray_worker import RUN
 from raygen.training.record import RunRecord
 from raygen.training.run import RunFolder
 from raygen.training.session import Session

@@ -1,12 +1,19 @@
-"""How Ray Train's workers get their images: each its own part of the plan, read by Ray Data."""
+"""How Ray Train's workers get their images: each its own part of the plan, read by Ray Data.
+
+This module does not import torch, which takes seconds: the actor that hands out the shards needs
+it, and the first batch waits for that actor.
+"""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ray.data import DataIterator, Dataset
 from ray.train import DataConfig
 
+from raygen.core.status import RUN, tell_outage
 from raygen.data.stream.ray_data import Reading
+from raygen.training.session import Session
 
 
 class PlannedShards(DataConfig):
@@ -32,3 +39,15 @@ class PlannedShards(DataConfig):
         """Args: datasets: one alone, the rows of the split. Returns: each worker's shard of it."""
         [name] = datasets
         return [{name: shard} for shard in self._rest(world_size).shards()]
+
+
+def rest_of(session: Session, store_bytes: float, status: Any, workers: int) -> Reading:
+    """What so many workers have to read from the run's latest checkpoint on.
+
+    Args: store_bytes: size of the smallest object store; status: an actor of `Status`.
+    """
+    step = session.run.position().global_step
+    told = partial(tell_outage, status, RUN)
+    return Reading(
+        session.stream, range(workers), workers, step, session.total_steps, store_bytes, told
+    )

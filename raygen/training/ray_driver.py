@@ -27,11 +27,10 @@ from raygen.core.errors import RunError, StorageError, UserError
 from raygen.core.status import Ended, Event, Outcome, State
 from raygen.core.storage import Folder
 from raygen.data.splits import TRAIN
-from raygen.data.stream.ray_data import Reading
 from raygen.training.placement import Placement
-from raygen.training.planned_shards import PlannedShards
+from raygen.training.planned_shards import PlannedShards, rest_of
 from raygen.training.process_group import torch_config
-from raygen.training.ray_worker import tell_outage, train_worker
+from raygen.training.ray_worker import train_worker
 from raygen.training.session import Session
 
 POLL_SECONDS = 0.25
@@ -144,15 +143,6 @@ def _fit_once(
             raise
         return True
     return False
-
-
-def rest_of(session: Session, store_bytes: float, status: Any, workers: int) -> Reading:
-    """What so many workers have to read from the latest checkpoint on."""
-    step = session.run.position().global_step
-    told = partial(tell_outage, status)
-    return Reading(
-        session.stream, range(workers), workers, step, session.total_steps, store_bytes, told
-    )
 
 
 def forget_records(folder: Folder, fence: Fence | None) -> None:

@@ -11,7 +11,7 @@ from ray.train.torch import get_device
 from raygen.cluster.connection import Poll
 from raygen.core.errors import RunError, UserError
 from raygen.core.retry import OUTAGES, is_lasting, not_written
-from raygen.core.status import Callbacks, Ended, Measured, Notice, Progress
+from raygen.core.status import RUN, Callbacks, Ended, Measured, Notice, Progress, tell_outage
 from raygen.data.splits import TRAIN
 from raygen.data.stream.ray_data import RayDataReader
 from raygen.data.stream.stream import ReadAhead, own_threads
@@ -19,9 +19,6 @@ from raygen.training.hardware import cores, use_cores
 from raygen.training.run_session import run_session
 from raygen.training.session import Session
 from raygen.training.workers import Workers
-
-RUN = 0
-"""Number of a training's only part in its `Status`."""
 
 
 class WorkerCallbacks(Callbacks):
@@ -47,11 +44,6 @@ class WorkerCallbacks(Callbacks):
         ray.get(self._status.tell.remote(Measured(progress)))
 
 
-def tell_outage(status: Any, text: str, part: int = RUN) -> None:
-    """Forward a line about an outage of the storage, or "" when it is over."""
-    status.outage.remote(part, text)
-
-
 def train_worker(settings: dict[str, Any]) -> None:
     """Entry point of each worker. Args: settings: as `ray_driver.fit` passes them."""
     session: Session = settings["session"]
@@ -66,7 +58,7 @@ def train_worker(settings: dict[str, Any]) -> None:
         if device.type == "cpu":
             use_cores(settings["threads"] or cores() // context.get_local_world_size())
         read: ReadAhead = own_threads
-        told = partial(tell_outage, status)
+        told = partial(tell_outage, status, RUN)
         if session.uses_ray_data:
             read = RayDataReader(
                 settings["store_bytes"], told, partial(ray.train.get_dataset_shard, TRAIN)

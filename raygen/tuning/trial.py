@@ -21,7 +21,17 @@ from raygen.config.domains import Values
 from raygen.config.run import RunConfig
 from raygen.core.errors import RunError, StorageError, UserError, one_line
 from raygen.core.retry import OUTAGES, is_lasting, not_written
-from raygen.core.status import Callbacks, Measured, Notice, Outcome, Progress, State, Status
+from raygen.core.status import (
+    RUN,
+    Callbacks,
+    Measured,
+    Notice,
+    Outcome,
+    Progress,
+    State,
+    Status,
+    tell_outage,
+)
 from raygen.core.storage import Folder
 from raygen.data.shards.manifest import Manifest
 from raygen.data.shards.object_store import StoredImages
@@ -32,7 +42,6 @@ from raygen.training import checkpoint, checkpoint_index
 from raygen.training.hardware import use_cores
 from raygen.training.placement import Placement
 from raygen.training.ray_driver import fit
-from raygen.training.ray_worker import RUN, tell_outage
 from raygen.training.record import RunRecord
 from raygen.training.run import RunFolder
 from raygen.training.run_session import run_session
@@ -105,7 +114,7 @@ def run_trial(config: dict[str, Any], task: Task) -> None:
         return
     # A killed attempt may have reported an outage that is over now.
     task.status.outage.remote(number, "")
-    with OUTAGES.told_to(partial(tell_outage, task.status, part=number)):
+    with OUTAGES.told_to(partial(tell_outage, task.status, number)):
         _run_trial(config, task, number)
 
 
@@ -137,7 +146,7 @@ def _run_trial(config: dict[str, Any], task: Task, number: int) -> None:
                 use_cores(capacity.threads)
             read: ReadAhead = own_threads
             if session.uses_ray_data:
-                told = partial(tell_outage, task.status, part=number)
+                told = partial(tell_outage, task.status, number)
                 read = RayDataReader(cluster.smallest_store(), told)
             outcome = run_session(session, Workers(device=device), callbacks, read)
         record.end(outcome)

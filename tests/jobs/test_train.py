@@ -18,11 +18,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from raygen.cluster import connection as cluster
 from raygen.core.history import last_values, read_history
-from raygen.core.status import Callbacks, Progress, State
+from raygen.core.status import RUN, Callbacks, Progress, State
 from raygen.core.storage import Folder
 from raygen.jobs.train import Watcher
 from raygen.training.placement import Placement
-from raygen.training.ray_worker import RUN
 from raygen.training.summary import read_summary
 
 SMALL = ("--width", "0.125", "--batch-size", "16", "--drawn-count", "60", "--num-workers", "2")
