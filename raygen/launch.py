@@ -9,14 +9,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ray.exceptions import RayError
+
 from raygen.cluster import connection as cluster
 from raygen.cluster.lease import Lease, only_owner
+from raygen.core.errors import RunError, ShardError, UserError
 from raygen.core.progress import ProgressLine
 from raygen.core.retry import OUTAGES
 from raygen.core.signals import Signals
 from raygen.core.status import Status
 from raygen.core.storage import Folder
-from raygen.data.shards.manifest import MANIFEST
+from raygen.data.shards.manifest import Manifest, rejections
+from raygen.training.run import REJECTED
 
 
 class Launch:
@@ -40,16 +44,34 @@ class Launch:
     def own(self, folder: Folder, data: Folder | None) -> Lease:
         """Become the only owner of a run's or sweep's folder.
 
-        Args: data: the dataset, if it is there already, which all machines have to see as well.
+        Args: data: what of the dataset all machines have to see as well, if it is there already.
         Raises: UserError if another job works in the folder, or a machine does not see it.
         """
-        read = {"--data": data.join(MANIFEST)} if data else {}
+        read = {"--data": data} if data else {}
         cluster.check_shared(read, {"--storage": folder.parent})
         return self._leases.enter_context(only_owner(folder, "--run-name", self.line.show))
 
     def status(self) -> Any:
         """An actor of `Status`, which ends with the job."""
         return self._actors.enter_context(cluster.own_actor(Status))
+
+
+def list_rejected(folder: Folder, manifest: Manifest, status: Any) -> None:
+    """List the originals that could not be read in a run's or sweep's folder.
+
+    Those that an earlier session listed stay. Raises nothing, so as not to hide why a job ended.
+
+    Args: status: an actor of `Status`.
+    """
+    if not manifest.originals:
+        return
+    with contextlib.suppress(RayError, RunError, UserError, OSError):
+        found = cluster.answer(status.rejected)
+        if folder.exists(REJECTED):
+            before = rejections(folder.read_checked(REJECTED, ShardError, "delete it"))
+            found = [*before, *(entry for entry in found if entry not in before)]
+        if found:
+            folder.write_json(REJECTED, found)
 
 
 @contextmanager

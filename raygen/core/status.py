@@ -12,6 +12,8 @@ from typing import Any
 
 from raygen.core.errors import RunError, UserError
 
+SHOWN_REJECTED = 3
+"""How many images that cannot be read are told of one by one."""
 RUN = 0
 """Number of the only part of a job that trains one run."""
 
@@ -159,6 +161,7 @@ class Status:
         self._events: list[Event] = []
         self._outages: dict[int, str] = {}
         self._error: UserError | RunError | None = None
+        self._rejected: dict[tuple[str, str], dict[str, str]] = {}
         self._groups = 0
         self._stopping = False
 
@@ -192,6 +195,32 @@ class Status:
         self._error = self._error or error
         self._stopping = True
 
+    def reject(self, entry: dict[str, str], most: int) -> None:
+        """Record an image that cannot be read, and end the job if there are too many.
+
+        Args: entry: its id, split and reason; most: how many there may be.
+        """
+        key = entry["split"], entry["id"]
+        if key in self._rejected:
+            return
+        self._rejected[key] = entry
+        count = len(self._rejected)
+        if count > most:
+            self.fail(
+                UserError(
+                    f"--data: {count:,} images cannot be read, at most 1 % may be left out "
+                    f"({most:,}); the last, {entry['id']}: {entry['reason']}; mend or remove them, "
+                    "or prepare the images with jobs/prepare.py and its --max-rejected"
+                )
+            )
+        elif count <= SHOWN_REJECTED:
+            text = f"left out {entry['id']}: {entry['reason']}; another image takes its place"
+            self.tell(Notice(text))
+
+    def rejected(self) -> list[dict[str, str]]:
+        """The images that cannot be read, each once."""
+        return list(self._rejected.values())
+
     def error(self) -> UserError | RunError | None:
         return self._error
 
@@ -205,3 +234,8 @@ class Status:
 def tell_outage(status: Any, part: int, text: str) -> None:
     """Tell a job's `Status`, an actor, of an outage: a line, or "" when it is over."""
     status.outage.remote(part, text)
+
+
+def tell_rejected(status: Any, entry: dict[str, str], most: int) -> None:
+    """Tell a job's `Status`, an actor, of an image that cannot be read."""
+    status.reject.remote(entry, most)

@@ -9,6 +9,7 @@ from raygen.core.errors import ShardError, Unreadable
 from raygen.core.progress import ProgressLine, describe
 from raygen.core.storage import Folder
 from raygen.data.inspect import verify
+from raygen.data.originals import holds_originals, open_originals
 from raygen.data.prepare.parts import Target
 from raygen.data.prepare.prepare import delete_dataset, write_datasets
 from raygen.data.shards.manifest import MANIFEST, Manifest
@@ -18,6 +19,8 @@ from raygen.data.sources.drawn import DrawnFaces, drawn_folder
 def open_dataset(config: RunConfig, storage: str) -> tuple[Folder, Manifest | None]:
     """Find a run's dataset and its manifest; for drawn faces the manifest is None.
 
+    An archive or a folder of images is a dataset too, of images that are decoded on the way.
+
     Args: storage: folder or URI of all runs.
     Raises: UserError if it is not a dataset, or its images have another size than the run's.
     """
@@ -25,9 +28,16 @@ def open_dataset(config: RunConfig, storage: str) -> tuple[Folder, Manifest | No
         image = config.image.of_faces
         return drawn_folder(Folder.at(storage), image, config.drawn_count), None
     data = Folder.at(config.data)
+    if holds_originals(data):
+        return data, open_originals(config.data, config.image)
     manifest = Manifest.load(data)
     config.check_images(manifest.height, manifest.width)
     return data, manifest
+
+
+def place_of(data: Folder, manifest: Manifest) -> Folder:
+    """What of a dataset all machines have to see: its manifest, or where the originals are."""
+    return data if manifest.originals else data.join(MANIFEST)
 
 
 def draw_dataset(config: RunConfig, data: Folder, line: ProgressLine) -> Manifest:
@@ -68,8 +78,12 @@ def _damage(data: Folder, line: ProgressLine) -> str:
 def check_files(data: Folder, manifest: Manifest, line: ProgressLine) -> None:
     """Read and check a whole dataset. Jobs do so before they delete a run that needs it.
 
+    Originals were listed just now, and have no checksums to compare them with.
+
     Raises: ShardError if a file is missing or damaged.
     """
+    if manifest.originals:
+        return
 
     def show(done: int, total: int) -> None:
         line.show(f"checking the dataset: {describe(done // 10**6, total // 10**6, 0, 'MB')}")

@@ -15,7 +15,7 @@ HEAD_BYTES = 512
 """How many of a file's first bytes are needed to recognise it."""
 REMEDIES: dict[Group, str] = {
     "picture": "convert it to JPEG or PNG",
-    "archive": "unpack it, or name it alone with --images",
+    "archive": "unpack it, or name it alone",
     "video": "save its frames as PNG or JPEG",
     "table": "write its images as files, or save it with save_to_disk and prepare huggingface",
     "document": "download it again",

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -10,13 +11,24 @@ from raygen.cli import TrainCommand, command_line, watch_command
 from raygen.cluster import connection as cluster
 from raygen.cluster.lease import Lease
 from raygen.core.errors import Interrupted, RunError, UserError
+from raygen.core.printable import printable
 from raygen.core.progress import ProgressLine, describe, duration
 from raygen.core.signals import Signals
-from raygen.core.status import RUN, Callbacks, Event, Measured, Notice, Progress, Started, State
-from raygen.data.dataset import check_files, draw_dataset, open_dataset
+from raygen.core.status import (
+    RUN,
+    Callbacks,
+    Event,
+    Measured,
+    Notice,
+    Progress,
+    Started,
+    State,
+    tell_rejected,
+)
+from raygen.data.dataset import check_files, draw_dataset, open_dataset, place_of
 from raygen.data.splits import TRAIN
 from raygen.evaluation.metrics import progress_text
-from raygen.launch import launched
+from raygen.launch import launched, list_rejected
 from raygen.training import first_run
 from raygen.training.hardware import check_compiler
 from raygen.training.placement import Placement, plan_workers
@@ -27,6 +39,8 @@ from raygen.training.session import Session
 from raygen.training.summary import Summary, read_summary
 
 SAVING = "a checkpoint is being saved"
+LONG_WAIT = 0.05
+"""Share of a run's time spent waiting for images from which on the user is told so."""
 
 
 def train(
@@ -58,6 +72,7 @@ def train(
     run.check(config, job.restart)
     # Both storages have answered once. From now on, outages are waited for.
     run, data = run.patient(job.patience), data.patient(job.patience)
+    manifest = manifest and manifest.patient(job.patience)
 
     with launched(line, SAVING, job.verbose) as launch:
         placement = plan_workers(config, cluster.nodes(), cluster.possible_nodes())
@@ -65,7 +80,7 @@ def train(
             line.show("measuring how fast this machine is")
             config = first_run.fitting(config, named, placement.use_gpu)
             data = open_dataset(config, job.storage)[0].patient(job.patience)
-        lease = launch.own(run.folder, data if manifest else None)
+        lease = launch.own(run.folder, place_of(data, manifest) if manifest else None)
         run = replace(run, fence=lease.fence)
         # Check again, because another job may have changed the folder before this one owned it.
         run.check(config, job.restart)
@@ -74,6 +89,7 @@ def train(
             manifest = draw_dataset(config, data, line)
         elif job.restart:
             check_files(data, manifest, line)
+        manifest = manifest.telling(partial(tell_rejected, status))
         workers, use_gpu = placement.workers, placement.use_gpu
         session = Session(config, run, data, manifest, workers, use_gpu, job.verbose)
         if not run.begins_anew(job.restart):
@@ -100,6 +116,8 @@ def train(
             except (UserError, RunError):
                 record.fail()
                 raise
+            finally:
+                list_rejected(run.folder, manifest, status)
             line.close()
             if outcome.finished:
                 launch.signals.ignore()
@@ -114,6 +132,8 @@ def train(
                 f"{outcome.images_per_second:,.0f} images/s, "
                 f"{duration(time.time() - began_at)} in all{progress_text(outcome.metrics)}"
             )
+            if outcome.data_wait_fraction > LONG_WAIT:
+                line.tell(_slow_stream(session, outcome.data_wait_fraction))
         line.tell(f"pictures:    {run.samples.uri}")
         if chooses and argv:
             again = [*argv, "--steps", str(5 * total_steps)]
@@ -122,9 +142,22 @@ def train(
         return read_summary(run.folder)
 
 
+def _slow_stream(session: Session, waited: float) -> str:
+    """Describe how long a run has waited for its images, and what helps."""
+    if session.manifest.originals:
+        again = ["folder", "--images", session.data.uri, "--size", session.manifest.size]
+        prepare = command_line("jobs/prepare.py", *again, "--out", "DIR")
+        advice = f"decoding them takes long; prepare them once: {prepare}"
+    else:
+        advice = "reading them takes long; more processors or a nearer storage help"
+    return f"{waited:.0%} of the time went into waiting for images: {advice}"
+
+
 def _announce(session: Session, done: int, line: ProgressLine, chosen: bool) -> None:
     """Announce the training. Args: chosen: whether raygen chose size and length."""
-    config = session.config
+    config, originals = session.config, session.manifest.originals
+    for note in originals.notes if originals else ():
+        line.tell(printable(note))
     if chosen:
         line.tell(first_run.describe(config))
     line.tell(

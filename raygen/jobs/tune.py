@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from raygen.cli import TuneCommand, command_line, given_options, parse_run, watch_command
@@ -13,11 +14,12 @@ from raygen.config.run import RESUMABLE_CHANGES, RunConfig
 from raygen.core.checked import bare
 from raygen.core.errors import Interrupted, RunError, UserError
 from raygen.core.progress import ProgressLine, describe
+from raygen.core.status import tell_rejected
 from raygen.core.uris import names_host
-from raygen.data.dataset import check_files, draw_dataset, open_dataset
+from raygen.data.dataset import check_files, draw_dataset, open_dataset, place_of
 from raygen.data.shards.object_store import store_images
 from raygen.data.splits import TRAIN
-from raygen.launch import launched
+from raygen.launch import launched, list_rejected
 from raygen.training.placement import check_sync_bn
 from raygen.training.run import SUMMARY, RunFolder
 from raygen.tuning.capacity import plan_capacity
@@ -74,6 +76,7 @@ def tune(command: TuneCommand, line: ProgressLine | None = None) -> Findings:
     check_folder(sweep, job, options, plan)
     # All storages have answered once. From now on, outages are waited for.
     sweep, data = sweep.patient(job.patience), data.patient(job.patience)
+    manifest = manifest and manifest.patient(job.patience)
 
     table = LiveTable(io.StringIO() if line else None)
     line = line or ProgressLine()
@@ -91,7 +94,7 @@ def tune(command: TuneCommand, line: ProgressLine | None = None) -> Findings:
             plan.config.reader,
         )
         check_sync_bn(plan.config, capacity.use_gpu)
-        lease = launch.own(sweep.folder, data if manifest else None)
+        lease = launch.own(sweep.folder, place_of(data, manifest) if manifest else None)
         sweep = replace(sweep, fence=lease.fence)
         # Check again, because another job may have changed the folder before this one owned it.
         check_folder(sweep, job, options, plan)
@@ -106,7 +109,8 @@ def tune(command: TuneCommand, line: ProgressLine | None = None) -> Findings:
             check_dataset(sweep, command.run.data, manifest)
         total_images, report_images = lengths(plan.config, manifest)
         open_folder(sweep, command.run, options, plan, manifest)
-        stored = store_images(
+        manifest = manifest.telling(partial(tell_rejected, status))
+        stored, manifest = store_images(
             data,
             manifest,
             lambda done, total: line.show(f"into the object store: {describe(done, total, 0)}"),
@@ -125,7 +129,10 @@ def tune(command: TuneCommand, line: ProgressLine | None = None) -> Findings:
             verbose=job.verbose,
         )
         _announce(task, plan, history if options.resume else None, line)
-        finished = run_sweep(task, options, plan, history, table, launch.signals, lease)
+        try:
+            finished = run_sweep(task, options, plan, history, table, launch.signals, lease)
+        finally:
+            list_rejected(sweep.folder, manifest, status)
         # The live table gives way to the final one, which lists all trials.
         table.clear()
         leave()

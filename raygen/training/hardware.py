@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from raygen.core.errors import UserError
+from raygen.core.processors import cores
 
 
 def check_compiler(device: torch.device) -> None:
@@ -28,13 +29,6 @@ def use_bf16(precision: str, device: torch.device) -> bool:
     # cannot tell.
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("bf16"))
-
-
-def cores() -> int:
-    """Number of CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def use_cores(count: int) -> None:

@@ -10,12 +10,13 @@ from ray.train.torch import get_device
 
 from raygen.cluster.connection import Poll
 from raygen.core.errors import RunError, UserError
+from raygen.core.processors import cores
 from raygen.core.retry import OUTAGES, is_lasting, not_written
 from raygen.core.status import RUN, Callbacks, Ended, Measured, Notice, Progress, tell_outage
 from raygen.data.splits import TRAIN
 from raygen.data.stream.ray_data import RayDataReader
 from raygen.data.stream.stream import ReadAhead, own_threads
-from raygen.training.hardware import cores, use_cores
+from raygen.training.hardware import use_cores
 from raygen.training.run_session import run_session
 from raygen.training.session import Session
 from raygen.training.workers import Workers

@@ -18,8 +18,10 @@ from raygen.training import checkpoint_index
 CONFIG = "config.json"
 SUMMARY = "summary.json"
 CHECKPOINTS = "checkpoints"
+REJECTED = "rejected.json"
+"""The images that could not be read, where a run or sweep reads the originals."""
 OWN = re.compile(
-    r"config\.json|summary\.json|metrics\.jsonl|trial\.json|checkpoints|samples|export|"
+    r"config\.json|summary\.json|rejected\.json|metrics\.jsonl|trial\.json|checkpoints|samples|export|"
     r"projector|projector_config\.pbtxt|events\.out\.tfevents\..*|\.ray-.*"
 )
 """Matches the names that raygen writes into a run's folder. All others are the user's."""

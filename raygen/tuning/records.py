@@ -31,7 +31,7 @@ SWEEP = "sweep.json"
 TRIAL = "trial.json"
 TRIALS = "trials"
 OWN = re.compile(
-    r"sweep\.json|best\.json|summary\.json|trials|trials\.csv|sensitivity\.png|"
+    r"sweep\.json|best\.json|summary\.json|rejected\.json|trials|trials\.csv|sensitivity\.png|"
     r"parallel-coordinates\.png|events\.out\.tfevents\..*|\.ray-.*"
 )
 """Matches the names that raygen writes into a sweep's folder. All others are the user's."""

@@ -141,7 +141,7 @@ def test_what_is_left_out_is_reported_by_its_kind(
     )
     assert lines[3:7] == [
         "ignored, as they are no images: .git/ and 5 more",
-        "among them 2 archives, as a.zip: unpack it, or name it alone with --images",
+        "among them 2 archives, as a.zip: unpack it, or name it alone",
         "among them 1 video, as clip.mov: save its frames as PNG or JPEG",
         "among them 1 table, as table.parquet: write its images as files, or save it with "
         "save_to_disk and prepare huggingface",

@@ -97,7 +97,7 @@ def test_a_run_trains_and_leaves_everything_in_its_folder_and_goes_on(
         "summary.json",
     ]
     before = load_file(run / "checkpoints/step-00000004/generator.safetensors")
-    assert train("--steps", "6", "--reader", "ray-data", *options) == 0
+    assert train("--steps", "6", "--reader", "direct", *options) == 0
     assert f"resuming {run} at step 4" in capsys.readouterr().out
     assert json.loads((run / "summary.json").read_text())["global_step"] == 6
     after = load_file(run / "checkpoints/step-00000006/generator.safetensors")

@@ -14,7 +14,7 @@ footer would take longer than reading a row group.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from raygen.config.run import ImageFormat, size_name
 from raygen.core.checked import Checked
 from raygen.core.errors import ShardError
 from raygen.core.storage import Folder
+from raygen.data.shards.rows import Undecoded
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
@@ -93,6 +94,8 @@ class Manifest:
         decoded_for: the sizes that were prepared together. They matter, because each JPEG is
             decoded once, at the smallest scale that suffices for the largest of them.
         ignored: names of other files that lay beside the images.
+        originals: the images themselves where no shards hold them; then there is no
+            `manifest.json` either, and the files and their hashes here stand for the originals.
     """
 
     height: int
@@ -104,6 +107,7 @@ class Manifest:
     rejected: tuple[dict[str, str], ...]
     decoded_for: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    originals: Undecoded | None = dataclasses.field(default=None, compare=False)
 
     @property
     def image_bytes(self) -> int:
@@ -116,6 +120,16 @@ class Manifest:
     @property
     def size(self) -> str:
         return size_name(self.height, self.width)
+
+    def patient(self, seconds: float) -> "Manifest":
+        """The same dataset; originals are retried for so many seconds during outages."""
+        originals = self.originals and self.originals.patient(seconds)
+        return dataclasses.replace(self, originals=originals)
+
+    def telling(self, rejected: Callable[[dict[str, str], int], None]) -> "Manifest":
+        """The same dataset; `rejected` is called when an original cannot be read."""
+        originals = self.originals and self.originals.telling(rejected)
+        return dataclasses.replace(self, originals=originals)
 
     def shape(self, count: int) -> tuple[int, int, int, int]:
         """Shape of an array of `count` images."""
@@ -137,7 +151,9 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         fixed = {"format_version": FORMAT_VERSION, "channels": CHANNELS, "dtype": "uint8"}
-        return fixed | {"resize": "lanczos"} | dataclasses.asdict(self)
+        known = dataclasses.asdict(dataclasses.replace(self, originals=None))
+        del known["originals"]
+        return fixed | {"resize": "lanczos"} | known
 
     @staticmethod
     def from_json(values: Checked) -> "Manifest":

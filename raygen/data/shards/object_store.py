@@ -1,14 +1,19 @@
 """A dataset's rows in Ray's object store, where all processes of a node share one copy."""
 
+import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
+import numpy as np
 import ray
 
 from raygen.cluster import connection as cluster
+from raygen.core.processors import cores
 from raygen.core.storage import Folder
-from raygen.data.shards.manifest import Manifest
-from raygen.data.shards.reader import RowGroup, ShardReader
+from raygen.data.shards.manifest import ROW_GROUP_BYTES, Manifest
+from raygen.data.shards.reader import ShardReader
+from raygen.data.shards.rows import RowGroup
 
 STORE_SHARE = 0.6
 """Share of the smallest node's object store that a dataset may fill."""
@@ -31,23 +36,54 @@ class StoredImages:
 
 def store_images(
     folder: Folder, manifest: Manifest, progress: Callable[[int, int], None] | None = None
-) -> StoredImages | None:
-    """Read a dataset into the object store; None if it is too large.
+) -> tuple[StoredImages | None, Manifest]:
+    """Read a dataset into the object store.
 
     Args: progress: called with the numbers of images done and in total.
+    Returns: the copy, None if the dataset is too large; and the manifest that tells its row
+        groups, which are larger than those of originals.
     Raises: ShardError if a file is missing or damaged.
     """
     total = sum(manifest.rows(split) for split in manifest.splits)
     if total * manifest.image_bytes > STORE_SHARE * cluster.smallest_store():
-        return None
+        return None, manifest
+    stored = _in_larger_groups(manifest) if manifest.originals else manifest
     groups: dict[str, list[ray.ObjectRef[RowGroup]]] = {}
     done = 0
+    # Decoding runs in parallel; shards are read faster than they are copied.
+    with ThreadPoolExecutor(cores() if manifest.originals else 1, "store") as pool:
+        for split, files in stored.splits.items():
+            reader = ShardReader(folder, manifest, split)
+            counts = [rows for file in files for rows in file.row_groups]
+            starts = [0, *itertools.accumulate(counts)]
+
+            def store(
+                number: int, reader: ShardReader = reader, starts: list[int] = starts
+            ) -> "ray.ObjectRef[RowGroup]":
+                if not manifest.originals:
+                    return ray.put(reader.group(number))
+                rows = reader.read(np.arange(starts[number], starts[number + 1]))
+                return ray.put(RowGroup(rows.images.reshape(len(rows.rows), -1), rows.attributes))
+
+            groups[split] = []
+            for rows, reference in zip(counts, pool.map(store, range(len(counts))), strict=True):
+                groups[split].append(reference)
+                done += rows
+                if progress:
+                    progress(done, total)
+    return StoredImages(groups), stored
+
+
+def _in_larger_groups(manifest: Manifest) -> Manifest:
+    """The manifest of originals, cut into row groups of the size that shards have."""
+    most = max(1, ROW_GROUP_BYTES // manifest.image_bytes)
+    splits = {}
     for split, files in manifest.splits.items():
-        reader = ShardReader(folder, manifest, split)
-        groups[split] = []
-        for number, rows in enumerate(rows for file in files for rows in file.row_groups):
-            groups[split].append(ray.put(reader.group(number)))
-            done += rows
-            if progress:
-                progress(done, total)
-    return StoredImages(groups)
+        splits[split] = tuple(
+            replace(
+                file,
+                row_groups=tuple(min(most, file.rows - k) for k in range(0, file.rows, most)),
+            )
+            for file in files
+        )
+    return replace(manifest, splits=splits)

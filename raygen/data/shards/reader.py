@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from raygen.core.errors import ShardError, UserError
 from raygen.core.storage import Folder
 from raygen.data.shards.manifest import Manifest, ShardFile, as_array
-from raygen.data.shards.rows import Rows
+from raygen.data.shards.rows import RowGroup, Rows
 
 HELD_OUT_BATCH = 64
 """Batch size of validation; small enough for the largest presets on small GPUs."""
@@ -28,17 +28,6 @@ ENCODINGS = {"PLAIN", "RLE", "BIT_PACKED"}
 """Encodings that `write_shard` produces; others could expand when they are read."""
 _checked: set[tuple[str, str, int]] = set()
 """Row groups that this process has verified, by file, its SHA-256, and number in the file."""
-
-
-@dataclass(frozen=True)
-class RowGroup:
-    """The rows of a Parquet row group, in order. The arrays may be shared; do not write to them.
-
-    Attributes: images: (rows, image_bytes) uint8; attributes: (rows, A) int8.
-    """
-
-    images: np.ndarray
-    attributes: np.ndarray
 
 
 class Stored(Protocol):
@@ -87,6 +76,8 @@ class ShardReader:
         """
         if self.stored:
             return self.stored.group(self.split, group)
+        if self.manifest.originals:
+            return self.manifest.originals.group(self.split, group)
         file, number = self._groups[group]
         has_attributes = bool(self.manifest.attributes)
         found = self._read(file, number, ["image", ATTRIBUTES] if has_attributes else ["image"])
@@ -151,6 +142,8 @@ class ShardReader:
 
     def labels(self, rows: np.ndarray) -> tuple[list[str], np.ndarray]:
         """Read the ids of these rows, in order, and all their attributes, (N, attributes) int8."""
+        if self.manifest.originals:
+            return self.manifest.originals.labels(self.split, rows)
         ids = [""] * len(rows)
         values = np.zeros((len(rows), len(self.manifest.attributes)), np.int8)
         columns = ["id", ATTRIBUTES] if self.manifest.attributes else ["id"]

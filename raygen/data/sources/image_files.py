@@ -130,6 +130,7 @@ def folder(
     kind: str = "folder",
     keep_splits: bool = True,
     chosen: Sequence[str] = (),
+    option: str = "--images",
 ) -> ImageFiles:
     """Open any image files in a folder, zip or tar.
 
@@ -141,12 +142,13 @@ def folder(
         kind: name of the source, for the manifest.
         keep_splits: whether folders such as train and val name splits.
         chosen: names of the labels that become attributes; empty for all.
+        option: the option that names the images, for messages.
     Raises: UserError if the images are missing or unreadable.
     """
-    files = Files.open(images, "--images")
+    files = Files.open(images, option)
     prefix = common_folder(files.names)
-    names = _unique(files, [path.removeprefix(prefix) for path in files.names], images)
-    splits = find_splits(names, images) if keep_splits else None
+    names = _unique(files, [path.removeprefix(prefix) for path in files.names], images, option)
+    splits = find_splits(names, f"{option} {images}") if keep_splits else None
     attributes: tuple[str, ...] = ()
     values = np.empty((len(names), 0), np.int8)
     notes = [*files.notes, *([splits.note] if splits else [])]
@@ -162,7 +164,7 @@ def folder(
     return ImageFiles(kind, files, ids, order, attributes, values[order], ranges, notes)
 
 
-def _unique(files: Files, ids: list[str], images: str) -> list[str]:
+def _unique(files: Files, ids: list[str], images: str, option: str = "--images") -> list[str]:
     """Make ids printable. Raises: UserError if two are the same, or there are too few."""
     if len(ids) < 2:
         beside = [printable(path) for path in files.ignored]
@@ -171,7 +173,7 @@ def _unique(files: Files, ids: list[str], images: str) -> list[str]:
         if any(map(hidden_part, beside)):
             also += "; hidden files and folders are left out unless they are named themselves"
         raise UserError(
-            f"--images {images}: holds {'one image' if ids else 'no images'} "
+            f"{option} {images}: holds {'one image' if ids else 'no images'} "
             f"({', '.join(SUFFIXES)}){also}; training and validation need one each at least: name "
             "the zip of all images or the folder unpacked from it"
         )
@@ -180,7 +182,7 @@ def _unique(files: Files, ids: list[str], images: str) -> list[str]:
     if times > 1:
         twice = [printable(p) for p, n in zip(files.paths, ids, strict=True) if n == name][:2]
         raise UserError(
-            f"--images {images}: two files are named {name} ({' and '.join(twice)}); names must "
+            f"{option} {images}: two files are named {name} ({' and '.join(twice)}); names must "
             "be unique"
         )
     return ids

@@ -51,10 +51,12 @@ class Splits:
         )
 
 
-def find_splits(names: Sequence[str], images: str) -> Splits | None:
+def find_splits(names: Sequence[str], said: str) -> Splits | None:
     """The splits of images, if their folders name them.
 
-    Args: names: paths relative to the common folder; images: where the images are, for messages.
+    Args:
+        names: paths relative to the common folder.
+        said: the option that names the images, and its value, for messages.
     Returns: None if the folders do not name splits.
     Raises: UserError if some images lie in folders for splits, and others elsewhere.
     """
@@ -65,8 +67,8 @@ def find_splits(names: Sequence[str], images: str) -> Splits | None:
     if top_splits and outside:
         both = " and ".join(sorted(f"{name}/" for name in top_splits))
         raise UserError(
-            f"--images {images}: {both} look like a split, but {outside} lies in neither; move "
-            "it, or add --ignore-split-folders to have a share of all images held out"
+            f"{said}: {both} look like a split, but {outside} lies in neither; move it, or have a "
+            "share of all images held out: jobs/prepare.py with --ignore-split-folders"
         )
     for depth in range(min(map(len, parts), default=1) - 1):
         folders = _only_splits(parts, depth)

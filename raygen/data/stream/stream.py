@@ -27,14 +27,8 @@ import numpy as np
 from raygen.core.errors import ShardError
 from raygen.core.storage import Folder
 from raygen.data.shards.manifest import Manifest
-from raygen.data.shards.reader import (
-    LOCAL_THREADS,
-    REMOTE_THREADS,
-    RowGroup,
-    ShardReader,
-    Stored,
-)
-from raygen.data.shards.rows import Rows
+from raygen.data.shards.reader import LOCAL_THREADS, REMOTE_THREADS, ShardReader, Stored
+from raygen.data.shards.rows import RowGroup, Rows
 from raygen.data.stream.order import Piece, StreamPlan
 
 _NO_ROWS = np.empty(0, np.int64)

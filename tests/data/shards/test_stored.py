@@ -20,7 +20,7 @@ def test_all_processes_read_the_same_memory(ray_session: str, tmp_path: Path) ->
     manifest, pixels = write_dataset(tmp_path, (7, 9), (6,), size=64, attributes=2)
     folder = Folder.at(tmp_path)
     seen: list[tuple[int, int]] = []
-    stored = store_images(folder, manifest, lambda *progress: seen.append(progress))
+    stored, _ = store_images(folder, manifest, lambda *progress: seen.append(progress))
     assert stored
     assert seen[-1] == (22, 22)
     with mock.patch.object(ShardReader, "_read", side_effect=AssertionError("read a file")):
@@ -58,7 +58,7 @@ def test_a_dataset_that_is_too_large_stays_in_its_files(ray_session: str, tmp_pa
     manifest, _ = write_dataset(tmp_path, (7,), (3,), size=64)
     node = {"Alive": True, "Resources": {"object_store_memory": 1.6 * 10 * 64 * 64 * 3}}
     with mock.patch("ray.nodes", return_value=[node]):
-        assert store_images(Folder.at(tmp_path), manifest) is None
+        assert store_images(Folder.at(tmp_path), manifest) == (None, manifest)
     node["Resources"] = {"object_store_memory": 1.7 * 10 * 64 * 64 * 3}
     with mock.patch("ray.nodes", return_value=[node]):
-        assert store_images(Folder.at(tmp_path), manifest) is not None
+        assert store_images(Folder.at(tmp_path), manifest)[0] is not None
