@@ -37,7 +37,7 @@ from raygen.data.shards.manifest import Manifest
 from raygen.data.sources.drawn_faces import draw_face
 from raygen.data.sources.image_files import ImageFiles, folder
 from raygen.data.splits import TRAIN
-from raygen.data.stream.ray_data import RayDataReader, Reading
+from raygen.data.stream.ray_data import RayDataReader, Reading, ReadTasks
 from raygen.data.stream.stream import ImageStream, ReadAhead, own_threads
 
 EPOCHS = 5
@@ -196,7 +196,8 @@ def consume(stream: ImageStream, steps: int, rank: int, shard: DataIterator | No
     uses = np.zeros(stream.plan.rows, np.int64)
     read: ReadAhead = own_threads
     if shard:
-        read = RayDataReader(cluster.smallest_store(), handed_out=lambda: shard)
+        tasks = ReadTasks(cluster.smallest_store())
+        read = RayDataReader(tasks, lambda: shard)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     arrivals, began, cpu = [], time.monotonic(), 0.0
     for images in stream.batches(0, steps, rank, WORKERS, read):
@@ -218,8 +219,8 @@ def consume_together(data: Folder, batch: int, epochs: int, reader: Reader) -> l
     steps = -(-epochs * manifest.rows(TRAIN) // batch)
     shards: list[DataIterator | None] = [None] * WORKERS
     if reader == RAY_DATA:
-        store = cluster.smallest_store()
-        shards = [*Reading(stream, range(WORKERS), WORKERS, 0, steps, store).shards()]
+        tasks = ReadTasks(cluster.smallest_store())
+        shards = [*Reading(stream, range(WORKERS), WORKERS, 0, steps, tasks).shards()]
     task = ray.remote(num_cpus=0.5, max_calls=1)(consume)
     ranks = [task.remote(stream, steps, rank, shard) for rank, shard in enumerate(shards)]
     results: list[Consumed] = ray.get(ranks)

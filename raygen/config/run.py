@@ -154,6 +154,8 @@ class RunConfig:
     """Who reads images ahead of the training, in the same order: Ray Data's tasks on any node of
     the cluster (ray-data), or each worker's own threads (direct), which need less of a CPU but take
     it from the training."""
+    read_tasks: Resumable[int] = 0
+    """How many of Ray Data's tasks read at once; 0: one for each worker, but at least two."""
     log_images: Resumable[int] = 1_000
     """Log scalars every so many images."""
     sample_images: Resumable[int] = 4_000
@@ -192,6 +194,7 @@ class RunConfig:
         self.model.check_size(image.height, image.width, self.size)
         require_seed(self)
         require_at_least(self, 0, "validate_images", "projector_images")
+        require_at_least(self, 0, "read_tasks", most=MOST_WORKERS)
         require_at_least(self, 0, "num_workers", "max_failures", most=MOST_WORKERS)
         require_at_least(self, 0, "steps", "own_steps", "own_two_phase_steps", most=MOST_STEPS)
         require_at_least(self, 1, "log_images", "sample_images", "validation_count")

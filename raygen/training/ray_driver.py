@@ -24,11 +24,12 @@ from ray.train.torch import TorchTrainer
 from raygen.cluster import connection as cluster
 from raygen.cluster.lease import Fence
 from raygen.core.errors import RunError, StorageError, UserError
-from raygen.core.status import Ended, Event, Outcome, State
+from raygen.core.status import RUN, Ended, Event, Outcome, State, tell_outage
 from raygen.core.storage import Folder
 from raygen.data.splits import TRAIN
+from raygen.data.stream.ray_data import ReadTasks
 from raygen.training.placement import Placement
-from raygen.training.planned_shards import PlannedShards, rest_of
+from raygen.training.planned_shards import PlannedShards
 from raygen.training.process_group import torch_config
 from raygen.training.ray_worker import train_worker
 from raygen.training.session import Session
@@ -104,12 +105,13 @@ def _fit_once(
     may_fail = session.config.max_failures
     before = session.run.position().global_step
     datasets: dict[str, ray.data.Dataset | Callable[[], ray.data.Dataset]] = {}
-    dataset_config, store_bytes = None, 0.0
+    dataset_config = tasks = None
     if session.uses_ray_data:
-        store_bytes = cluster.smallest_store()
+        told = partial(tell_outage, status, RUN)
+        tasks = ReadTasks(cluster.smallest_store(), told, session.config.read_tasks)
         # A dataset of row numbers; the config says who reads which of them, and when.
         datasets[TRAIN] = ray.data.range(session.manifest.rows(TRAIN))
-        dataset_config = PlannedShards(partial(rest_of, session, store_bytes, status))
+        dataset_config = PlannedShards(session, tasks)
     gpu = {"GPU": 1} if placement.use_gpu else {}
     trainer = TorchTrainer(
         train_worker,
@@ -117,7 +119,7 @@ def _fit_once(
             "session": session,
             "status": status,
             "threads": threads,
-            "store_bytes": store_bytes,
+            "tasks": tasks,
         },
         datasets=datasets,
         dataset_config=dataset_config,

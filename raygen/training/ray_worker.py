@@ -60,10 +60,8 @@ def train_worker(settings: dict[str, Any]) -> None:
             use_cores(settings["threads"] or cores() // context.get_local_world_size())
         read: ReadAhead = own_threads
         told = partial(tell_outage, status, RUN)
-        if session.uses_ray_data:
-            read = RayDataReader(
-                settings["store_bytes"], told, partial(ray.train.get_dataset_shard, TRAIN)
-            )
+        if tasks := settings["tasks"]:
+            read = RayDataReader(tasks, partial(ray.train.get_dataset_shard, TRAIN))
         with OUTAGES.told_to(told):
             outcome = run_session(session, workers, WorkerCallbacks(status), read)
         if workers.is_first:

@@ -35,7 +35,7 @@ from raygen.core.status import (
 from raygen.core.storage import Folder
 from raygen.data.shards.manifest import Manifest
 from raygen.data.shards.object_store import StoredImages
-from raygen.data.stream.ray_data import RayDataReader
+from raygen.data.stream.ray_data import RayDataReader, ReadTasks
 from raygen.data.stream.stream import ReadAhead, own_threads
 from raygen.evaluation.objective import Objective
 from raygen.training import checkpoint, checkpoint_index
@@ -147,7 +147,7 @@ def _run_trial(config: dict[str, Any], task: Task, number: int) -> None:
             read: ReadAhead = own_threads
             if session.uses_ray_data:
                 told = partial(tell_outage, task.status, number)
-                read = RayDataReader(cluster.smallest_store(), told)
+                read = RayDataReader(ReadTasks(cluster.smallest_store(), told, options.read_tasks))
             outcome = run_session(session, Workers(device=device), callbacks, read)
         record.end(outcome)
     except torch.OutOfMemoryError as error:

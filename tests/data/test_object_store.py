@@ -26,7 +26,7 @@ from raygen.data.sources.files import Files
 from raygen.data.sources.huggingface import huggingface
 from raygen.data.sources.image_files import celeba
 from raygen.data.splits import TRAIN, VALIDATION
-from raygen.data.stream.ray_data import RayDataReader
+from raygen.data.stream.ray_data import RayDataReader, ReadTasks
 from raygen.data.stream.stream import ImageStream, ReadAhead, own_threads
 
 SMALL, LARGE = ImageFormat(32, 32, 150), ImageFormat(64, 64, 150)
@@ -158,7 +158,7 @@ def test_a_stream_reads_a_bucket(
     stream = ImageStream(s3, Manifest.load(s3), TRAIN, 8, 3)
 
     def batches(rank: int, world_size: int) -> Iterator[Rows]:
-        read: ReadAhead = RayDataReader(10**9) if reader == "ray-data" else own_threads
+        read: ReadAhead = RayDataReader(ReadTasks(10**9)) if reader == "ray-data" else own_threads
         return stream.batches(0, 12, rank, world_size, read)
 
     whole = list(batches(0, 1))

@@ -61,7 +61,7 @@ def test_they_are_the_images_that_would_be_prepared(tmp_path: Path) -> None:
         assert {split: manifest.rows(split) for split in manifest.splits} == {
             split: len(positions) for split, positions in source.splits().items()
         }
-        seen = {}
+        seen: dict[str, np.ndarray] = {}
         for split in manifest.splits:
             reader = ShardReader(Folder.at(data), manifest, split)
             rows = np.arange(manifest.rows(split))
@@ -175,7 +175,7 @@ def test_a_run_and_a_sweep_train_straight_from_an_archive(
     ids = folder(str(tmp_path / "photos"))
     (tmp_path / "photos" / ids.ids[3]).write_bytes(b"not an image")
     archive = zipped(tmp_path / "photos")
-    common = ["--data", archive, "--storage", tmp_path / "runs", "--width", "0.05"]
+    common = ["--data", str(archive), "--storage", str(tmp_path / "runs"), "--width", "0.05"]
     common += ["--batch-size", "16", "--sample-count", "1"]
     run = tmp_path / "runs/run"
     train = ["dcgan-celeba", *common, "--crop", "0", "--run-name", "run"]

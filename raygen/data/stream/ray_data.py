@@ -57,14 +57,27 @@ def tasks_at_once(workers: int) -> int:
 
 
 @dataclass(frozen=True)
+class ReadTasks:
+    """How tasks read a stream.
+
+    Attributes:
+        store_bytes: size of the cluster's smallest object store.
+        told: called with a line about an outage of the storage, and with "" when it is over.
+        at_once: how many read at once; 0: as many as `tasks_at_once` says.
+    """
+
+    store_bytes: float
+    told: Callable[[str], None] = tell_nobody
+    at_once: int = 0
+
+
+@dataclass(frozen=True)
 class Reading:
     """Steps of a stream to read for some of its workers, in one execution of Ray Data.
 
     Attributes:
         ranks: the workers that it serves.
         first_step, stop_step: the range of steps. An execution may end before it.
-        store_bytes: size of the cluster's smallest object store.
-        told: called with a line about an outage of the storage, and with "" when it is over.
     """
 
     stream: ImageStream
@@ -72,14 +85,14 @@ class Reading:
     world_size: int
     first_step: int
     stop_step: int
-    store_bytes: float
-    told: Callable[[str], None] = tell_nobody
+    tasks: ReadTasks
 
     @functools.cached_property
     def pieces(self) -> list[tuple[Piece, ...]]:
         """The pieces of this execution, each of them one or several parts of chunks."""
         plan = self.stream.plan
-        steps = max(1, int(STORE_SHARE * self.store_bytes / (plan.batch_size * plan.image_bytes)))
+        room = STORE_SHARE * self.tasks.store_bytes
+        steps = max(1, int(room / (plan.batch_size * plan.image_bytes)))
         parts = plan.pieces(self.first_step, self.stop_step, min(steps, MAX_CHUNK_STEPS))
         together = max(1, min(self.world_size // BLOCK_SHARE, steps // plan.chunk_steps))
         count = max(1, MOST_BLOCKS // len(self.ranks))
@@ -100,7 +113,7 @@ class Reading:
                 for chunk, first, stop in self.pieces[piece]
             ]
         ).reshape(-1)
-        with OUTAGES.told_to(self.told):
+        with OUTAGES.told_to(self.tasks.told):
             found = self.stream.shards.read(rows)
         columns = {"image": as_column(found.images.reshape(len(rows), -1)), "row": found.rows}
         if found.attributes.size:
@@ -124,7 +137,7 @@ class Reading:
         count = len(self.pieces) * len(self.ranks)
         # `from_blocks` starts many blocks in a fraction of the time that `range` takes.
         numbers = ray.data.from_blocks([pa.table({"block": [number]}) for number in range(count)])
-        tasks = min(tasks_at_once(len(self.ranks)), count)
+        tasks = min(self.tasks.at_once or tasks_at_once(len(self.ranks)), count)
         blocks: Dataset = numbers.map_batches(
             read,
             batch_size=1,
@@ -157,20 +170,15 @@ class RayDataReader:
     """Takes a worker's images from the shards of Ray Data's executions; it is a `ReadAhead`."""
 
     def __init__(
-        self,
-        store_bytes: float,
-        told: Callable[[str], None] = tell_nobody,
-        handed_out: Callable[[], DataIterator] | None = None,
+        self, tasks: ReadTasks, handed_out: Callable[[], DataIterator] | None = None
     ) -> None:
         """
         Args:
-            store_bytes, told: as in `Reading`.
             handed_out: gets the worker's shard of an execution for all workers. It is used first.
                 Later executions are the worker's own: when the run has gone back to a checkpoint,
                 and when one execution has come to its end.
         """
-        self._store_bytes = store_bytes
-        self._told = told
+        self._tasks = tasks
         self._handed_out = handed_out
 
     def __call__(
@@ -180,9 +188,7 @@ class RayDataReader:
         if first_step >= stop_step:
             return
         ranks = range(world_size) if self._handed_out else range(rank, rank + 1)
-        reading = Reading(
-            stream, ranks, world_size, first_step, stop_step, self._store_bytes, self._told
-        )
+        reading = Reading(stream, ranks, world_size, first_step, stop_step, self._tasks)
         if self._handed_out:
             blocks = _blocks(self._handed_out())
             self._handed_out = None

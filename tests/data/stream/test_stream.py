@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Head, add_node
 from helpers import damage, write_dataset
 
 from raygen.core.errors import ShardError
+from raygen.core.status import Status
 from raygen.core.storage import Folder
 from raygen.data.shards.manifest import Manifest
 from raygen.data.shards.reader import ShardReader
@@ -19,7 +22,7 @@ from raygen.data.shards.rows import Rows
 from raygen.data.splits import TRAIN
 from raygen.data.stream import order as plan
 from raygen.data.stream import ray_data
-from raygen.data.stream.ray_data import RayDataReader, Reading
+from raygen.data.stream.ray_data import RayDataReader, Reading, ReadTasks
 from raygen.data.stream.stream import ImageStream, ReadAhead, own_threads
 
 FILES = (13, 7, 11, 6)
@@ -49,7 +52,7 @@ def images(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> ImageStream:
 
 
 def by_ray_data() -> RayDataReader:
-    return RayDataReader(10**9)
+    return RayDataReader(ReadTasks(10**9))
 
 
 @pytest.fixture(params=["direct", pytest.param("ray-data", marks=pytest.mark.slow)])
@@ -167,7 +170,7 @@ def test_a_stream_that_is_left_early_ends_its_threads(dataset: Dataset) -> None:
 
 
 def reading(images: ImageStream, workers: int, store_bytes: float, first_step: int = 0) -> Reading:
-    return Reading(images, range(workers), workers, first_step, STEPS, store_bytes)
+    return Reading(images, range(workers), workers, first_step, STEPS, ReadTasks(store_bytes))
 
 
 def test_pieces_fit_the_object_store(images: ImageStream) -> None:
@@ -200,10 +203,31 @@ def test_all_workers_take_their_own_images_from_one_execution(
     handed_out = whole.shards()
 
     def consume(rank: int) -> list[np.ndarray]:
-        reader = RayDataReader(10**9, handed_out=lambda: handed_out[rank])
+        reader = RayDataReader(ReadTasks(10**9), lambda: handed_out[rank])
         return [batch.rows for batch in images.batches(first, STEPS, rank, world, reader)]
 
     with ThreadPoolExecutor(world) as threads:
         shares = list(threads.map(consume, range(world)))
     expected = [batch.rows for batch in images.batches(first, STEPS)]
     assert np.array_equal(np.concatenate(shares, axis=1), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_tasks_of_another_node_read(images: ImageStream, ray_head: Head) -> None:
+    """The consumer's own node has no processor left for them."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    expected = list(images.batches(0, STEPS))
+    with add_node(ray_head):
+        remote: Any = ray.remote(num_cpus=2)(Status)
+        busy = remote.options(scheduling_strategy=here).remote()
+        try:
+            assert ray.get(busy.error.remote()) is None
+            delivered = list(images.batches(0, STEPS, read=by_ray_data()))
+        finally:
+            ray.kill(busy)
+    for batch, other in zip(delivered, expected, strict=True):
+        assert np.array_equal(batch.images, other.images)
