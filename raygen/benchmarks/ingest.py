@@ -34,6 +34,8 @@ from raygen.data.images import fit_image
 from raygen.data.prepare.parts import Target, make_part, plan_parts
 from raygen.data.prepare.prepare import delete_dataset, prepare
 from raygen.data.shards.manifest import Manifest
+from raygen.data.shards.reader import ShardReader, Stored
+from raygen.data.shards.rows import RowGroup
 from raygen.data.sources.drawn_faces import draw_face
 from raygen.data.sources.image_files import ImageFiles, folder
 from raygen.data.splits import TRAIN
@@ -46,6 +48,8 @@ TRAINING = "dcgan-celeba"
 FACES, SPRITES, SMALL = ImageFormat(218, 178), ImageFormat(64, 64), ImageFormat(32, 32, 150)
 BATCHES = {FACES.size: 32, SPRITES.size: 128}
 """Batch sizes of the presets that train on images of each size."""
+DELAY_SECONDS, DELAYED_IMAGES = 0.1, 40_000
+"""A slow storage's time to answer, and about how many images are read from it."""
 STORE_RATIO = 10
 """Ratio of the dataset's size to that of the object store while memory is measured."""
 SMALLEST_STORE = 80 * 2**20
@@ -68,6 +72,7 @@ def ingest(options: IngestBenchOptions, place: Path, jobs: Path) -> list[Figure]
         for source, image in ((pngs, SPRITES), (jpegs, FACES)):
             data = datasets[image.size]
             figures += measure_stream(options, source, data, image, step)
+        figures.append(measure_tasks(datasets[SPRITES.size]))
     figures.append(
         Figure(f"{TRAINING}: share of its time spent waiting for data", waiting, 0.01, False)
     )
@@ -209,18 +214,26 @@ def consume(stream: ImageStream, steps: int, rank: int, shard: DataIterator | No
     return Consumed(began, arrivals, uses, spent, peak * 1024)
 
 
-def consume_together(data: Folder, batch: int, epochs: int, reader: Reader) -> list[Consumed]:
+def consume_together(
+    data: Folder,
+    batch: int,
+    epochs: int,
+    reader: Reader,
+    tasks: int = 0,
+    stored: Stored | None = None,
+) -> list[Consumed]:
     """Run `consume` on two workers, each in a new process, for whole epochs.
 
+    Args: tasks: how many of Ray Data's tasks read at once; 0: the default.
     Raises: RunError if an image arrived too often or too rarely.
     """
     manifest = Manifest.load(data)
-    stream = ImageStream(data, manifest, TRAIN, batch, 0)
+    stream = ImageStream(data, manifest, TRAIN, batch, 0, stored)
     steps = -(-epochs * manifest.rows(TRAIN) // batch)
     shards: list[DataIterator | None] = [None] * WORKERS
     if reader == RAY_DATA:
-        tasks = ReadTasks(cluster.smallest_store())
-        shards = [*Reading(stream, range(WORKERS), WORKERS, 0, steps, tasks).shards()]
+        read = ReadTasks(cluster.smallest_store(), at_once=tasks)
+        shards = [*Reading(stream, range(WORKERS), WORKERS, 0, steps, read).shards()]
     task = ray.remote(num_cpus=0.5, max_calls=1)(consume)
     ranks = [task.remote(stream, steps, rank, shard) for rank, shard in enumerate(shards)]
     results: list[Consumed] = ray.get(ranks)
@@ -296,6 +309,37 @@ def measure_stream(
             f"{max(pauses) * 1000:.0f} ms : {step * 1000:.0f} ms",
         ),
     ]
+
+
+@dataclass(frozen=True)
+class Delayed:
+    """A dataset on a storage that takes long to answer, as object stores do; it is `Stored`."""
+
+    data: Folder
+    manifest: Manifest
+
+    def group(self, split: str, number: int) -> RowGroup:
+        time.sleep(DELAY_SECONDS)
+        return ShardReader(self.data, self.manifest, split).group(number)
+
+
+def measure_tasks(data: Folder) -> Figure:
+    """Compare four tasks with one, on a storage where waiting is what takes long."""
+    say("measuring tasks that read from a slow storage")
+    manifest, batch = Manifest.load(data), BATCHES[SPRITES.size]
+    epochs = max(1, round(DELAYED_IMAGES / manifest.rows(TRAIN)))
+    delayed = Delayed(data, manifest)
+    rates = [
+        images_per_second(consume_together(data, batch, epochs, RAY_DATA, tasks, delayed))
+        for tasks in (4, 1)
+    ]
+    return Figure(
+        f"stream of {manifest.size} from a slow storage, 4 tasks : 1",
+        rates[0] / rates[1],
+        3,
+        True,
+        " : ".join(f"{rate:,.0f} images/s" for rate in rates),
+    )
 
 
 def cpu_per_image(results: list[Consumed]) -> float:

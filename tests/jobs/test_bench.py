@@ -37,7 +37,7 @@ def measure(place: Path, kind: str, *options: str) -> list[dict[str, Any]]:
 @pytest.mark.slow
 def test_ingestion_is_measured(tmp_path: Path) -> None:
     options = ("--images", "80", "--repeats", "1", "--steps", "2")
-    assert len(measure(tmp_path, "ingest", *options)) == 16
+    assert len(measure(tmp_path, "ingest", *options)) == 17
 
 
 @pytest.mark.slow
