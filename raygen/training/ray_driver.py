@@ -27,7 +27,7 @@ from raygen.core.errors import RunError, StorageError, UserError
 from raygen.core.status import RUN, Ended, Event, Outcome, State, tell_outage
 from raygen.core.storage import Folder
 from raygen.data.splits import TRAIN
-from raygen.data.stream.ray_data import ReadTasks
+from raygen.data.stream.ray_data import ReadTasks, warm_up
 from raygen.training.placement import Placement
 from raygen.training.planned_shards import PlannedShards
 from raygen.training.process_group import torch_config
@@ -71,6 +71,8 @@ def fit(
         except BaseException as error:
             failure.append(error)
 
+    if session.uses_ray_data:
+        threading.Thread(target=warm_up, args=(placement.workers,), daemon=True).start()
     # Ray Train runs in a thread, so that the main one handles Ctrl-C and the progress line.
     thread = threading.Thread(target=run, daemon=True)
     thread.start()

@@ -16,6 +16,8 @@ from raygen.core.status import Notice, Status
 from raygen.core.storage import Folder
 from raygen.data.originals import Originals, holds_originals, open_originals
 from raygen.data.prepare.parts import Target, make_part, plan_parts
+from raygen.data.shards import object_store
+from raygen.data.shards.object_store import store_images
 from raygen.data.shards.reader import HeldOut, ShardReader
 from raygen.data.sources.image_files import folder
 from raygen.data.splits import TRAIN, VALIDATION
@@ -168,8 +170,26 @@ def test_what_is_no_dataset_and_no_images_is_refused(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
+def test_trials_share_a_decoded_copy(tmp_path: Path) -> None:
+    write_images(tmp_path / "photos")
+    data = Folder.at(tmp_path / "photos")
+    manifest = open_originals(data.uri, SMALL)
+    stored, larger = store_images(data, manifest)
+    assert stored
+    assert larger.fingerprint == manifest.fingerprint
+    for split in manifest.splits:
+        assert len(stored.groups[split]) == 1
+        rows = np.arange(manifest.rows(split))
+        copied = ShardReader(data, larger, split, stored)
+        decoded = ShardReader(data, manifest, split)
+        assert np.array_equal(copied.images(rows), decoded.images(rows))
+        assert copied.labels(rows)[0] == decoded.labels(rows)[0]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
 def test_a_run_and_a_sweep_train_straight_from_an_archive(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_images(tmp_path / "photos", 120, (32, 32))
     ids = folder(str(tmp_path / "photos"))
@@ -192,6 +212,10 @@ def test_a_run_and_a_sweep_train_straight_from_an_archive(
     zipped(tmp_path / "others").rename(archive)
     assert "is not the dataset" in fails(capsys, "train", *train, "--steps", "14")
 
+    # As if they were too large for the object store: each trial has tasks read for it.
+    monkeypatch.setattr(object_store, "STORE_SHARE", 0.0)
     tune = ["dcgan-celeba", *common, "--crop", "0", "--trials", "2", "--steps", "9"]
     assert run_script("tune", *tune, "--run-name", "sweep", "--scheduler", "none") == 0
-    assert json.loads((tmp_path / "runs/sweep/summary.json").read_text())
+    assert "trials read its files themselves" in capsys.readouterr().out
+    summary = json.loads((tmp_path / "runs/sweep/summary.json").read_text())
+    assert (summary["trials"], summary["images_seen"]) == (2, 2 * 9 * 16)

@@ -7,6 +7,7 @@ Blocks are numbered piece by piece, and in each piece worker by worker: so Ray D
 of equal length.
 """
 
+import contextlib
 import functools
 import itertools
 import traceback
@@ -134,29 +135,49 @@ class Reading:
             except Exception:
                 return pa.table({RuntimeError.__name__: [traceback.format_exc()]})
 
-        count = len(self.pieces) * len(self.ranks)
-        # `from_blocks` starts many blocks in a fraction of the time that `range` takes.
-        numbers = ray.data.from_blocks([pa.table({"block": [number]}) for number in range(count)])
-        tasks = min(self.tasks.at_once or tasks_at_once(len(self.ranks)), count)
-        blocks: Dataset = numbers.map_batches(
-            read,
-            batch_size=1,
-            batch_format="pyarrow",
-            num_cpus=TASK_CPUS,
-            compute=ray.data.TaskPoolStrategy(size=tasks),
-        )
-        context = blocks.context
-        context.execution_options.preserve_order = True
-        # Keep the blocks as they are, because splitting and merging them copies the images.
-        context.target_max_block_size = None
-        context.enable_progress_bars = False
-        context.print_on_execution_start = False
-        return blocks
+        tasks = self.tasks.at_once or tasks_at_once(len(self.ranks))
+        return _blocks_of(read, len(self.pieces) * len(self.ranks), tasks)
 
     def shards(self) -> list[DataIterator]:
         """For each worker, an iterator over its blocks. They share one execution."""
         shards: list[DataIterator] = self.dataset().streaming_split(len(self.ranks))
         return shards
+
+
+def _blocks_of(read: Callable[[pa.Table], pa.Table], count: int, tasks: int) -> Dataset:
+    """A dataset of so many blocks, each of which a task makes of its number, in order."""
+    # `from_blocks` starts many blocks in a fraction of the time that `range` takes.
+    numbers = ray.data.from_blocks([pa.table({"block": [number]}) for number in range(count)])
+    blocks: Dataset = numbers.map_batches(
+        read,
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=TASK_CPUS,
+        compute=ray.data.TaskPoolStrategy(size=min(tasks, count)),
+    )
+    context = blocks.context
+    context.execution_options.preserve_order = True
+    # Keep the blocks as they are, because splitting and merging them copies the images.
+    context.target_max_block_size = None
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    return blocks
+
+
+def warm_up(workers: int) -> None:
+    """Start the processes that reading will need, so that they start beside the workers.
+
+    These are the tasks' processes and actors that all of Ray Data's executions share. Raises
+    nothing: without them, the first batch only comes later.
+    """
+    tasks = tasks_at_once(workers)
+    with contextlib.suppress(Exception):
+        _blocks_of(_imported, tasks, tasks).materialize()
+
+
+def _imported(numbers: pa.Table) -> pa.Table:
+    """Does nothing in a process that had to import this module to do so."""
+    return numbers
 
 
 @functools.lru_cache(maxsize=8)
