@@ -9,11 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ray.exceptions import RayError
-
 from raygen.cluster import connection as cluster
 from raygen.cluster.lease import Lease, only_owner
-from raygen.core.errors import RunError, ShardError, UserError
+from raygen.core.errors import ShardError
 from raygen.core.progress import ProgressLine
 from raygen.core.retry import OUTAGES
 from raygen.core.signals import Signals
@@ -65,7 +63,7 @@ def list_rejected(folder: Folder, manifest: Manifest, status: Any) -> None:
     """
     if not manifest.originals:
         return
-    with contextlib.suppress(RayError, RunError, UserError, OSError):
+    with contextlib.suppress(Exception):
         found = cluster.answer(status.rejected)
         if folder.exists(REJECTED):
             before = rejections(folder.read_checked(REJECTED, ShardError, "delete it"))
