@@ -23,6 +23,7 @@ USES_RAY = {
     "raygen/training/ray_driver.py",
     "raygen/training/ray_worker.py",
     "raygen/tuning/optuna_search.py",
+    "raygen/tuning/planned_search.py",
     "raygen/tuning/schedulers.py",
     "raygen/tuning/sweep.py",
     "raygen/tuning/trial.py",
