@@ -72,6 +72,11 @@ def test_actors_that_only_pass_on_what_is_told_load_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+def test_a_training_may_start_ray_before_torch_is_loaded() -> None:
+    code = "import sys; import raygen.jobs.train; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
 def test_options_load_no_large_library() -> None:
     code = (
         "import sys; import raygen.config.run, raygen.config.job, raygen.tuning.options\n"
