@@ -2,6 +2,8 @@
 
 python jobs/bench.py ingest
 python jobs/bench.py sweep
+python jobs/bench.py start
+python jobs/bench.py scaling
 """
 
 import json
@@ -12,25 +14,43 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from raygen.benchmarks.options import BenchOptions, IngestBenchOptions, SweepBenchOptions
+from raygen.benchmarks.options import (
+    BenchOptions,
+    IngestBenchOptions,
+    ScalingOptions,
+    StartBenchOptions,
+    SweepBenchOptions,
+)
 from raygen.cli import parse_choice, run_job
 
-SUBCOMMANDS = {"ingest": IngestBenchOptions, "sweep": SweepBenchOptions}
+SUBCOMMANDS: dict[str, type[BenchOptions]] = {
+    "ingest": IngestBenchOptions,
+    "sweep": SweepBenchOptions,
+    "start": StartBenchOptions,
+    "scaling": ScalingOptions,
+}
 
 
 def main(argv: Sequence[str]) -> None:
-    options: BenchOptions = parse_choice(SUBCOMMANDS, argv, "Measure raygen on this machine.")
+    options = parse_choice(SUBCOMMANDS, argv, "Measure raygen on this machine.")
     # Import late, because it takes seconds, for which --help and mistakes should not wait.
     import torch
 
     from raygen.benchmarks.ingest import ingest
+    from raygen.benchmarks.scaling import tables
+    from raygen.benchmarks.start import start
     from raygen.benchmarks.sweep import sweep
 
-    name = "sweep" if isinstance(options, SweepBenchOptions) else "ingest"
+    if isinstance(options, ScalingOptions):
+        print(tables())
+        return
+    name = argv[0]
     place, jobs = Path(options.storage).absolute(), Path(__file__).absolute().parent
     place.mkdir(parents=True, exist_ok=True)
     if isinstance(options, SweepBenchOptions):
         figures = sweep(options, place, jobs)
+    elif isinstance(options, StartBenchOptions):
+        figures = start(options, place, jobs)
     else:
         assert isinstance(options, IngestBenchOptions)
         figures = ingest(options, place, jobs)

@@ -5,6 +5,7 @@ spoil it; folders are given up after Ray has ended, whose workers may write unti
 """
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -73,6 +74,28 @@ def list_rejected(folder: Folder, manifest: Manifest, status: Any) -> None:
 
 
 @contextmanager
+def _importing_torch() -> Iterator[None]:
+    """Import torch, which takes seconds, in a thread while this one waits for Ray to start.
+
+    Nothing of Ray is imported there: two threads that import the same modules may find them half
+    done. At the end of the context the thread has ended, as a process that exits in the middle of
+    an import may crash.
+    """
+    thread = threading.Thread(target=_import_torch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+def _import_torch() -> None:
+    # Whoever needs it meets the same error again.
+    with contextlib.suppress(Exception):
+        import torch.utils.tensorboard  # noqa: F401
+
+
+@contextmanager
 def launched(
     line: ProgressLine, saving: str, verbose: bool, leave: Callable[[], None] | None = None
 ) -> Iterator[Launch]:
@@ -88,7 +111,9 @@ def launched(
         Signals(leave or line.close, saving) as signals,
         OUTAGES.told_to(line.warn),
         contextlib.ExitStack() as leases,
-        cluster.connected(verbose),
+        contextlib.ExitStack() as connection,
         contextlib.ExitStack() as actors,
     ):
+        with _importing_torch():
+            connection.enter_context(cluster.connected(verbose))
         yield Launch(signals, line, leases, actors)

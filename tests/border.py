@@ -249,7 +249,7 @@ def _read_sweep(place: Path) -> None:
     sweep.marker()
     objective = Objective("quality/swd")
     space = _space()
-    plan = Plan(command.run, objective, space, [], 4)
+    plan = Plan(command.run, objective, space, {}, 4, "random")
     trials = read_trials(sweep, plan)
     trial_rows(trials, objective, space, {})
     as_csv(trials, space, objective)

@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 USES_RAY = {
+    "raygen/benchmarks/empty_trainer.py",
     "raygen/benchmarks/figures.py",
     "raygen/benchmarks/ingest.py",
     "raygen/cluster/connection.py",
@@ -23,6 +24,7 @@ USES_RAY = {
     "raygen/training/ray_driver.py",
     "raygen/training/ray_worker.py",
     "raygen/tuning/optuna_search.py",
+    "raygen/tuning/planned_search.py",
     "raygen/tuning/schedulers.py",
     "raygen/tuning/sweep.py",
     "raygen/tuning/trial.py",
@@ -67,6 +69,11 @@ def test_actors_that_only_pass_on_what_is_told_load_no_torch() -> None:
         "import sys; import raygen.data.prepare.parts, raygen.core.status\n"
         "assert 'torch' not in sys.modules"
     )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_a_training_may_start_ray_before_torch_is_loaded() -> None:
+    code = "import sys; import raygen.jobs.train; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 

@@ -58,3 +58,26 @@ class SweepBenchOptions(BenchOptions):
         require_at_least(self, 2, "trials")
         require_at_least(self, 1, "steps", "batch_size", "startups")
         require_drawn_count(self.drawn_count)
+
+
+@dataclass(frozen=True)
+class StartBenchOptions(BenchOptions):
+    """The time from the command to the first step, of dcgan-celeba on prepared faces."""
+
+    repeats: int = 3
+    """How often to start; the median counts."""
+    drawn_count: int = 2_000
+    """Faces to prepare."""
+    batch_size: int = 128
+    """Images of each step."""
+    width: float = 1.0
+    """Multiplies the number of channels."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 1, "repeats", "batch_size")
+        require_drawn_count(self.drawn_count)
+
+
+@dataclass(frozen=True)
+class ScalingOptions(BenchOptions):
+    """Print the tables of docs/scaling.md: an estimate for many GPUs, not a measurement."""

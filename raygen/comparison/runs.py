@@ -134,7 +134,9 @@ def _runs(place: _Place) -> list[_Place]:
     except UserError:
         # Listing it as a run meets the problem again and reports it.
         return [_Place(trials, (), sweep=place.folder.name)]
-    return [_Place(trials.join(name), (), sweep=place.folder.name) for name in names]
+    # By number: 1000 comes after 999.
+    ordered = sorted(names, key=lambda name: (len(name), name))
+    return [_Place(trials.join(name), (), sweep=place.folder.name) for name in ordered]
 
 
 def _describe(place: _Place) -> RunInfo:

@@ -27,6 +27,8 @@ HELP = (
 _TRIAL_VALUES = 7
 """Part of the seed that keeps a sweep's random numbers apart from a run's."""
 MOST_ATTEMPTS = 100
+SURE_TRIALS = 100
+"""Number of random trials whose values are drawn before a sweep starts, to see that it can."""
 MOST_WHOLE = 2**53
 """Largest integer in a range: ranges are kept as floats, which are exact only up to here."""
 LONG_WORD = 60
@@ -247,7 +249,7 @@ def random_trials(
     combinations.
 
     Args: allowed: tells whether values may be combined; forbidden ones are drawn again.
-    Raises: UserError if no allowed values are found.
+    Raises: UserError if no allowed values are found: early in a space that has hardly any.
     """
     # Imported here so that importing the options does not import numpy.
     import numpy as np
@@ -257,12 +259,16 @@ def random_trials(
     for number in itertools.count(1):
         random = np.random.default_rng((_TRIAL_VALUES, seed, number))
         fitting: Values = {}
-        for _ in range(MOST_ATTEMPTS):
+        # A sweep that has begun must not end for the bad luck of one of its many trials.
+        most = MOST_ATTEMPTS * (1 if number < SURE_TRIALS else 100)
+        for attempt in range(most):
             values = {name: domain.sample(random) for name, domain in space.items()}
             if allowed(values):
                 fitting = values
                 if _key(values) not in seen:
                     break
+            if fitting and attempt >= MOST_ATTEMPTS - 1:
+                break
         if not fitting:
             raise nothing_fits(space)
         values = fitting
@@ -275,11 +281,30 @@ def _key(values: Values) -> tuple[object, ...]:
     return tuple(values[name] for name in sorted(values))
 
 
-def grid_trials(space: Space, defaults: Values) -> list[Values]:
-    """The defaults as trial 0, then all other combinations of the domains' values."""
-    points = itertools.product(*(domain.points() for domain in space.values()))
-    combinations = [dict(zip(space, values, strict=True)) for values in points]
-    return [defaults, *(values for values in combinations if values != defaults)]
+def grid_trials(space: Space, defaults: Values) -> Iterator[Values]:
+    """Yield the defaults as trial 0, then all other combinations of the domains' values."""
+    yield defaults
+    for values in itertools.product(*(domain.points() for domain in space.values())):
+        combination = dict(zip(space, values, strict=True))
+        if combination != defaults:
+            yield combination
+
+
+def grid_size(space: Space, defaults: Values) -> int:
+    """The number of trials that `grid_trials` yields."""
+    points: dict[str, Sequence[Value]] = {name: d.points() for name, d in space.items()}
+    defaults_among = math.prod(points[name].count(defaults[name]) for name in space)
+    return 1 + math.prod(map(len, points.values())) - defaults_among
+
+
+def random_combinations(space: Space) -> Iterator[Values]:
+    """Yield endless random combinations of a grid, always the same ones."""
+    import numpy as np
+
+    random = np.random.default_rng(_TRIAL_VALUES)
+    points = {name: domain.points() for name, domain in space.items()}
+    while True:
+        yield {name: values[int(random.integers(len(values)))] for name, values in points.items()}
 
 
 def nothing_fits(space: Space) -> UserError:

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-import torch
-
 from raygen.cli import TrainCommand, command_line, watch_command
 from raygen.cluster import connection as cluster
 from raygen.cluster.lease import Lease
@@ -30,10 +28,7 @@ from raygen.data.splits import TRAIN
 from raygen.evaluation.metrics import progress_text
 from raygen.launch import launched, list_rejected
 from raygen.training import first_run
-from raygen.training.hardware import check_compiler
 from raygen.training.placement import Placement, plan_workers
-from raygen.training.ray_driver import fit
-from raygen.training.record import RunRecord
 from raygen.training.run import RunFolder
 from raygen.training.session import Session
 from raygen.training.summary import Summary, read_summary
@@ -75,6 +70,13 @@ def train(
     manifest = manifest and manifest.patient(job.patience)
 
     with launched(line, SAVING, job.verbose) as launch:
+        # Only now, because `launched` has imported torch while Ray started.
+        import torch
+
+        from raygen.training.hardware import check_compiler
+        from raygen.training.ray_driver import fit
+        from raygen.training.record import RunRecord
+
         placement = plan_workers(config, cluster.nodes(), cluster.possible_nodes())
         if chooses:
             line.show("measuring how fast this machine is")

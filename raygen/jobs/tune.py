@@ -146,13 +146,13 @@ def tune(command: TuneCommand, line: ProgressLine | None = None) -> Findings:
 def _announce(task: Task, plan: Plan, history: list[Trial] | None, line: ProgressLine) -> None:
     """Announce the search. Args: history: trials of earlier sessions, if the sweep goes on."""
     line.tell(
-        f"{plan.config.preset}: {plan.count} trials of at most {task.total_images:,} images, "
+        f"{plan.config.preset}: {plan.count:,} trials of at most {task.total_images:,} images, "
         f"{task.capacity}; {task.manifest.rows(TRAIN):,} training images in {task.data.uri}"
     )
     if not task.stored:
         line.tell("the dataset is too large for the object store; trials read its files themselves")
     for name, domain in plan.space.items():
-        line.tell(f"  {name}: {domain}, default {plan.planned[0][name]}")
+        line.tell(f"  {name}: {domain}, default {plan.defaults[name]}")
     if history is not None:
         ended = sum(trial.status in ENDED for trial in history)
         begun = len(history) - ended
@@ -247,5 +247,7 @@ def conclude(
     if ended < plan.count:
         again = ["jobs/tune.py", plan.config.preset, "--storage", command.job.storage]
         again += ["--run-name", command.job.run_name, "--resume", *data]
-        line.tell(f"{ended} of {plan.count} trials have ended; to go on: {command_line(*again)}")
+        line.tell(
+            f"{ended:,} of {plan.count:,} trials have ended; to go on: {command_line(*again)}"
+        )
     return Findings(trials, best_config(plan.config, best), found, plan.count - ended)

@@ -8,13 +8,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from raygen.config.run import DRAWN, RunConfig
-from raygen.data.batch import Batch
-from raygen.models import build_model
-from raygen.models.base import Step
-from raygen.training.hardware import use_bf16
 from raygen.training.run import CONFIG, RunFolder
 
 PRESET = "dcgan-celeba"
@@ -65,6 +59,14 @@ def fitting(config: RunConfig, named: frozenset[str], use_gpu: bool) -> RunConfi
 
 def seconds_per_step(config: RunConfig) -> float:
     """Estimate the duration of a training step on this machine's CPUs."""
+    # Imported here so that Ray starts before torch is imported.
+    import torch
+
+    from raygen.data.batch import Batch
+    from raygen.models import build_model
+    from raygen.models.base import Step
+    from raygen.training.hardware import use_bf16
+
     model = build_model(config)
     model.to(torch.device("cpu"))
     model.bf16 = use_bf16(config.precision, torch.device("cpu"))

@@ -14,6 +14,9 @@ TRIAL_DEFAULTS = {"keep": 1, "validation_count": 1_000, "projector_images": 0}
 """Defaults that differ for trials: a trial keeps only its newest and its best checkpoint, and is
 measured nine times even if it is short."""
 
+MOST_TRIALS = 1_000_000
+"""Upper limit of the number of trials."""
+
 Search = Literal["random", "optuna", "grid"]
 Scheduler = Literal["asha", "pbt", "none"]
 Mode = Literal["auto", "min", "max"]
@@ -60,9 +63,10 @@ class SweepOptions:
         require_choice(self, "search", Search)
         require_choice(self, "scheduler", Scheduler)
         require_choice(self, "mode", Mode)
-        number = re.fullmatch(r"[1-9]\d{0,3}", self.trials, re.ASCII)
-        wish = "be auto or from 1 to 9,999"
-        require(self.trials == "auto" or bool(number), "--trials", self.trials, wish)
+        number = re.fullmatch(r"[1-9]\d{0,6}", self.trials, re.ASCII)
+        wish = f"be auto or from 1 to {MOST_TRIALS:,}"
+        known = self.trials == "auto" or (number and int(self.trials) <= MOST_TRIALS)
+        require(bool(known), "--trials", self.trials, wish)
         self.budget_seconds()
 
     @property

@@ -1,7 +1,8 @@
 """Optuna as a searcher for Ray Tune, which learns from earlier sessions of a sweep too."""
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ray.tune.search import Searcher
@@ -49,15 +50,21 @@ class OptunaSearch(Searcher):
         direction = "minimize" if objective.mode == "min" else "maximize"
         self._study = optuna.create_study(direction=direction, sampler=sampler)
         self._asked: dict[str, Any] = {}
-        self.waiting: list[tuple[int, Values | None]] = []
         for trial in history:
-            if trial.status not in ENDED:
-                self.waiting.append((trial.number, trial.values))
-            elif trial.reports and self._knows(trial.values):
+            if trial.status in ENDED and trial.reports and self._knows(trial.values):
                 self._add(trial)
         begun = {trial.number for trial in history}
-        new = [number for number in range(trials) if number not in begun]
-        self.waiting += [(number, None if number else defaults) for number in new]
+        going_on = [(t.number, t.values) for t in history if t.status not in ENDED]
+        self.left = len(going_on) + trials - sum(number < trials for number in begun)
+        """Number of trials that have not been suggested yet."""
+        new = (number for number in range(trials) if number not in begun)
+        self._waiting: Iterator[tuple[int, Values | None]] = itertools.chain(
+            going_on, ((number, None if number else defaults) for number in new)
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Ray Tune pickles searches to resume a sweep, but raygen resumes from its own records.
+        return {}
 
     def _distribution(self, domain: Domain) -> Any:
         distributions = self._optuna.distributions
@@ -94,14 +101,19 @@ class OptunaSearch(Searcher):
         )
 
     def suggest(self, trial_id: str) -> Any:
-        if not self.waiting:
+        if not self.left:
             return str(Searcher.FINISHED)
-        number, values = self.waiting.pop(0)
+        self.left -= 1
+        number, values = next(self._waiting)
         if values is None or self._knows(values):
             if values is not None:
                 self._study.enqueue_trial(values)
             self._asked[trial_id], values = self._ask()
         return {"trial": {"number": number, "values": values}}
+
+    def set_finished(self) -> None:
+        """Suggest no more trials."""
+        self.left = 0
 
     def _ask(self) -> tuple[Any, Values]:
         """Get Optuna's next suggestion. Raises: UserError if no suggestion is allowed."""

@@ -1,9 +1,19 @@
 """The plan of a sweep: decided and checked before anything starts, and saved in its folder."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 
-from raygen.config.domains import Space, Values, grid_trials, random_trials, read_space
+from raygen.config.domains import (
+    SURE_TRIALS,
+    Space,
+    Values,
+    grid_size,
+    grid_trials,
+    random_combinations,
+    random_trials,
+    read_space,
+)
 from raygen.config.fields import Policy, having
 from raygen.config.job import JobOptions
 from raygen.config.run import RESUMABLE_CHANGES, RunConfig
@@ -16,11 +26,14 @@ from raygen.evaluation.metrics import MEASURED
 from raygen.evaluation.objective import Objective, choose_objective
 from raygen.tensorboard import hparams
 from raygen.training.placement import check_batch
-from raygen.tuning.options import SweepOptions
+from raygen.tuning.options import MOST_TRIALS, Search, SweepOptions
 from raygen.tuning.optuna_search import import_optuna
 from raygen.tuning.records import OWN, REPORTS, SWEEP, TRIAL, SweepFolder, Trial
 
 DEFAULT_TRIALS = 16
+CHECKED_COMBINATIONS = 5_000
+"""Number of a grid's combinations that are checked before a sweep starts, in half a second. Larger
+grids are checked at random; a forbidden combination that is missed fails when its trial begins."""
 NOT_SEARCHED = RESUMABLE_CHANGES | having(RunConfig, Policy.NOT_SEARCHED)
 """Options that cannot be searched: trials must have equal lengths and be measured equally."""
 
@@ -31,16 +44,18 @@ class Plan:
 
     Attributes:
         config: the run's options in trial 0.
-        planned: the values of each trial; only trial 0's, if a searcher chooses the others'.
+        defaults: the values of trial 0.
         count: number of trials.
+        search: how the values of the other trials are chosen.
         workers: workers per trial.
     """
 
     config: RunConfig
     objective: Objective
     space: Space
-    planned: list[Values]
+    defaults: Values
     count: int
+    search: Search
     workers: int = 1
 
     @property
@@ -48,6 +63,19 @@ class Plan:
         """The part of the search space that may change in the middle of a trial."""
         known = _changeable(self.config)
         return {name: domain for name, domain in self.space.items() if name in known}
+
+    def trials(self) -> Iterator[Values]:
+        """Yield the values of each trial by number, made when they are asked for.
+
+        The same each time. With `--search optuna`, which chooses from results, only trial 0's.
+        Raises: UserError if no random values are allowed.
+        """
+        if self.search == "grid":
+            return grid_trials(self.space, self.defaults)
+        if self.search == "optuna":
+            return iter([self.defaults])
+        endless = random_trials(self.space, self.defaults, self.config.seed, self.allows)
+        return islice(endless, self.count)
 
     def check(self, values: Values) -> None:
         """Raises: UserError if values conflict with each other or with the other options."""
@@ -83,7 +111,7 @@ def make_plan(run: RunConfig, sweep: SweepOptions) -> Plan:
     objective = choose_objective(run, sweep.metric, sweep.mode, sweep.max_kl)
     defaults: Values = {name: known[name] for name in space}
     count = sweep.count or DEFAULT_TRIALS
-    plan = Plan(run, objective, space, [defaults], count, sweep.workers_per_trial)
+    plan = Plan(run, objective, space, defaults, count, sweep.search, sweep.workers_per_trial)
     plan.check(defaults)
     if sweep.scheduler == "pbt" and not plan.mutable:
         raise UserError(
@@ -96,15 +124,22 @@ def make_plan(run: RunConfig, sweep: SweepOptions) -> Plan:
             "trials, which have to be of one worker each; use --scheduler asha"
         )
     if sweep.search == "grid":
-        planned = grid_trials(space, defaults)
-        if sweep.count and sweep.count < len(planned):
+        size = grid_size(space, defaults)
+        if sweep.count and sweep.count < size:
             raise UserError(
-                f"--trials {count}: --search grid has {len(planned)} combinations, the defaults "
-                "among them; leave --trials out, or use --search random"
+                f"--trials {count}: --search grid has {size} combinations, the defaults among "
+                "them; leave --trials out, or use --search random"
             )
-        for values in planned:
+        if size > MOST_TRIALS:
+            raise UserError(
+                f"--search grid: has {size:,} combinations, and a sweep at most {MOST_TRIALS:,} "
+                "trials; use --search random, or search fewer values"
+            )
+        few = size <= CHECKED_COMBINATIONS
+        combinations = plan.trials() if few else random_combinations(space)
+        for values in islice(combinations, CHECKED_COMBINATIONS):
             plan.check(values)
-        return replace(plan, planned=planned, count=len(planned))
+        return replace(plan, count=size)
     if sweep.search == "optuna":
         import_optuna()
         if sweep.scheduler == "pbt":
@@ -113,8 +148,10 @@ def make_plan(run: RunConfig, sweep: SweepOptions) -> Plan:
                 "use --search random, or another --scheduler"
             )
         return plan
-    planned = list(islice(random_trials(space, defaults, run.seed, plan.allows), count))
-    return replace(plan, planned=planned)
+    for _ in islice(plan.trials(), SURE_TRIALS):
+        # Values that can hardly be found are refused now.
+        pass
+    return plan
 
 
 def lengths(config: RunConfig, manifest: Manifest) -> tuple[int, int]:

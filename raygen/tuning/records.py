@@ -26,6 +26,7 @@ from raygen.core.marker import Marker
 from raygen.core.storage import Folder
 from raygen.evaluation.objective import Objective
 from raygen.training.run import RunFolder
+from raygen.tuning.options import MOST_TRIALS
 
 SWEEP = "sweep.json"
 TRIAL = "trial.json"
@@ -36,8 +37,6 @@ OWN = re.compile(
 )
 """Matches the names that raygen writes into a sweep's folder. All others are the user's."""
 
-MOST_TRIALS = 10**6
-"""Upper limit of a trial's number."""
 _ADVICE = "restore the file, or begin another sweep under another --run-name"
 
 TrialStatus = Literal["waiting", "running", "finished", "stopped", "failed", "interrupted"]
@@ -236,6 +235,7 @@ class SweepFolder:
 
 
 def trial_name(number: int) -> str:
+    """The name of a trial's folder: 000, 001, ..., 999, 1000, ..."""
     return f"{number:03d}"
 
 

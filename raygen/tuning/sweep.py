@@ -7,12 +7,13 @@ import posixpath
 import re
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ray import tune
 from ray.exceptions import RayError
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from raygen.cluster.connection import Poll, answer
@@ -26,6 +27,7 @@ from raygen.training.ray_driver import RAY_RECORDS, forget_records
 from raygen.training.record import note_end
 from raygen.tuning.options import Scheduler, SweepOptions
 from raygen.tuning.optuna_search import OptunaSearch
+from raygen.tuning.planned_search import PlannedSearch
 from raygen.tuning.planning import Plan
 from raygen.tuning.records import ENDED, Report, Trial, trial_name
 from raygen.tuning.schedulers import LAST, TIME, Halving, Population, number_of
@@ -73,24 +75,20 @@ def run_sweep(
     """
     report_images, objective, seed = task.report_images, task.objective, task.config.seed
     task = replace(task, clones=options.scheduler == "pbt")
-    watch = Watch(task, plan.space, plan.count, history, table, signals, options, lease)
-    begun = {trial.number: trial for trial in history}
-    searcher, param_space = None, {}
+    search: OptunaSearch | PlannedSearch
+    # Trials that population-based training has paused would count as running.
+    at_once = None if task.clones else task.capacity.at_once
     if options.search == "optuna":
-        searcher = OptunaSearch(
-            plan.space, plan.planned[0], objective, plan.count, seed, history, plan.allows
+        search = OptunaSearch(
+            plan.space, plan.defaults, objective, plan.count, seed, history, plan.allows
         )
-        samples = len(searcher.waiting)
     else:
-        todo = [
-            {"number": number, "values": begun[number].values if number in begun else values}
-            for number, values in enumerate(plan.planned)
-            if number not in begun or begun[number].status not in ENDED
-        ]
-        samples = len(todo)
-        param_space = {"trial": tune.grid_search(todo)}
-    if not samples:
-        return Finished(list(begun.values()), 0.0, 0.0)
+        search = PlannedSearch(plan.trials(), plan.count, history, at_once)
+    watch = Watch(
+        task, plan.space, plan.count, history, table, signals, options, lease, search.set_finished
+    )
+    if not search.left:
+        return Finished(list(history), 0.0, 0.0)
     scheduler: TrialScheduler
     if options.scheduler == "asha":
         scheduler = Halving(objective, report_images, task.total_images, history)
@@ -99,18 +97,19 @@ def run_sweep(
     else:
         scheduler = FIFOScheduler()
     _quiet(task.verbose)
+    # Trials that wait for a place are those that Ray Tune has asked for in advance.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(task.capacity.at_once)
     record = task.sweep.folder.join(f"{RAY_RECORDS}{uuid.uuid4().hex}")
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(run_trial, task=task), task.capacity.trial_resources
         ),
-        param_space=param_space,
         tune_config=tune.TuneConfig(
             scheduler=scheduler,
-            search_alg=searcher,
-            num_samples=samples if searcher else 1,
-            # Trials that population-based training has paused would count as running.
-            max_concurrent_trials=None if task.clones else task.capacity.at_once,
+            search_alg=search,
+            num_samples=search.left,
+            # The planned search sees to this itself.
+            max_concurrent_trials=at_once if isinstance(search, OptunaSearch) else None,
             # Reusing processes saves the import of torch, the slowest part of a start. But what a
             # trial has started with Ray Train only ends with its process.
             reuse_actors=task.capacity.workers == 1,
@@ -124,7 +123,7 @@ def run_sweep(
             stop=watch.ending,
             failure_config=tune.FailureConfig(max_failures=RETRIES),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=CHECKPOINTS_FOR_CLONES),
-            callbacks=[watch],
+            callbacks=[watch, Silence()],
             verbose=0,
         ),
     )
@@ -177,6 +176,13 @@ class Ending(tune.Stopper):
         return self.now
 
 
+class Silence(TrialProgressCallback):
+    """Replaces Ray Tune's lines about trials, some of which it prints at any verbosity."""
+
+    def _print(self, msg: str) -> None:
+        """Print nothing."""
+
+
 class Watch(tune.Callback):
     """Records what happens to trials, in their files and for TensorBoard, and shows it."""
 
@@ -190,7 +196,9 @@ class Watch(tune.Callback):
         signals: Signals,
         options: SweepOptions,
         lease: Lease,
+        end_search: Callable[[], None] = lambda: None,
     ) -> None:
+        """Args: end_search: called when no more trials are to begin."""
         self.ending = Ending()
         self._task = task
         self._space = space
@@ -202,6 +210,7 @@ class Watch(tune.Callback):
         self._table = table
         self._signals = signals
         self._lease = lease
+        self._end_search = end_search
         self._scheduler: Scheduler = options.scheduler
         self._budget = options.budget_seconds()
         self._began_at = time.monotonic()
@@ -222,7 +231,7 @@ class Watch(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         if self._stop_at is not None:
-            # Ray Tune still starts trials in free slots; such a trial ends at once.
+            # Ray Tune still starts trials that it has asked for; such a trial ends at once.
             return
         known, values = self._known(trial), trial.config["trial"]["values"]
         if known.values != values:
@@ -300,6 +309,7 @@ class Watch(tune.Callback):
             self._stop_at = now
             if over:
                 self._table.tell("the time budget is spent; trials are being saved")
+            self._end_search()
             self._task.status.stop.remote()
         if self._stop_at is not None:
             running = any(trial.status == "running" for trial in self._trials.values())

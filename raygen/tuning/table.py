@@ -108,7 +108,7 @@ def headline(
     ended = sum(trial.status in ENDED for trial in trials)
     running = [t.number for t in trials if t.status == "running" and t.number in progress]
     rate = sum(progress[number].images_per_second for number in running)
-    parts = [f"{ended} of {count} trials ended"]
+    parts = [f"{ended:,} of {count:,} trials ended"]
     if rate:
         parts.append(f"{rate:,.0f} images/s")
     if left is not None:

@@ -14,6 +14,7 @@ import pytest
 from helpers import free_port
 from ray._private import services
 from ray._private.node import Node
+from ray.train.v2._internal import constants
 
 from raygen.cluster import connection as cluster
 from raygen.cluster import local_ray
@@ -142,6 +143,14 @@ def test_what_the_user_set_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     with local_ray.prepared():
         assert os.environ[NICENESS] == "7"
     assert os.environ[NICENESS] == "7"
+
+
+def test_ray_train_knows_its_settings() -> None:
+    names = {
+        constants.ENABLE_PREEMPTION_WATCHER_ENV_VAR,
+        constants.HEALTH_CHECK_INTERVAL_S_ENV_VAR,
+    }
+    assert names <= local_ray.PATIENCE.keys()
 
 
 def slow_node(monkeypatch: pytest.MonkeyPatch, answers: list[bool], alive: bool) -> Any:

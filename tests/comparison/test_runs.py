@@ -97,6 +97,14 @@ def test_runs_and_trials_of_a_storage_are_found_in_order(storage: Folder) -> Non
     assert found[2].metrics == {"quality/swd": 2.0}
 
 
+def test_trials_are_listed_by_number(tmp_path: Path) -> None:
+    sweep = write_sweep(Folder.at(tmp_path / "s"))
+    for number in (10_000, 999, 1000, 1001):
+        sweep.write_trial(Trial(number, {"lr_g": 1e-3}))
+    names = [run.name for run in raygen.list_runs(tmp_path)]
+    assert names == ["000", "001", "999", "1000", "1001", "10000"]
+
+
 def test_the_storage_may_be_a_single_run_or_sweep(storage: Folder) -> None:
     RunFolder(storage.join("a")).note(tiny_config())
     write_sweep(storage.join("s"))

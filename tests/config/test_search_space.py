@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 
 from raygen.config.domains import (
+    SURE_TRIALS,
     Choice,
     Range,
     Space,
     Values,
+    grid_size,
     grid_trials,
+    random_combinations,
     random_trials,
     read_space,
     short,
@@ -135,6 +138,19 @@ def test_values_that_do_not_go_together_are_drawn_again() -> None:
         list(islice(random_trials(space, {"batch_size": 8}, 0, lambda _: False), 2))
 
 
+def test_a_search_that_has_begun_does_not_end_for_one_unlucky_trial() -> None:
+    # After the first trials, only one in 150 draws may be tried.
+    asked = 0
+
+    def allowed(values: Values) -> bool:
+        nonlocal asked
+        asked += 1
+        return asked <= SURE_TRIALS or asked % 150 == 0
+
+    trials = random_trials({"lr_g": LR}, {"lr_g": 1e-4}, 0, allowed)
+    assert len({values["lr_g"] for values in islice(trials, SURE_TRIALS + 20)}) > SURE_TRIALS
+
+
 def test_random_values_fill_their_ranges() -> None:
     random = np.random.default_rng(0)
     rates = [LR.sample(random) for _ in range(500)]
@@ -148,12 +164,26 @@ def test_random_values_fill_their_ranges() -> None:
 
 def test_a_grid_has_all_combinations_and_the_defaults_once() -> None:
     space: Space = {"schedule": Choice(("1:1", "5:1")), "lr_g": LR}
-    inside = grid_trials(space, {"schedule": "1:1", "lr_g": 1e-4})
-    assert len(inside) == 6
+    inside = list(grid_trials(space, {"schedule": "1:1", "lr_g": 1e-4}))
+    assert len(inside) == grid_size(space, inside[0]) == 6
     assert [values["lr_g"] for values in inside].count(1e-4) == 2
-    outside = grid_trials(space, {"schedule": "1:1", "lr_g": 0.5})
-    assert len(outside) == 7
+    outside = list(grid_trials(space, {"schedule": "1:1", "lr_g": 0.5}))
+    assert len(outside) == grid_size(space, outside[0]) == 7
     assert outside[0] == {"schedule": "1:1", "lr_g": 0.5}
+    # A value that is offered twice is tried twice, unless it is the default.
+    twice: Space = {"schedule": Choice(("1:1", "5:1", "5:1", "1:1")), "lr_g": LR}
+    for schedule in ("1:1", "5:1", "1:2"):
+        defaults: Values = {"schedule": schedule, "lr_g": 1e-4}
+        assert len(list(grid_trials(twice, defaults))) == grid_size(twice, defaults)
+
+
+def test_combinations_of_a_grid_are_picked_at_random() -> None:
+    space: Space = {"schedule": Choice(("1:1", "5:1")), "lr_g": LR}
+    picked = list(islice(random_combinations(space), 100))
+    assert picked == list(islice(random_combinations(space), 100))
+    assert {tuple(values.values()) for values in picked} == {
+        (schedule, rate) for schedule in ("1:1", "5:1") for rate in (1e-5, 1e-4, 1e-3)
+    }
 
 
 def test_shares_and_values_of_ranges_are_each_others_inverse() -> None:

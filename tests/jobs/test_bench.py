@@ -11,6 +11,7 @@ import pytest
 from helpers import run_script
 
 from raygen.benchmarks.figures import Figure
+from raygen.benchmarks.scaling import tables
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,6 +54,19 @@ def test_sweeps_are_measured(tmp_path: Path) -> None:
     assert 0 < busy < 1
 
 
+@pytest.mark.slow
+def test_the_start_is_measured(tmp_path: Path) -> None:
+    options = ("--repeats", "1", "--drawn-count", "60", "--batch-size", "8", "--width", "0.03")
+    [figure] = measure(tmp_path, "start", *options)
+    assert figure["value"] > 0
+    assert (tmp_path / "start/summary.json").exists()
+
+
+def test_the_model_of_many_gpus_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_script("bench", "scaling") == 0
+    assert capsys.readouterr().out == f"{tables()}\n"
+
+
 def test_a_figure_says_whether_it_meets_its_bar() -> None:
     assert "MISSED" in str(Figure("speed", 1.6, 1.7, True))
     assert "yes" in str(Figure("speed", 1.7, 1.7, True))
@@ -63,10 +77,11 @@ def test_a_figure_says_whether_it_meets_its_bar() -> None:
 
 def test_mistakes_are_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
-        ((), "the first word must be one of ingest, sweep"),
+        ((), "the first word must be one of ingest, sweep, start, scaling"),
         (("ingest", "--images", "3"), "--images 3: must be at least 40"),
         (("ingest", "--repeats", "0"), "--repeats 0: must be at least 1"),
         (("sweep", "--trials", "1"), "--trials 1: must be at least 2"),
+        (("start", "--repeats", "0"), "--repeats 0: must be at least 1"),
     ):
         assert run_script("bench", *arguments) == 2
         [line] = capsys.readouterr().err.splitlines()

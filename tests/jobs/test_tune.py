@@ -411,7 +411,7 @@ def test_mistakes_are_told_in_one_line_before_ray_starts(
         (("--space", "none"), "there is nothing to search"),
         (("--space", "nowhere.json"), "--space nowhere.json: cannot be read"),
         (("--metric", "loss/generatr"), "--metric loss/generatr: dcgan-celeba never logs it"),
-        (("--trials", "0"), "--trials 0: must be auto or from 1 to 9,999"),
+        (("--trials", "0"), "--trials 0: must be auto or from 1 to 1,000,000"),
         (("--trials", "-3"), "--trials"),
         (("--trials", "3", "--search", "grid"), "--trials 3: --search grid has"),
         (("--workers-per-trial", "0"), "--workers-per-trial 0: must be at least 1"),
@@ -439,16 +439,24 @@ def test_mistakes_that_only_ray_can_see(
 
 
 @pytest.mark.slow
-def test_a_sweep_may_end_before_anything_is_measured(
-    ray_session: str, place: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("search", ["optuna", "random"])
+def test_a_sweep_of_many_trials_may_end_before_anything_is_measured(
+    ray_session: str, place: Path, capsys: pytest.CaptureFixture[str], search: str
 ) -> None:
     # Successive halving and Optuna want to see what a trial came to.
     # The first measurement would come after minutes.
     endless = ("--steps", "100000", "--log-images", "800")
-    assert tune(place, "--search", "optuna", *endless, "--time-budget", "8s") == 1
-    error = capsys.readouterr().err
-    assert "no trial has been measured" in error
-    assert "Traceback" not in error
+    options = ("--search", search, "--trials", "100000", "--time-budget", "8s")
+    assert tune(place, *endless, *options) == 1
+    captured = capsys.readouterr()
+    assert "no trial has been measured" in captured.err
+    assert "Traceback" not in captured.err
+    assert "dcgan-celeba: 100,000 trials of at most 800,000 images" in captured.out
+    # Of the others there is no trace.
+    assert "ompleted" not in captured.out
+    assert len(captured.out.splitlines()) < 20
+    trials = place / "sweep/trials"
+    assert len(os.listdir(trials) if trials.exists() else []) <= 2
 
 
 @pytest.mark.slow

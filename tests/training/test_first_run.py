@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from helpers import run_script, save_run
 
+from raygen import models
 from raygen.cli import named_options
 from raygen.config.run import PRESETS, RunConfig
 from raygen.core.storage import Folder
@@ -66,7 +67,7 @@ def test_steps_are_timed_without_what_the_first_one_costs(monkeypatch: pytest.Mo
         def update(self, images: Any, step: Any) -> None:
             now[0] += 0.25 if step.number else 30.0
 
-    monkeypatch.setattr(first_run, "build_model", lambda config: Model())
+    monkeypatch.setattr(models, "build_model", lambda config: Model())
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     assert first_run.seconds_per_step(CONFIG) == pytest.approx(0.25)
 

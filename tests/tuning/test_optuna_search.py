@@ -86,8 +86,9 @@ def test_optuna_goes_on_with_what_had_begun_and_knows_what_had_ended() -> None:
     history = [ended(0, 5.0), ended(1, 9.0, status="stopped"), ended(2, status="failed")]
     history += [ended(3, 7.0, status="interrupted")]
     search = optuna_search(6, history)
-    assert [number for number, _ in search.waiting] == [3, 4, 5]
+    assert search.left == 3
     trials = list(suggested(search))
+    assert [number for _, number, _ in trials] == [3, 4, 5]
     assert trials[0][1:] == (3, history[3].values)
     known = [(t.state.name, t.value) for t in search._study.trials[:2]]
     assert known == [("COMPLETE", 5.0), ("PRUNED", None)]
@@ -95,6 +96,14 @@ def test_optuna_goes_on_with_what_had_begun_and_knows_what_had_ended() -> None:
     search.on_trial_complete(trials[2][0], {"objective": 3.0, "images_seen": 100, "last": False})
     states = [trial.state.name for trial in search._study.trials[2:]]
     assert states == ["RUNNING", "FAIL", "PRUNED"]
+
+
+def test_a_search_that_is_to_end_suggests_nothing() -> None:
+    search = optuna_search(100_000)
+    assert search.suggest("a") != "FINISHED"
+    assert search.left == 99_999
+    search.set_finished()
+    assert search.suggest("b") == "FINISHED"
 
 
 def test_without_optuna_the_remedy_is_named() -> None:

@@ -1,11 +1,13 @@
 """What a sweep searches, decided before anything starts."""
 
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from raygen.config.domains import SURE_TRIALS, Values
 from raygen.config.job import JobOptions
 from raygen.config.run import PRESETS, RunConfig
 from raygen.core import marker
@@ -26,15 +28,16 @@ def planned(
 
 def test_an_option_that_is_not_searched_keeps_what_depends_on_those_that_are() -> None:
     plan = planned("vaegan-anime", "objective=choice(larsen,article)")
-    [larsen] = [v for v in plan.planned if v["objective"] == "larsen"]
-    [article] = [v for v in plan.planned if v["objective"] == "article"]
+    [larsen] = [v for v in plan.trials() if v["objective"] == "larsen"]
+    [article] = [v for v in plan.trials() if v["objective"] == "article"]
     rates = [plan.config.updated(v, "test").model.explicit for v in (larsen, article)]
     assert [(model.lr_g, model.lr_vae) for model in rates] == [(1e-3, 1e-3), (1e-4, 3e-4)]  # type: ignore[attr-defined]
 
 
 def test_a_learning_rate_of_its_own_is_searched_around_the_number_it_stands_for() -> None:
     plan = planned("vaegan-anime", space="", search="random", trials="4")
-    assert plan.planned[0]["lr_g"] == 1e-3
+    assert plan.defaults["lr_g"] == 1e-3
+    assert next(plan.trials()) == plan.defaults
     assert str(plan.space["lr_g"]) == "loguniform(0.0001,0.01)"
     assert "lr_vae" not in plan.space
 
@@ -43,15 +46,58 @@ def test_values_that_do_not_go_together_are_not_tried() -> None:
     # Half a batch of an odd number of images is none.
     halves = {"half_batches": True, "batch_size": 16}
     plan = planned("dcgan-celeba", "batch_size=randint(8,32)", options=halves, search="random")
-    assert len(plan.planned) == plan.count == 16
-    assert all(int(values["batch_size"]) % 2 == 0 for values in plan.planned)
+    assert len(list(plan.trials())) == plan.count == 16
+    assert all(int(values["batch_size"]) % 2 == 0 for values in plan.trials())
     # Nor is one that cannot be split over a trial's workers.
     plan = planned("dcgan-celeba", "batch_size=randint(8,64)", search="random", workers_per_trial=4)
-    assert all(int(values["batch_size"]) % 4 == 0 for values in plan.planned)
+    assert all(int(values["batch_size"]) % 4 == 0 for values in plan.trials())
     with pytest.raises(UserError, match="--batch-size 10: cannot be split evenly over 4 workers"):
         planned("dcgan-celeba", "batch_size=choice(8,10)", workers_per_trial=4)
     with pytest.raises(UserError, match="--batch-size 50: cannot be split evenly over 4 workers"):
         planned("dcgan-celeba", options={"batch_size": 50}, space="", workers_per_trial=4)
+
+
+def test_the_values_of_many_trials_are_made_when_they_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checked: list[Values] = []
+    check = Plan.check
+
+    def counted(plan: Plan, values: Values) -> None:
+        checked.append(values)
+        check(plan, values)
+
+    monkeypatch.setattr(Plan, "check", counted)
+    for search in ("random", "optuna"):
+        plan = planned("dcgan-celeba", space="", search=search, trials="1000000")
+        assert plan.count == 1_000_000
+        assert len(checked) <= SURE_TRIALS
+        checked.clear()
+    # They do not depend on how many there are.
+    few = planned("dcgan-celeba", space="", search="random", trials="120")
+    many = planned("dcgan-celeba", space="", search="random", trials="100000")
+    assert list(islice(many.trials(), 120)) == list(few.trials())
+
+
+def test_large_grids_are_counted_and_not_laid_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = f"seed=choice({','.join(map(str, range(500)))})"
+    batches = f"batch_size=choice({','.join(map(str, range(8, 208, 2)))})"
+    plan = planned("dcgan-celeba", seeds, batches)
+    # The defaults, seed 0 and batches of 128, are among them.
+    assert plan.count == 500 * 100
+    assert list(islice(plan.trials(), 3)) == [
+        {"seed": 0, "batch_size": 128},
+        {"seed": 0, "batch_size": 8},
+        {"seed": 0, "batch_size": 10},
+    ]
+    # What cannot be trained is found without a look at each combination.
+    with pytest.raises(UserError, match="cannot be split evenly over 4 workers"):
+        planned("dcgan-celeba", seeds, batches, workers_per_trial=4)
+    with pytest.raises(UserError, match="--trials 9: --search grid has 50000 combinations"):
+        planned("dcgan-celeba", seeds, batches, trials="9")
+    rates = f"lr_g=choice({','.join(f'{rate / 1e5}' for rate in range(1, 22))})"
+    with pytest.raises(UserError, match="--search grid: has 1,050,001 combinations, .* 1,000,000"):
+        planned("dcgan-celeba", seeds, batches, rates.replace("0.0001,", "0.5,"))
 
 
 def test_cloning_trials_of_several_workers_is_refused() -> None:

@@ -15,7 +15,15 @@ from raygen.core.storage import Folder
 from raygen.evaluation.objective import Objective
 from raygen.tuning.options import SweepOptions
 from raygen.tuning.planning import Plan, make_plan, read_trials
-from raygen.tuning.records import SWEEP, Report, SweepFolder, Trial, TrialStatus, best_trial
+from raygen.tuning.records import (
+    SWEEP,
+    Report,
+    SweepFolder,
+    Trial,
+    TrialStatus,
+    best_trial,
+    trial_name,
+)
 
 LOW = Objective("quality/swd")
 
@@ -38,6 +46,13 @@ def test_trials_are_read_as_they_were_written(tmp_path: Path) -> None:
     trials[1].failures, trials[1].reason = ["no", "again"], "again"
     for each in reversed(trials):
         sweep.write_trial(each)
+    # Names are those of earlier versions, and numbers have no limit in them.
+    assert [trial_name(number) for number in (0, 999, 1000, 123456)] == [
+        "000",
+        "999",
+        "1000",
+        "123456",
+    ]
     # A trial whose folder was made, but that had not begun.
     (tmp_path / "trials/002").mkdir()
     assert sweep.read_trials() == trials

@@ -1,7 +1,7 @@
 """How a sweep takes note of what Ray Tune says, also where that comes in an odd order."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,7 +33,12 @@ def errors(monkeypatch: pytest.MonkeyPatch) -> list[RunError]:
     return known
 
 
-def watch(path: Path, history: Sequence[Trial] = (), stop: bool = False) -> Watch:
+def watch(
+    path: Path,
+    history: Sequence[Trial] = (),
+    stop: bool = False,
+    end_search: Callable[[], None] = lambda: None,
+) -> Watch:
     task: Any = SimpleNamespace(
         sweep=SweepFolder(Folder.at(path)),
         objective=Objective("quality/swd"),
@@ -43,7 +48,8 @@ def watch(path: Path, history: Sequence[Trial] = (), stop: bool = False) -> Watc
     signals: Any = mock.Mock()
     signals.stop.is_set.return_value = stop
     space: Any = {"lr_g": Range(1e-5, 1e-3, log=True)}
-    return Watch(task, space, 4, history, LiveTable(), signals, SweepOptions(), mock.Mock())
+    options, lease = SweepOptions(), mock.Mock()
+    return Watch(task, space, 4, history, LiveTable(), signals, options, lease, end_search)
 
 
 def tune_trial(number: int) -> Any:
@@ -98,12 +104,15 @@ def test_a_trial_whose_machines_are_taken_away_is_left_for_another_time(
 
 def test_stopping_waits_for_running_trials_and_begins_no_others(tmp_path: Path) -> None:
     waiting = Trial(1, {"lr_g": 1e-4}, "interrupted")
-    noted = watch(tmp_path, [waiting], stop=True)
+    end_search = mock.Mock()
+    noted = watch(tmp_path, [waiting], stop=True, end_search=end_search)
     noted.on_trial_start(1, [], tune_trial(0))
     noted.on_trial_result(1, [], tune_trial(0), result(100))
+    end_search.assert_not_called()
     noted.on_step_end(1, [])
+    end_search.assert_called_once()
     assert not noted.ending.now
-    # Ray Tune fills the places that become free all the same.
+    # Ray Tune fills the places that become free with those it has asked for.
     for number in (1, 2):
         noted.on_trial_start(2, [], tune_trial(number))
         noted.on_trial_complete(2, [], tune_trial(number))
