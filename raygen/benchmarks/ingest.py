@@ -330,7 +330,7 @@ def measure_tasks(data: Folder) -> Figure:
     epochs = max(1, round(DELAYED_IMAGES / manifest.rows(TRAIN)))
     delayed = Delayed(data, manifest)
     rates = [
-        images_per_second(consume_together(data, batch, epochs, RAY_DATA, tasks, delayed))
+        images_per_second(consume_together(data, batch, epochs, RAY_DATA, tasks, delayed), True)
         for tasks in (4, 1)
     ]
     return Figure(
@@ -352,8 +352,12 @@ def first_batch(results: list[Consumed]) -> float:
     return max(one.arrivals[0] - one.began for one in results)
 
 
-def images_per_second(results: list[Consumed]) -> float:
-    began = min(result.began for result in results)
+def images_per_second(results: list[Consumed], is_running: bool = False) -> float:
+    """Throughput of all workers together.
+
+    Args: is_running: measure from the first batch on, not from the request for it.
+    """
+    began = min(result.arrivals[0] if is_running else result.began for result in results)
     ended = max(result.arrivals[-1] for result in results)
     return float(sum(result.uses.sum() for result in results) / (ended - began))
 
