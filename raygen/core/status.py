@@ -161,6 +161,7 @@ class Status:
         self._events: list[Event] = []
         self._outages: dict[int, str] = {}
         self._error: UserError | RunError | None = None
+        self._claimed: set[str] = set()
         self._rejected: dict[tuple[str, str], dict[str, str]] = {}
         self._groups = 0
         self._stopping = False
@@ -194,6 +195,12 @@ class Status:
         """Record an error that every part would meet, so that none is started again."""
         self._error = self._error or error
         self._stopping = True
+
+    def claim(self, name: str) -> bool:
+        """Whether this is the first call with this name: one of several callers gets something."""
+        is_first = name not in self._claimed
+        self._claimed.add(name)
+        return is_first
 
     def reject(self, entry: dict[str, str], most: int) -> None:
         """Record an image that cannot be read, and end the job if there are too many.

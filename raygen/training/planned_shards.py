@@ -4,8 +4,10 @@ This module does not import torch, which takes seconds: the actor that hands out
 it, and the first batch waits for that actor.
 """
 
+import uuid
 from typing import Any
 
+import ray
 from ray.data import DataIterator, Dataset
 from ray.train import DataConfig
 
@@ -20,10 +22,23 @@ class PlannedShards(DataConfig):
     checkpoint on, is dealt out to as many workers as there are.
     """
 
-    def __init__(self, session: Session, tasks: ReadTasks) -> None:
+    def __init__(self, session: Session, tasks: ReadTasks, status: Any, workers: int) -> None:
+        """Args: status: an actor of `Status`; workers: how many the first group is to have."""
         super().__init__()
         self._session = session
         self._tasks = tasks
+        self._status = status
+        self._name = uuid.uuid4().hex
+        # The actor that hands out blocks takes seconds to start. Begin now, beside the workers.
+        ready = self._reading(workers)
+        self._ready = ready.first_step, workers
+        self._shards = ready.shards()
+
+    def _reading(self, workers: int) -> Reading:
+        """What so many workers have to read from where the run stands now."""
+        session = self._session
+        step, total = session.run.position().global_step, session.total_steps
+        return Reading(session.stream, range(workers), workers, step, total, self._tasks)
 
     def configure(
         self,
@@ -35,7 +50,9 @@ class PlannedShards(DataConfig):
     ) -> list[dict[str, DataIterator]]:
         """Args: datasets: one alone, the rows of the split. Returns: each worker's shard of it."""
         [name] = datasets
-        session = self._session
-        step, total = session.run.position().global_step, session.total_steps
-        reading = Reading(session.stream, range(world_size), world_size, step, total, self._tasks)
-        return [{name: shard} for shard in reading.shards()]
+        reading, shards = self._reading(world_size), self._shards
+        is_ready = self._ready == (reading.first_step, world_size)
+        # An execution that one group of workers has begun cannot be begun again by another.
+        if not is_ready or not ray.get(self._status.claim.remote(self._name)):
+            shards = reading.shards()
+        return [{name: shard} for shard in shards]

@@ -113,7 +113,7 @@ def _fit_once(
         tasks = ReadTasks(cluster.smallest_store(), told, session.config.read_tasks)
         # A dataset of row numbers; the config says who reads which of them, and when.
         datasets[TRAIN] = ray.data.range(session.manifest.rows(TRAIN))
-        dataset_config = PlannedShards(session, tasks)
+        dataset_config = PlannedShards(session, tasks, status, placement.workers)
     gpu = {"GPU": 1} if placement.use_gpu else {}
     trainer = TorchTrainer(
         train_worker,
