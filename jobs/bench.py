@@ -4,6 +4,7 @@ python jobs/bench.py ingest
 python jobs/bench.py sweep
 python jobs/bench.py start
 python jobs/bench.py scaling
+python jobs/bench.py step
 """
 
 import json
@@ -19,6 +20,7 @@ from raygen.benchmarks.options import (
     IngestBenchOptions,
     ScalingOptions,
     StartBenchOptions,
+    StepBenchOptions,
     SweepBenchOptions,
 )
 from raygen.cli import parse_choice, run_job
@@ -28,6 +30,7 @@ SUBCOMMANDS: dict[str, type[BenchOptions]] = {
     "sweep": SweepBenchOptions,
     "start": StartBenchOptions,
     "scaling": ScalingOptions,
+    "step": StepBenchOptions,
 }
 
 
@@ -39,6 +42,7 @@ def main(argv: Sequence[str]) -> None:
     from raygen.benchmarks.ingest import ingest
     from raygen.benchmarks.scaling import tables
     from raygen.benchmarks.start import start
+    from raygen.benchmarks.step import step
     from raygen.benchmarks.sweep import sweep
 
     if isinstance(options, ScalingOptions):
@@ -51,6 +55,8 @@ def main(argv: Sequence[str]) -> None:
         figures = sweep(options, place, jobs)
     elif isinstance(options, StartBenchOptions):
         figures = start(options, place, jobs)
+    elif isinstance(options, StepBenchOptions):
+        figures = step(options)
     else:
         assert isinstance(options, IngestBenchOptions)
         figures = ingest(options, place, jobs)

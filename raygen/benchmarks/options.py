@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from raygen.config.fields import ConfigFile, require_at_least
-from raygen.config.run import require_drawn_count
+from raygen.config.fields import ConfigFile, require, require_at_least, require_choice
+from raygen.config.run import PRESETS, Precision, require_drawn_count
 
 
 @dataclass(frozen=True)
@@ -81,3 +81,31 @@ class StartBenchOptions(BenchOptions):
 @dataclass(frozen=True)
 class ScalingOptions(BenchOptions):
     """Print the tables of docs/scaling.md: an estimate for many GPUs, not a measurement."""
+
+
+@dataclass(frozen=True)
+class StepBenchOptions(BenchOptions):
+    """The training step, against a plain port of it and a large matrix product, on 2 threads."""
+
+    preset: tuple[str, ...] = ()
+    """Presets to measure. Default: vae-celeba, dcgan-celeba, dcgan-anime, vaegan-anime."""
+    repeats: int = 2
+    """How often to measure each ratio; more often where it takes less than ten seconds in all. The
+    median counts."""
+    steps: int = 1
+    """Steps of each measurement; the median counts."""
+    batch_size: int = 0
+    """Images of each step; 0: the preset's own."""
+    width: float = 1.0
+    """Multiplies the number of channels."""
+    precision: Precision = "auto"
+    """raygen's precision: fp32, bf16, or auto, bf16 where the hardware computes in it. The port's
+    is always fp32."""
+
+    def __post_init__(self) -> None:
+        for preset in self.preset:
+            require(preset in PRESETS, "--preset", preset, f"be among {', '.join(PRESETS)}")
+        require_at_least(self, 1, "repeats", "steps")
+        require_at_least(self, 0, "batch_size")
+        require(0 < self.width <= 16, "--width", self.width, "be in (0, 16]")
+        require_choice(self, "precision", Precision)

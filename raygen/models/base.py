@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from raygen.config.run import RunConfig
 from raygen.data.batch import Batch
 from raygen.models import pictures
-from raygen.models.layers import MovingAverage, evaluating, latents
+from raygen.models.layers import MovingAverage, copied_to, evaluating, latents
 from raygen.models.pictures import Picture
 
 CHANNELS = 3
@@ -221,7 +221,7 @@ class Model(ABC):
         shape = self.latent_shape if shape is None else shape
         seed = (purpose, self.config.seed, step.number)
         noise = latents(count, shape, seed, step.rank, step.world_size)
-        return noise.to(self.device, non_blocking=True)
+        return copied_to(self.device, noise)
 
     def fixed_noise(
         self, count: int, purpose: int, number: int = 0, shape: tuple[int, ...] | None = None
@@ -231,8 +231,7 @@ class Model(ABC):
         Args: number: distinguishes several draws for the same purpose; see `noise` for the others.
         """
         shape = self.latent_shape if shape is None else shape
-        noise = latents(count, shape, (purpose, self.config.seed, number))
-        return noise.to(self.device)
+        return copied_to(self.device, latents(count, shape, (purpose, self.config.seed, number)))
 
     def minimise(self, optimizer: str, loss: Tensor, step: Step) -> None:
         """Take one optimizer step that reduces a loss."""

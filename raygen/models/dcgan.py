@@ -23,6 +23,7 @@ from raygen.models.layers import (
     PRIOR_NOISE,
     TRAINING_NOISE,
     VALIDATION_NOISE,
+    Tanh,
     UpsampleConv2d,
     evaluating,
     frozen,
@@ -30,6 +31,7 @@ from raygen.models.layers import (
     initialise_uniform,
     scaled,
 )
+from raygen.models.optimizers import adam
 
 WEIGHT_STD = 0.02
 DROPOUT_RATE = 0.3
@@ -54,7 +56,7 @@ class Generator32(nn.Module):
             nn.BatchNorm2d(c128),
             nn.LeakyReLU(SLOPE),
             nn.ConvTranspose2d(c128, 3, 4, stride=2, padding=1),  # 32 x 32
-            nn.Tanh(),
+            Tanh(),
         )
 
     def forward(self, latents: Tensor) -> Tensor:
@@ -105,7 +107,7 @@ class Generator64(nn.Module):
             BatchNorm64(c32),
             nn.ReLU(),
             nn.Conv2d(c32, 3, 3, padding=1),
-            nn.Tanh(),
+            Tanh(),
         )
 
     def forward(self, latents: Tensor) -> Tensor:
@@ -178,8 +180,8 @@ class DCGAN(Model):
         super().__init__(config, networks, averaged=("generator",))
         betas = (options.beta1, 0.999)
         self.optimizers = {
-            "generator": torch.optim.Adam(generator.parameters(), options.lr_g, betas),
-            "discriminator": torch.optim.Adam(discriminator.parameters(), options.lr_d, betas),
+            "generator": adam(generator.parameters(), options.lr_g, betas),
+            "discriminator": adam(discriminator.parameters(), options.lr_d, betas),
         }
         self.losses = {"loss/discriminator": "discriminator", "loss/generator": "generator"}
         self.interfaces = {"generator": Interface({"codes": self.latent_shape}, ("images",))}

@@ -53,8 +53,18 @@ def _weighted(network: nn.Module) -> Iterator[Any]:
             yield module
 
 
+class Tanh(nn.Tanh):
+    """tanh in float32 or better.
+
+    In bfloat16 it rounds to 1 from 3.5 on, where its gradient is then exactly 0.
+    """
+
+    def forward(self, values: Tensor) -> Tensor:
+        return super().forward(values if values.dtype.itemsize >= 4 else values.float())
+
+
 class UpsampleConv2d(nn.Conv2d):
-    """Nearest upsampling x 2, then a 3 x 3 convolution that keeps the size.
+    """Nearest upsampling x 2, perhaps a crop, then a 3 x 3 convolution that keeps the size.
 
     Computed as the one transposed convolution that equals both: its 4 x 4 kernel is the sum of the
     four one-pixel shifts of the flipped 3 x 3 kernel. That takes 16 instead of 36
@@ -64,12 +74,96 @@ class UpsampleConv2d(nn.Conv2d):
     def __init__(self, channels: int, filters: int) -> None:
         super().__init__(channels, filters, 3, padding=1)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """(N, channels, H, W) -> (N, filters, 2 H, 2 W)."""
+    def forward(self, features: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """(N, channels, H, W) -> (N, filters, height, width).
+
+        Args: size: height and width, 2 H or 2 H - 1 and 2 W or 2 W - 1, to which the enlarged
+            input is cropped before the convolution; None: 2 H and 2 W.
+        """
         flipped = self.weight.flip(2, 3).transpose(0, 1)
         shifts = [F.pad(flipped, (x, 1 - x, y, 1 - y)) for x in (0, 1) for y in (0, 1)]
         kernel = torch.stack(shifts).sum(0)
-        return F.conv_transpose2d(features, kernel, self.bias, stride=2, padding=1)
+        enlarged = 2 * features.shape[2], 2 * features.shape[3]
+        height, width = size or enlarged
+        if (height, width) == enlarged:
+            return F.conv_transpose2d(features, kernel, self.bias, stride=2, padding=1)
+        # The last row and column of the result should see zeros where the transposed convolution
+        # saw the row and the column that are cropped off. Compute what they contributed,
+        row = column = None
+        if height < enlarged[0]:
+            last = features[:, :, -1:].repeat_interleave(2, dim=3)
+            row = F.conv2d(last, self.weight[:, :, 2:], padding=(0, 1))[:, :, :, :width]
+        if width < enlarged[1]:
+            # The corner, if it is cropped off too, is counted in the row.
+            last = features[:, :, :, -1:].repeat_interleave(2, dim=2)[:, :, :height]
+            column = F.conv2d(last, self.weight[:, :, :, 2:], padding=(1, 0))
+        # and take it away.
+        dtype = features.dtype if row is None else row.dtype
+        dtype = dtype if column is None else column.dtype
+        result: Tensor = _CroppedTransposedConvolution.apply(
+            features.to(dtype),
+            kernel.to(dtype),
+            None if self.bias is None else self.bias.to(dtype),
+            row,
+            column,
+            (height, width),
+        )
+        return result
+
+
+class _CroppedTransposedConvolution(torch.autograd.Function):
+    """A transposed convolution of stride 2, cropped, minus a row and a column at its end.
+
+    In one function because autograd would copy the whole gradient for each crop and subtraction.
+    """
+
+    @staticmethod
+    def forward(
+        features: Tensor,
+        kernel: Tensor,
+        bias: Tensor | None,
+        row: Tensor | None,
+        column: Tensor | None,
+        size: tuple[int, int],
+    ) -> Tensor:
+        """Args: kernel: (C, F, 4, 4); row: (N, F, 1, width); column: (N, F, height, 1)."""
+        whole = F.conv_transpose2d(features, kernel, bias, stride=2, padding=1)
+        result = whole[:, :, : size[0], : size[1]]
+        if row is not None:
+            result[:, :, -1:] -= row
+        if column is not None:
+            result[:, :, :, -1:] -= column
+        return result
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        features, kernel, bias, row, column, _ = inputs
+        ctx.save_for_backward(features, kernel)
+        ctx.has = [part is not None for part in (bias, row, column)]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        [gradient] = gradients
+        features, kernel = ctx.saved_tensors
+        has_bias, has_row, has_column = ctx.has
+        height, width = (2 * side for side in features.shape[2:])
+        missing = (0, width - gradient.shape[3], 0, height - gradient.shape[2])
+        of_features, of_kernel, of_bias = torch.ops.aten.convolution_backward(
+            F.pad(gradient, missing),
+            features,
+            kernel,
+            [kernel.shape[1]] if has_bias else None,
+            [2, 2],
+            [1, 1],
+            [1, 1],
+            True,
+            [0, 0],
+            1,
+            [ctx.needs_input_grad[0], ctx.needs_input_grad[1], has_bias],
+        )
+        of_row = -gradient[:, :, -1:] if has_row else None
+        of_column = -gradient[:, :, :, -1:] if has_column else None
+        return of_features, of_kernel, of_bias, of_row, of_column, None
 
 
 def latents(
@@ -134,6 +228,14 @@ def kl_divergence(mean: Tensor, log_var: Tensor) -> Tensor:
     Source: Kingma & Welling 2014, appendix B.
     """
     return -0.5 * (1 + log_var - mean.square() - log_var.exp()).sum(dim=1)
+
+
+def copied_to(device: torch.device, tensor: Tensor) -> Tensor:
+    """Copy a tensor from the CPU to a device, for which a GPU's queue does not have to wait."""
+    if device.type == "cuda":
+        # Copies from other memory than pinned are made at once.
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 @contextlib.contextmanager

@@ -14,12 +14,15 @@ from raygen.models.base import Interface, Metrics, Model, Step
 from raygen.models.layers import (
     TRAINING_NOISE,
     VALIDATION_NOISE,
+    Tanh,
+    UpsampleConv2d,
     evaluating,
     initialise_uniform,
     kl_divergence,
     reparameterize,
     scaled,
 )
+from raygen.models.optimizers import RMSprop, adam
 
 FILTERS = (32, 64, 128, 256)
 
@@ -75,18 +78,18 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList()
         for count in (scaled(filters, scale) for filters in reversed(FILTERS)):
             # A transposed convolution of stride 1 is a convolution with the kernel flipped.
-            convolution = nn.Conv2d(channels, count, 3, padding=1)
+            convolution = UpsampleConv2d(channels, count)
             self.blocks.append(nn.Sequential(convolution, nn.ReLU(), nn.BatchNorm2d(count)))
             channels = count
-        self.image = nn.Sequential(nn.Conv2d(channels, 3, 3, padding=1), nn.Tanh())
+        self.image = nn.Sequential(nn.Conv2d(channels, 3, 3, padding=1), Tanh())
 
     def forward(self, latents: Tensor) -> Tensor:
         features = self.project(latents).unflatten(1, self.start)
         features = features.contiguous(memory_format=torch.channels_last)
-        for block, (height, width) in zip(self.blocks, self.sizes[1:], strict=True):
-            features = F.interpolate(features, scale_factor=2.0, mode="nearest")
+        for block, size in zip(self.blocks, self.sizes[1:], strict=True):
+            convolution, relu, norm = block.children()
             # Halving an odd size rounded it up, so the doubled size is one too large.
-            features = block(features[:, :, :height, :width])
+            features = norm(relu(convolution(features, size)))
         images: Tensor = self.image(features)
         return images.float()
 
@@ -110,9 +113,9 @@ class VAE(Model):
         super().__init__(config, networks, averaged=("encoder", "decoder"))
         parameters = [*encoder.parameters(), *decoder.parameters()]
         self.optimizers = {
-            "vae": torch.optim.RMSprop(parameters, options.lr, alpha=0.9)
+            "vae": RMSprop(parameters, options.lr, alpha=0.9)
             if options.optimizer == "rmsprop"
-            else torch.optim.Adam(parameters, options.lr)
+            else adam(parameters, options.lr)
         }
         self.losses = {"loss/total": "encoder and decoder"}
         self.interfaces = {

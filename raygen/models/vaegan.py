@@ -23,6 +23,7 @@ from raygen.models.layers import (
     PRIOR_NOISE,
     TRAINING_NOISE,
     VALIDATION_NOISE,
+    Tanh,
     evaluating,
     frozen,
     initialise_uniform,
@@ -30,6 +31,7 @@ from raygen.models.layers import (
     reparameterize,
     scaled,
 )
+from raygen.models.optimizers import adam, sgd
 
 
 def stages(side: int) -> int:
@@ -58,7 +60,7 @@ class Encoder(nn.Module):
             channels = count
         self.features = nn.Sequential(*layers, nn.Flatten())
         self.mean = nn.Linear(channels * 4 * 4, latent_size)
-        self.log_var = nn.Sequential(nn.Linear(channels * 4 * 4, latent_size), nn.Tanh())
+        self.log_var = nn.Sequential(nn.Linear(channels * 4 * 4, latent_size), Tanh())
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features = self.features(images)
@@ -77,7 +79,7 @@ class Decoder(nn.Module):
         for count in (scaled(count, width) for count in reversed(filters)):
             layers += [_doubling(channels, count), nn.BatchNorm2d(count), nn.ReLU()]
             channels = count
-        self.upsample = nn.Sequential(*layers, _doubling(channels, 3), nn.Tanh())
+        self.upsample = nn.Sequential(*layers, _doubling(channels, 3), Tanh())
 
     def forward(self, latents: Tensor) -> Tensor:
         features = self.project(latents).unflatten(1, (-1, 2, 2))
@@ -159,15 +161,15 @@ class VAEGAN(Model):
         betas = (options.beta1, 0.999)
         lr_decoder, lr_vae = options.learning_rates
         self.optimizers = {
-            "discriminator": torch.optim.Adam(discriminator.parameters(), options.lr_d, betas),
-            "decoder": torch.optim.Adam(decoder.parameters(), lr_decoder, betas),
+            "discriminator": adam(discriminator.parameters(), options.lr_d, betas),
+            "decoder": adam(decoder.parameters(), lr_decoder, betas),
         }
         if options.objective == "larsen":
-            self.optimizers["encoder"] = torch.optim.Adam(encoder.parameters(), lr_vae, betas)
+            self.optimizers["encoder"] = adam(encoder.parameters(), lr_vae, betas)
             self.losses = {"loss/encoder": "encoder", "loss/decoder": "decoder"}
         else:
             both = [*encoder.parameters(), *decoder.parameters()]
-            self.optimizers["vae"] = torch.optim.SGD(both, lr_vae)
+            self.optimizers["vae"] = sgd(both, lr_vae)
             self.losses = {"loss/vae": "encoder and decoder", "loss/generator": "decoder"}
         self.losses = {"loss/discriminator": "discriminator", **self.losses}
         self.interfaces = {

@@ -18,7 +18,7 @@ from raygen.models.base import Model
 from raygen.tensorboard.run_log import RunLog
 from raygen.training import checkpoint, checkpoint_index
 from raygen.training.finite import NotFinite
-from raygen.training.hardware import check_compiler, use_bf16
+from raygen.training.hardware import check_compiler, use_bf16, use_fast_paths
 from raygen.training.session import Session
 from raygen.training.trainer import Trainer
 from raygen.training.validation import Validation
@@ -98,6 +98,7 @@ def _train_from(
     Args: start: the checkpoint, or None; restores: how often to halve the learning rates.
     """
     config, run, manifest = session.config, session.run, session.manifest
+    use_fast_paths(workers.device)
     batches = session.stream.batches(
         start.global_step, session.total_steps, workers.rank, workers.world_size, read
     )

@@ -67,6 +67,18 @@ def test_the_model_of_many_gpus_is_printed(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().out == f"{tables()}\n"
 
 
+@pytest.mark.slow
+def test_steps_are_measured(tmp_path: Path) -> None:
+    options = ("--batch-size", "4", "--width", "0.03", "--repeats", "2", "--precision", "fp32")
+    figures = measure(tmp_path, "step", *options)
+    assert len(figures) == 8
+    assert all(figure["value"] > 0 for figure in figures)
+    assert sum(figure["bar"] is None for figure in figures) == 1
+    others = ("--precision", "bf16", "--preset", "dcgan-celeba")
+    figures = measure(tmp_path, "step", *options, *others)
+    assert [figure["bar"] for figure in figures] == [1.9, 0.6]
+
+
 def test_a_figure_says_whether_it_meets_its_bar() -> None:
     assert "MISSED" in str(Figure("speed", 1.6, 1.7, True))
     assert "yes" in str(Figure("speed", 1.7, 1.7, True))
@@ -77,11 +89,13 @@ def test_a_figure_says_whether_it_meets_its_bar() -> None:
 
 def test_mistakes_are_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
-        ((), "the first word must be one of ingest, sweep, start, scaling"),
+        ((), "the first word must be one of ingest, sweep, start, scaling, step"),
         (("ingest", "--images", "3"), "--images 3: must be at least 40"),
         (("ingest", "--repeats", "0"), "--repeats 0: must be at least 1"),
         (("sweep", "--trials", "1"), "--trials 1: must be at least 2"),
         (("start", "--repeats", "0"), "--repeats 0: must be at least 1"),
+        (("step", "--repeats", "0"), "--repeats 0: must be at least 1"),
+        (("step", "--preset", "gan"), "--preset gan: must be among vae-celeba"),
     ):
         assert run_script("bench", *arguments) == 2
         [line] = capsys.readouterr().err.splitlines()

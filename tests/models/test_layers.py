@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.distributions import Normal
 from torch.distributions import kl_divergence as exact_divergence
@@ -91,30 +92,60 @@ def test_scaled_channels() -> None:
     assert [scaled(64, width) for width in (1, 0.5, 1.5, 0.001)] == [64, 32, 96, 1]
 
 
-@pytest.mark.parametrize(("height", "width"), [(4, 4), (5, 3), (1, 1), (2, 7)])
-def test_upsampling_convolution_is_upsampling_then_convolution(height: int, width: int) -> None:
+@pytest.mark.parametrize("crop", [(0, 0), (1, 0), (0, 1), (1, 1)])
+@pytest.mark.parametrize(("height", "width"), [(4, 4), (5, 3), (1, 1), (2, 7), (1, 6)])
+def test_upsampling_convolution_is_upsampling_crop_and_convolution(
+    height: int, width: int, crop: tuple[int, int]
+) -> None:
     random = torch.Generator().manual_seed(0)
-    one = UpsampleConv2d(3, 5).double()
-    two = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(3, 5, 3, padding=1)).double()
-    for parameter in one.parameters():
+    layer = UpsampleConv2d(3, 5).double()
+    for parameter in layer.parameters():
         nn.init.normal_(parameter, generator=random)
-    two[1].load_state_dict(one.state_dict())
-    x = torch.randn(2, 3, height, width, dtype=torch.float64, generator=random)
-    inputs = [x.clone().requires_grad_(True) for _ in range(2)]
-    results = [network(given) for network, given in zip((one, two), inputs, strict=True)]
-    assert results[0].shape == (2, 5, 2 * height, 2 * width)
-    torch.testing.assert_close(results[0], results[1], rtol=1e-12, atol=1e-12)
+    size = 2 * height - crop[0], 2 * width - crop[1]
 
-    weights = torch.randn(results[0].shape, dtype=torch.float64, generator=random)
-    for result in results:
-        (result * weights).sum().backward()
-    gradients = [
-        [given.grad, *(p.grad for p in network.parameters())]
-        for network, given in zip((one, two), inputs, strict=True)
-    ]
+    def plain(features: torch.Tensor) -> torch.Tensor:
+        enlarged = F.interpolate(features, scale_factor=2.0)[:, :, : size[0], : size[1]]
+        return F.conv2d(enlarged, layer.weight, layer.bias, padding=1)
+
+    def as_one(features: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = layer(features, size) if any(crop) else layer(features)
+        return result
+
+    x = torch.randn(2, 3, height, width, dtype=torch.float64, generator=random)
+    x = x.contiguous(memory_format=torch.channels_last)
+    weights = torch.randn(2, 5, *size, dtype=torch.float64, generator=random)
+    results, gradients = [], []
+    for function in (as_one, plain):
+        given = x.clone().requires_grad_(True)
+        result = function(given)
+        assert result.shape == (2, 5, *size)
+        results.append(result)
+        gradients.append(torch.autograd.grad(result, [given, *layer.parameters()], weights))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-12, atol=1e-12)
     assert len(gradients[0]) == 3
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    with torch.no_grad():
+        torch.testing.assert_close(as_one(x), results[1], rtol=1e-12, atol=1e-12)
+
+
+def test_upsampling_convolution_in_bfloat16_is_as_exact_as_bfloat16() -> None:
+    random = torch.Generator().manual_seed(0)
+    layer = UpsampleConv2d(8, 4)
+    x = torch.randn(2, 8, 5, 4, generator=random, requires_grad=True)
+    for size in ((10, 8), (9, 7)):
+        exact = layer(x, size)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = layer(x, size)
+        assert rough.dtype == torch.bfloat16
+        assert (rough - exact).norm() < 0.01 * exact.norm()
+        slopes = [
+            torch.autograd.grad(y.float().square().sum(), [x, *layer.parameters()])
+            for y in (rough, exact)
+        ]
+        for a, b in zip(*slopes, strict=True):
+            assert a.dtype == torch.float32
+            assert (a - b).norm() < 0.02 * b.norm()
 
 
 def test_uniform_weights_reach_glorots_bound_and_biases_are_zero() -> None:

@@ -106,14 +106,16 @@ def test_sides_are_halved_and_rounded_up() -> None:
 
 
 def test_upsampling_doubles_and_crops_the_last_row_and_column() -> None:
-    # One block from 2 x 3 to 3 x 5: its convolution must see the doubled features, cropped.
+    # One block from 2 x 3 to 3 x 5: a convolution of the doubled features, cropped.
     decoder = Decoder(17, 33, 4, 0.05).eval()
-    seen = Seen(next(m for m in decoder.blocks.modules() if isinstance(m, nn.Conv2d)))
+    convolution = next(m for m in decoder.blocks.modules() if isinstance(m, nn.Conv2d))
+    seen = Seen(convolution)
     with torch.no_grad():
         start = decoder.project(torch.ones(1, 4)).view(1, -1, 2, 3)
         decoder(torch.ones(1, 4))
     doubled = start.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-    assert torch.equal(seen.inputs[0], doubled[:, :, :3, :5])
+    expected = F.conv2d(doubled[:, :, :3, :5], convolution.weight, convolution.bias, padding=1)
+    torch.testing.assert_close(seen.outputs[0], expected, rtol=1e-4, atol=1e-5)
 
 
 def few_images() -> Tensor:
@@ -145,7 +147,11 @@ def decoded_from(decoder: Decoder, codes: Tensor) -> Tensor:
     features = decoder.project(codes).unflatten(1, decoder.start)
     for block, (height, width) in zip(decoder.blocks, decoder.sizes[1:], strict=True):
         features = features.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-        features = block(features[:, :, :height, :width])
+        convolution, relu, norm = block.children()
+        assert isinstance(convolution, nn.Conv2d)
+        features = features[:, :, :height, :width]
+        features = F.conv2d(features, convolution.weight, convolution.bias, padding=1)
+        features = norm(relu(features))
     result: Tensor = decoder.image(features)
     return result
 

@@ -1,5 +1,7 @@
 """One worker's part of a run: from the newest checkpoint, and back to it when a loss is NaN."""
 
+import platform
+import resource
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +23,7 @@ from raygen.data.stream.stream import ImageStream, ReadAhead
 from raygen.models.base import Metrics, Step
 from raygen.models.dcgan import DCGAN
 from raygen.training import checkpoint_index
-from raygen.training.hardware import check_compiler, use_bf16
+from raygen.training.hardware import check_compiler, use_bf16, use_fast_paths
 from raygen.training.run import RunFolder
 from raygen.training.run_session import run_session
 from raygen.training.session import Session
@@ -168,6 +170,43 @@ def test_precision_can_be_chosen() -> None:
     assert use_bf16("bf16", cpu)
     assert not use_bf16("fp32", cpu)
     assert use_bf16("auto", cpu) in (True, False)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "faster"),
+    [
+        ({"amx_bf16": True, "avx512_bf16": True, "cpu_name": "Intel Xeon"}, True),
+        # A virtual machine that hides AMX.
+        ({"amx_bf16": False, "avx512_bf16": True, "cpu_name": "Intel Xeon"}, False),
+        ({"avx512_bf16": True}, False),
+        ({"avx512_bf16": True, "cpu_name": "AMD EPYC 9654"}, True),
+        ({"bf16": True, "cpu_name": "Neoverse-V1"}, True),
+        ({"avx2": True, "cpu_name": "AMD EPYC 7763"}, False),
+        ({}, False),
+    ],
+)
+def test_a_processor_computes_in_bf16_where_that_is_faster(
+    capabilities: dict[str, object], faster: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert use_bf16("auto", torch.device("cpu")) == faster
+
+
+def test_freed_memory_is_kept_for_the_next_step() -> None:
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("a setting of glibc's")
+    use_fast_paths(torch.device("cpu"))
+
+    def pages() -> int:
+        """Pages that the system had to find for one large tensor."""
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(2**24)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    counts = [pages() for _ in range(20)]
+    # 64 MiB are 16,384 of them. The first blocks are not quite large enough to be used again,
+    # because of their alignment.
+    assert min(counts[10:]) < 1_000
 
 
 def test_a_measurement_is_told_again_where_a_run_goes_on_from_it(tmp_path: Path) -> None:
