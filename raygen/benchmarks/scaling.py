@@ -94,6 +94,8 @@ def workload(config: RunConfig) -> Workload:
     # The meta device has no autocast, which does not change the number of FLOPs.
     with (
         mock.patch.object(model, "autocast", contextlib.nullcontext),
+        # Nor has it the optimizers' kernels, which are not counted either.
+        mock.patch.object(model, "take_step"),
         FlopCounterMode(display=False) as counter,
     ):
         model.update(Batch(images, nothing, nothing), step)

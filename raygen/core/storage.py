@@ -4,9 +4,11 @@ Datasets and runs are read and written through `Folder` alone, so that both work
 laptop's disk and on a cluster's object store.
 """
 
+import contextlib
 import json
 import os
 import posixpath
+import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -25,6 +27,8 @@ from raygen.core.uris import check_uri
 
 Result = TypeVar("Result")
 
+TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
+"""Matches the names of files that are being written, or that a killed process left so."""
 RESERVED = ":/?#@!$&'()*+,;=%~"
 """Characters with a meaning in a URI, which are not quoted."""
 
@@ -287,6 +291,14 @@ class Folder:
                 self.filesystem.delete_dir(self.path)
 
         self.patiently(delete)
+
+    def delete_temporary(self) -> None:
+        """Delete what processes that were killed while writing left. Only its owner may do so."""
+        for name in self.names():
+            if TEMPORARY.fullmatch(name):
+                # Another process may have renamed or deleted it meanwhile.
+                with contextlib.suppress(FileNotFoundError):
+                    self.delete_file(name)
 
     def delete_file(self, name: str) -> None:
         """Delete a file. Raises: FileNotFoundError."""

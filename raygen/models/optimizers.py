@@ -1,8 +1,4 @@
-"""Optimizers that compute what torch's do, in fewer passes over memory.
-
-Gradients must have their parameter's memory layout, as autograd's have: torch's fused kernels for
-CPUs do not check that.
-"""
+"""Optimizers that compute what torch's do, in fewer passes over memory."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -19,12 +15,29 @@ def adam(
     parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float] = (0.9, 0.999)
 ) -> torch.optim.Adam:
     """Adam (Kingma & Ba 2014, arXiv 1412.6980), whose step is one kernel."""
-    return torch.optim.Adam(parameters, lr, betas, fused=True)
+    optimizer = torch.optim.Adam(parameters, lr, betas, fused=True)
+    optimizer.register_step_pre_hook(_match_layouts)
+    return optimizer
 
 
 def sgd(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.SGD:
     """Plain gradient descent, whose step is one kernel."""
-    return torch.optim.SGD(parameters, lr, fused=True)
+    optimizer = torch.optim.SGD(parameters, lr, fused=True)
+    optimizer.register_step_pre_hook(_match_layouts)
+    return optimizer
+
+
+def _match_layouts(optimizer: torch.optim.Optimizer, *arguments: Any) -> None:
+    """Give gradients the memory layouts of their parameters.
+
+    Those of autograd have them already. torch's fused kernels for CPUs do not check it, and would
+    pair each weight with the gradient of another.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            gradient = parameter.grad
+            if gradient is not None and gradient.stride() != parameter.stride():
+                parameter.grad = torch.empty_like(parameter).copy_(gradient)
 
 
 class RMSprop(torch.optim.RMSprop):

@@ -130,6 +130,7 @@ class RunFolder:
         self.folder.check_writable()
         if self.begins_anew(restart):
             marker.delete_contents(self.folder, "run", OWN)
+        self.folder.delete_temporary()
         self.note(config)
         checkpoint_index.clean(self.checkpoints)
 

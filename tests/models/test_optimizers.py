@@ -46,9 +46,8 @@ def test_each_computes_what_torchs_does(
     for _ in range(4):
         for a, b in list(zip(mine, theirs, strict=True))[:-1]:
             gradient = torch.randn(a.shape, generator=random, dtype=torch.float64)
-            # In the layout of its parameter, as from autograd.
-            a.grad = torch.empty_like(a).copy_(gradient)
-            b.grad = a.grad.clone()
+            # Not in the layout of its parameter, as it would come from autograd.
+            a.grad, b.grad = gradient, gradient.clone()
         for optimizer in pair:
             optimizer.step()
     for a, b in zip(mine, theirs, strict=True):

@@ -36,8 +36,6 @@ PLAN = "plan.json"
 SHARD = r"\w+-\d{5}\.parquet"
 OWN = re.compile(rf"{re.escape(MANIFEST)}|{SHARD}|{re.escape(RECORDS)}")
 """Matches the names that raygen writes into a dataset's folder. All others are the user's."""
-TEMPORARY = r"\.[0-9a-f]{32}\.tmp"
-"""Matches temporary files left by processes that were killed while writing."""
 _START_OVER = "start over with --restart"
 PIXELS_VERSION = 3
 """Version of the decoding; a dataset begun under another one is not continued."""
@@ -137,11 +135,7 @@ def write_datasets(
         if not before or target.records.exists():
             _check_owner(target)
             target.records.delete()
-            for name in target.folder.names():
-                if re.fullmatch(TEMPORARY, name):
-                    # Another process may have renamed or deleted it meanwhile.
-                    with contextlib.suppress(FileNotFoundError):
-                        target.folder.delete_file(name)
+            target.folder.delete_temporary()
     return manifests
 
 
