@@ -29,6 +29,7 @@ from raygen.benchmarks.options import IngestBenchOptions
 from raygen.cluster import connection as cluster
 from raygen.config.run import PRESETS, RAY_DATA, ImageFormat, Reader
 from raygen.core.errors import RunError
+from raygen.core.memory import keep_memory
 from raygen.core.storage import Folder
 from raygen.data.images import fit_image
 from raygen.data.prepare.parts import Target, make_part, plan_parts
@@ -198,6 +199,8 @@ def consume(stream: ImageStream, steps: int, rank: int, shard: DataIterator | No
 
     Args: shard: what Ray Data reads for this worker; None: it reads in threads of its own.
     """
+    # As training workers do.
+    keep_memory()
     uses = np.zeros(stream.plan.rows, np.int64)
     read: ReadAhead = own_threads
     if shard:
@@ -270,6 +273,7 @@ def measure_stream(
             consumed.append(consume_together(data, batch, EPOCHS, reader))
     figures = []
     for reader, bar in ((RAY_DATA, 2 if image == SPRITES else 1.5), ("direct", 4)):
+        # As for the files, after a warm-up: from the first batch on.
         rates = [images_per_second(consumed) for consumed in results[reader]]
         figures.append(
             Figure(
@@ -330,7 +334,7 @@ def measure_tasks(data: Folder) -> Figure:
     epochs = max(1, round(DELAYED_IMAGES / manifest.rows(TRAIN)))
     delayed = Delayed(data, manifest)
     rates = [
-        images_per_second(consume_together(data, batch, epochs, RAY_DATA, tasks, delayed), True)
+        images_per_second(consume_together(data, batch, epochs, RAY_DATA, tasks, delayed))
         for tasks in (4, 1)
     ]
     return Figure(
@@ -352,12 +356,9 @@ def first_batch(results: list[Consumed]) -> float:
     return max(one.arrivals[0] - one.began for one in results)
 
 
-def images_per_second(results: list[Consumed], is_running: bool = False) -> float:
-    """Throughput of all workers together.
-
-    Args: is_running: measure from the first batch on, not from the request for it.
-    """
-    began = min(result.arrivals[0] if is_running else result.began for result in results)
+def images_per_second(results: list[Consumed]) -> float:
+    """Throughput of all workers together, from the first batch on."""
+    began = min(result.arrivals[0] for result in results)
     ended = max(result.arrivals[-1] for result in results)
     return float(sum(result.uses.sum() for result in results) / (ended - began))
 

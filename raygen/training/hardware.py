@@ -1,7 +1,5 @@
 """What this machine can do for training: its compiler, its precision, its cores."""
 
-import contextlib
-import ctypes
 import os
 import shutil
 from typing import Any
@@ -9,6 +7,7 @@ from typing import Any
 import torch
 
 from raygen.core.errors import UserError
+from raygen.core.memory import keep_memory
 from raygen.core.processors import cores
 
 
@@ -55,24 +54,6 @@ def use_fast_paths(device: torch.device) -> None:
         # Multiply float32 by the tensor cores, with 10 bits of mantissa (TF32).
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
-
-
-# Parameters of glibc's mallopt, from malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-
-
-def keep_memory() -> None:
-    """Have this process keep the memory of freed tensors for the next step's.
-
-    By default glibc returns large blocks to the system at once, and the system has to find and
-    zero every page of them again in the next step: a quarter of the time of `vae-celeba`. The
-    memory that a training takes grows by less than a tenth, within its first steps. Other C
-    libraries are left as they are.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def use_cores(count: int) -> None:

@@ -23,6 +23,7 @@ import ray.data
 from ray.data import DataIterator, Dataset
 
 from raygen.core.errors import ShardError, StorageError
+from raygen.core.memory import keep_memory
 from raygen.core.retry import OUTAGES
 from raygen.data.shards.manifest import as_array, as_column
 from raygen.data.shards.reader import ATTRIBUTES
@@ -183,6 +184,8 @@ def _imported(numbers: pa.Table) -> pa.Table:
 @functools.lru_cache(maxsize=8)
 def _reading(reference: "ray.ObjectRef[Reading]") -> Reading:
     """Get what a task reads, once per process, because a manifest can be large."""
+    # Each block needs as much memory as the last one.
+    keep_memory()
     found: Reading = ray.get(reference)
     return found
 
