@@ -27,8 +27,9 @@ class IngestBenchOptions(BenchOptions):
     """A folder of JPEG files, 178 wide and 218 high, in place of drawn ones."""
     png_images: str = ""
     """A folder of PNG files, 64 by 64, in place of drawn ones."""
-    repeats: int = 3
-    """How often to measure each ratio; the median counts, and of pauses the longest."""
+    repeats: int = 1
+    """How often to measure each ratio, a minute and a half each time; the median counts, and of
+    pauses the longest."""
     steps: int = 60
     """Training steps to measure."""
 
