@@ -241,7 +241,8 @@ def consume_together(
     ranks = [task.remote(stream, steps, rank, shard) for rank, shard in enumerate(shards)]
     results: list[Consumed] = ray.get(ranks)
     uses = sum(result.uses for result in results)
-    if uses.min() < epochs or uses.max() > epochs + 1:  # type: ignore[union-attr]
+    most = -(-steps * batch // manifest.rows(TRAIN))
+    if uses.min() < epochs or uses.max() > most:  # type: ignore[union-attr]
         raise RunError(f"{data.uri}: an image was seen too often or too rarely")
     return results
 

@@ -33,8 +33,6 @@ from raygen.data.stream.stream import ImageStream
 
 STORE_SHARE = 0.05
 """Largest share of an object store that one piece may fill."""
-PIECES_AHEAD = 4
-"""Pieces that are read or wait to be used at the same time, besides those that workers hold."""
 BLOCK_SHARE = 4
 """A block holds at least this fraction of a chunk: with more workers, a piece is several chunks."""
 MOST_BLOCKS = 2048

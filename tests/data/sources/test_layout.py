@@ -125,7 +125,7 @@ def test_images_for_tests_may_have_no_class(tmp_path: Path) -> None:
 def test_folders_beside_a_split_are_refused_with_a_way_on(tmp_path: Path) -> None:
     place = write(tmp_path, "train/a/1.png", "val/a/2.png", "extra/3.png")
     with pytest.raises(
-        UserError, match="train/ and val/ look like a split, but extra/3.png lies in neither; .*add"
+        UserError, match="train/ and val/ look like a split, but extra/3.png lies in neither; move"
     ):
         folder(place)
     source = folder(place, labels=True, keep_splits=False)
