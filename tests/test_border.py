@@ -224,6 +224,7 @@ def test_descriptions_of_columns_with_other_values_are_read_or_refused(
 
 
 SIX = list(range(6))
+NAMES = ("image", "id", "attributes", "kind", "", "a.b", "image.bytes")
 COLUMNS = (
     pa.array([b"x" * 48] * 6, pa.binary(48)),
     pa.array([b"x" * 48] * 5 + [None], pa.binary(48)),
@@ -252,22 +253,33 @@ COLUMNS = (
 )
 
 
-@given(data=st.data())
+@given(
+    columns=st.lists(
+        st.tuples(st.sampled_from(NAMES), st.sampled_from(range(len(COLUMNS)))), max_size=5
+    ),
+    length=st.integers(0, 6),
+    is_described=st.booleans(),
+    compression=st.sampled_from(("none", "snappy", "zstd")),
+    rows=st.integers(1, 7),
+    shared=st.booleans(),
+)
 @EXAMPLES
-def test_tables_of_other_columns_are_read_or_refused(reader: Reader, data: st.DataObject) -> None:
-    names = st.sampled_from(("image", "id", "attributes", "kind", "", "a.b", "image.bytes"))
-    columns = data.draw(st.lists(st.tuples(names, st.sampled_from(COLUMNS)), max_size=5))
-    content = pa.table([c for _, c in columns], [name for name, _ in columns])
-    if data.draw(st.booleans()):
-        content = content.slice(0, data.draw(st.integers(0, 6)))
-    if data.draw(st.booleans()):
+def test_tables_of_other_columns_are_read_or_refused(
+    reader: Reader,
+    columns: list[tuple[str, int]],
+    length: int,
+    is_described: bool,
+    compression: str,
+    rows: int,
+    shared: bool,
+) -> None:
+    arrays = [COLUMNS[number] for _, number in columns]
+    content = pa.table(arrays, [name for name, _ in columns]).slice(0, length)
+    if is_described:
         described = {"huggingface": json.dumps(border.DESCRIBED)}
         content = content.replace_schema_metadata(described)
     check(reader.read("arrow", border.stream_bytes(content)), content)
     sink = pa.BufferOutputStream()
-    compression = data.draw(st.sampled_from(("none", "snappy", "zstd")))
-    rows = data.draw(st.integers(1, 7))
-    shared = data.draw(st.booleans())
     try:
         pq.write_table(
             content, sink, row_group_size=rows, compression=compression, use_dictionary=shared
