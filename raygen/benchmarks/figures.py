@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +52,13 @@ def local_ray(num_cpus: int | None = None, **options: Any) -> AbstractContextMan
 
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+def seconds_for(work: Callable[[], object]) -> float:
+    """How long a function takes, in seconds."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
 
 
 def run_job_script(script: Path, *arguments: str) -> str:

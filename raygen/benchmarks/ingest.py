@@ -10,7 +10,7 @@ import shutil
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from ray.data import DataIterator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader, Dataset
 
-from raygen.benchmarks.figures import Figure, local_ray, run_job_script, say
+from raygen.benchmarks.figures import Figure, local_ray, run_job_script, say, seconds_for
 from raygen.benchmarks.options import IngestBenchOptions
 from raygen.cluster import connection as cluster
 from raygen.config.run import PRESETS, RAY_DATA, ImageFormat, Reader
@@ -125,8 +125,8 @@ def measure_preparing(options: IngestBenchOptions, source: ImageFiles, data: Fol
             for part in parts:
                 make_part(source, source.ids, [alone], part)
 
-        single = seconds(loop)
-        together = seconds(lambda: prepare(source, [Target(data, SMALL)]))
+        single = seconds_for(loop)
+        together = seconds_for(lambda: prepare(source, [Target(data, SMALL)]))
         if shards_of(alone.folder) != shards_of(data):
             raise RunError("one process and two wrote different shards")
         ratios.append(single / together)
@@ -139,12 +139,6 @@ def measure_preparing(options: IngestBenchOptions, source: ImageFiles, data: Fol
         True,
         note,
     )
-
-
-def seconds(work: Callable[[], object]) -> float:
-    began = time.monotonic()
-    work()
-    return time.monotonic() - began
 
 
 def shards_of(place: Folder) -> dict[str, bytes]:

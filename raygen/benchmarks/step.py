@@ -18,14 +18,13 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from multiprocessing.connection import Connection
-from types import TracebackType
 from typing import Any, Self
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from raygen.benchmarks.figures import Figure, say
+from raygen.benchmarks.figures import Figure, say, seconds_for
 from raygen.benchmarks.options import StepBenchOptions
 from raygen.benchmarks.plain import PLAIN
 from raygen.config.families import VAEGANConfig
@@ -132,16 +131,10 @@ def matrix_product(bf16: bool) -> Callable[[], float]:
     result = torch.empty(MATRIX, MATRIX, dtype=kind)
 
     def multiply() -> float:
-        return 2 * MATRIX**3 / seconds_of(lambda: torch.mm(left, right, out=result))
+        return 2 * MATRIX**3 / seconds_for(lambda: torch.mm(left, right, out=result))
 
     multiply()
     return multiply
-
-
-def seconds_of(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 def raygen_step(config: RunConfig) -> Callable[[], object]:
@@ -212,12 +205,7 @@ class Side:
         self._there.close()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._process.terminate()
         self._process.join()
 
@@ -248,4 +236,4 @@ def _serve(there: Connection, build: Callable[[RunConfig], Callable[[], object]]
                 take()
             there.send(counter.total)
         else:
-            there.send(statistics.median(seconds_of(take) for _ in range(value)))
+            there.send(statistics.median(seconds_for(take) for _ in range(value)))

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
 from raygen.core.errors import UserError
-from raygen.core.storage import Folder
+from raygen.core.storage import TEMPORARY, Folder
 
 MARKER = "raygen.json"
 FolderKind = Literal["run", "sweep", "dataset"]
-TRACES = re.compile(r"\.lease-[0-9a-f]{32}\.json|\.probe-[0-9a-f]{32}|\.[0-9a-f]{32}\.tmp")
+TRACES = re.compile(rf"\.lease-[0-9a-f]{{32}}\.json|\.probe-[0-9a-f]{{32}}|{TEMPORARY.pattern}")
 """Matches leftovers of killed jobs and the files of the job that is working in the folder."""
 
 
