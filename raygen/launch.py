@@ -81,18 +81,27 @@ def _importing_torch() -> Iterator[None]:
     done. At the end of the context the thread has ended, as a process that exits in the middle of
     an import may crash.
     """
-    thread = threading.Thread(target=_import_torch, daemon=True)
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            _import_torch()
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     try:
         yield
     finally:
         thread.join()
+    if errors:
+        # Importing torch again would only say that it cannot be imported twice.
+        raise errors[0]
 
 
 def _import_torch() -> None:
-    # Whoever needs it meets the same error again.
-    with contextlib.suppress(Exception):
-        import torch.utils.tensorboard  # noqa: F401
+    import torch.utils.tensorboard  # noqa: F401
 
 
 @contextmanager
@@ -114,6 +123,11 @@ def launched(
         contextlib.ExitStack() as connection,
         contextlib.ExitStack() as actors,
     ):
+        if cluster.running_address():
+            # Nothing has to be started. And where two of a cluster's nodes share a machine, the
+            # second replaces the job's working directory as soon as a worker of the job starts
+            # there, which an import that is under way does not survive.
+            _import_torch()
         with _importing_torch():
             connection.enter_context(cluster.connected(verbose))
         yield Launch(signals, line, leases, actors)

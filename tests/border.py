@@ -403,7 +403,7 @@ class Reader:
     Attributes: whole: the content of a valid file of each place.
     """
 
-    whole: dict[str, bytes] = field(default_factory=dict)
+    whole: dict[str, bytes] = field(default_factory=dict, repr=False)
     _process: Any = None
     _pipe: Any = None
 

@@ -58,8 +58,7 @@ def connected(verbose: bool = False, address: str | None = None, **options: Any)
     if ray.is_initialized():
         yield
         return
-    address = os.environ.get("RAY_ADDRESS", "") if address is None else address
-    check_address(address)
+    running = running_address(address)
     level = logging.INFO if verbose else logging.ERROR
     # The terminal would otherwise repeat each warning once per worker.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -76,7 +75,6 @@ def connected(verbose: bool = False, address: str | None = None, **options: Any)
             file=sys.stderr,
         )
     options |= {"logging_level": level, "log_to_driver": verbose}
-    running = running_address(address)
     with contextlib.ExitStack() as stack:
         with _kept_signals(), contextlib.nullcontext() if verbose else _silent_stderr():
             if running:
@@ -91,12 +89,14 @@ def connected(verbose: bool = False, address: str | None = None, **options: Any)
         yield
 
 
-def running_address(address: str) -> str:
+def running_address(address: str | None = None) -> str:
     """The address of the Ray to connect to; "" if one has to be started.
 
-    Args: address: as in `RAY_ADDRESS`.
-    Raises: UserError if the address requires a running Ray, but there is none.
+    Args: address: overrides `RAY_ADDRESS`.
+    Raises: UserError if the address requires a running Ray, but there is none that answers.
     """
+    address = os.environ.get("RAY_ADDRESS", "") if address is None else address
+    check_address(address)
     if address not in ("", "auto"):
         return "" if address == "local" else address
     # Every user may write to the file in which `ray start` records its address.

@@ -17,6 +17,8 @@ from raygen.config.domains import Domain, Range, Space
 from raygen.evaluation.objective import Objective
 from raygen.tuning.records import ENDED, REDUCTION, Report, Trial, trial_name
 
+MOST_DRAWS = 100
+"""Attempts at changing a donor's values; a range of a single number never changes."""
 TIME = "images_seen"
 LAST = "last"
 """Entry of a result that is true for a trial's last one, when it has seen all its images."""
@@ -106,6 +108,19 @@ class Population(PopulationBasedTraining):
             return str(TrialScheduler.CONTINUE)
         decision: str = super().on_trial_result(tune_controller, trial, result)
         return decision
+
+    def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[Any, Any]:
+        """Change the donor's values, so that at least one of them differs.
+
+        At the end of a range, half of Ray's changes lead out of it and are cut back to where they
+        began; such a clone would repeat its donor.
+        """
+        donors = trial_to_clone.config["trial"]["values"]
+        for _ in range(MOST_DRAWS):
+            config, operations = super()._get_new_config(trial, trial_to_clone)
+            if config["trial"]["values"] != donors:
+                break
+        return config, operations
 
 
 def _mutation(domain: Domain) -> Any:

@@ -266,7 +266,9 @@ def test_mistakes_on_a_cluster_are_told_in_one_line(cluster: Head, clone: Path) 
     code, output = submit(cluster, clone, f"{submitted}train.py {SMALL} --drawn-count 60")
     assert code != 0
     # Ray tells the end of a failed job's output once more.
-    [line] = {line for line in output.splitlines() if line.startswith("error: ")}
+    lines = {line for line in output.splitlines() if line.startswith("error: ")}
+    assert len(lines) == 1, output
+    [line] = lines
     assert "runs: lies in this job's copy of the working directory, which Ray deletes" in line
     code, output = submit(cluster, clone, f"{submitted}train.py", RAY_AUTH_MODE="disabled")
     assert code != 0

@@ -108,3 +108,12 @@ def test_changed_values_stay_in_the_space_and_the_rest_is_the_donor_s() -> None:
         assert new["seed"] == 2
     assert values == {"lr_g": 9.9e-4, "schedule": "1:1", "seed": 2, "label_smoothing": 0.19}
     assert len({new["lr_g"] for new in seen}) > 2
+
+
+def test_a_clone_of_a_donor_at_the_end_of_its_range_differs_from_it() -> None:
+    scheduler = Population(LOW, 100, {"lr_g": Range(1e-5, 1e-3, log=True)}, 0)
+    for rate in (1e-5, 1e-3):
+        donor: Any = SimpleNamespace(config={"trial": {"number": 3, "values": {"lr_g": rate}}})
+        for _ in range(20):
+            config, _ = scheduler._get_new_config(donor, donor)
+            assert config["trial"]["values"]["lr_g"] != rate
