@@ -14,7 +14,7 @@ import os
 import resource
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -396,16 +396,18 @@ def _serve(pipe: Connection) -> None:
             pipe.send(found)
 
 
-@dataclass
 class Reader:
     """The other process, begun when it is first needed and again after it died.
+
+    No dataclass, because Hypothesis prints all fields of those, and `whole` is long.
 
     Attributes: whole: the content of a valid file of each place.
     """
 
-    whole: dict[str, bytes] = field(default_factory=dict, repr=False)
-    _process: Any = None
-    _pipe: Any = None
+    def __init__(self) -> None:
+        self.whole: dict[str, bytes] = {}
+        self._process: Any = None
+        self._pipe: Any = None
 
     def start(self) -> None:
         context = multiprocessing.get_context("spawn")

@@ -1,12 +1,14 @@
 """The registry of metrics: how each is described, and how it is computed.
 
-The log, TensorBoard's descriptions, the progress line, the objectives of sweeps and of the best
-checkpoint, and the help of `--metric` all read it. A family's options list the losses that it logs
+There are those that training logs (`METRICS`) and those of an evaluation (`EVALUATED`, computed in
+measures.py). The log, TensorBoard's descriptions, the progress line, the objectives of sweeps and of
+the best checkpoint, and the help of `--metric` all read it. A family's options list the losses that
+it logs
 (`ModelConfig.metric_tags`); metrics of any model's samples are computed by an entry here.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from raygen.config.families import ModelConfig
@@ -120,9 +122,156 @@ _ALL = (
     ),
 )
 METRICS: dict[str, Metric] = {metric.tag: metric for metric in _ALL}
-"""All metrics by tag. `metric_of` derives those under validation/ from those under loss/."""
+"""Metrics that training logs, by tag; validation/ ones derive from loss/ ones in `metric_of`."""
 COMPUTED: dict[str, Compute] = {m.tag: m.compute for m in _ALL if m.compute}
 """Metrics that are computed from any model's samples, by tag."""
+FEATURES = "features/"
+"""Prefix that stands for an extractor's name in the tags of metrics of its features."""
+_EVALUATED = (
+    Metric(
+        "features/fd",
+        "Squared Fréchet distance between the features of generated and of real images. Depends on "
+        "the number of images: compare values of one number only.",
+        label="FD",
+    ),
+    Metric(
+        "features/fd_infinity",
+        "The same, extrapolated to infinitely many images; may be a little below 0.",
+        label="FD for N → ∞",
+    ),
+    Metric(
+        "features/kid",
+        "Kernel distance (squared MMD, cubic kernel) between the features of generated and of real "
+        "images; unbiased, so about 0 for images of one distribution.",
+        label="KID",
+    ),
+    Metric(
+        "features/precision",
+        "Fidelity: share of generated images that lie among the real ones.",
+        label="precision",
+        direction="max",
+    ),
+    Metric(
+        "features/recall",
+        "Diversity: share of real images that lie among the generated ones.",
+        label="recall",
+        direction="max",
+    ),
+    Metric(
+        "features/density",
+        "Fidelity: how densely real images surround generated ones, over how densely they surround "
+        "one another; outliers count less than in precision.",
+        label="density",
+        direction="max",
+    ),
+    Metric(
+        "features/coverage",
+        "Diversity: share of real images with a generated one in their neighbourhood.",
+        label="coverage",
+        direction="max",
+    ),
+    Metric(
+        "features/clipped_density",
+        "Fidelity, as the share of images that would have to be good: density with each image "
+        "counted once at most and without the large neighbourhoods of outliers.",
+        label="clipped density",
+        direction="max",
+    ),
+    Metric(
+        "features/clipped_coverage",
+        "Diversity, as the share of images that would have to be good: coverage with each "
+        "neighbourhood filled, and calibrated.",
+        label="clipped coverage",
+        direction="max",
+    ),
+    Metric(
+        "features/two_sample",
+        "Share of images that a classifier tells for real or generated; at 0.5 it cannot.",
+        label="two-sample accuracy",
+    ),
+    Metric(
+        "features/authentic",
+        "Memorisation: share of generated images that are farther from the nearest training image "
+        "than that one is from its own nearest (AuthPct).",
+        label="authentic share",
+        direction="max",
+    ),
+    Metric(
+        "features/copying",
+        "Memorisation: z-score of generated images being farther from the training images than "
+        "held-out ones are (C_T); far below 0, they are copies.",
+        label="copying score",
+        direction="max",
+    ),
+    Metric(
+        "features/distance_ratio",
+        "Memorisation: median distance of generated images to the nearest training image, over "
+        "that of held-out images; far below 1, they are copies.",
+        label="distance ratio",
+        direction="max",
+    ),
+    Metric(
+        "swd/by_real",
+        "Sliced Wasserstein distance, times 1000, both sets normalised by the real one, so that "
+        "colour and contrast count; 512 images, as in training.",
+        label="SWD",
+    ),
+    Metric(
+        "swd/published",
+        "Sliced Wasserstein distance as publications have it, times 1000: each set normalised by "
+        "itself, 128 patches of each image, mean over the levels below.",
+        label="SWD as published",
+    ),
+    Metric(
+        "swd/published_level",
+        "The same at one level, whose smaller side the name ends with, in pixels.",
+        label="SWD as published, one level",
+    ),
+    Metric(
+        "diversity/ms_ssim",
+        "Multi-scale structural similarity between pairs of generated images; the lower, the more "
+        "they differ. Good is the real images' own value, not 0.",
+        label="MS-SSIM of pairs",
+    ),
+    Metric(
+        "reconstruction/psnr",
+        "Peak signal-to-noise ratio of reconstructions, in dB.",
+        label="PSNR",
+        direction="max",
+    ),
+    Metric(
+        "reconstruction/ssim",
+        "Structural similarity of reconstructions.",
+        label="SSIM",
+        direction="max",
+    ),
+    Metric(
+        "reconstruction/ms_ssim",
+        "Multi-scale structural similarity of reconstructions.",
+        label="MS-SSIM",
+        direction="max",
+    ),
+    Metric(
+        "latents/active_units",
+        "Number of latents whose mean varies over the images.",
+        label="active latents",
+        direction="max",
+    ),
+    Metric("latents/kl", "KL divergence of the latents from the prior, in nats per image."),
+    Metric(
+        "latents/prior_distance",
+        "Squared Fréchet distance between the latents of real images, taken together, and the "
+        "prior that samples are drawn from.",
+        label="distance of latents and prior",
+    ),
+    Metric(
+        "likelihood/bits_per_dimension",
+        "Upper bound on the bits that the model needs for each colour value of a real image.",
+        label="bits per dimension",
+    ),
+)
+EVALUATED: dict[str, Metric] = {metric.tag: metric for metric in _EVALUATED}
+"""Metrics of an evaluation, by tag, with `features/` for any extractor's name."""
 MEASURED = "quality/", "validation/"
 """Prefixes of the tags that are measured on validation images."""
 
@@ -134,7 +283,14 @@ def metric_of(tag: str) -> Metric:
         text = f"On validation images: {loss.description[0].lower()}{loss.description[1:]}"
         label = f"validation {loss.label}" if loss.label else ""
         return Metric(tag, text, label, direction=loss.direction)
-    return METRICS.get(tag, Metric(tag, ""))
+    if name.startswith("published_"):
+        level = EVALUATED["swd/published_level"]
+        return replace(level, tag=tag, label=f"SWD as published, {name.rpartition('_')[2]} px")
+    if found := EVALUATED.get(f"{FEATURES}{name}"):
+        # Only Inception's is known as the FID.
+        label = "FID" if (group, name) == ("inception", "fd") else found.label
+        return replace(found, tag=tag, label=f"{label} ({group})")
+    return METRICS.get(tag) or EVALUATED.get(tag) or Metric(tag, "")
 
 
 def logged_tags(options: ModelConfig) -> list[str]:
