@@ -24,7 +24,7 @@ from raygen.core.printable import printable
 from raygen.core.signals import Signals
 from raygen.core.uris import check_uri, names_host, without_keys
 from raygen.data.options import PrepareOptions, ShowOptions
-from raygen.inference.options import TrainedOptions
+from raygen.inference.options import EvaluateOptions, TrainedOptions
 from raygen.tensorboard.options import WatchOptions
 from raygen.tuning.options import SweepOptions
 
@@ -39,7 +39,13 @@ Options = TypeVar("Options")
 Chosen = TypeVar("Chosen", bound=PrepareOptions | ShowOptions | BenchOptions)
 Command = TypeVar("Command", bound="TrainCommand")
 Plain = TypeVar(
-    "Plain", bound=PrepareOptions | ShowOptions | BenchOptions | TrainedOptions | WatchOptions
+    "Plain",
+    bound=PrepareOptions
+    | ShowOptions
+    | BenchOptions
+    | EvaluateOptions
+    | TrainedOptions
+    | WatchOptions,
 )
 
 

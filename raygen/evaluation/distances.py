@@ -70,8 +70,8 @@ def frechet_distance(first: Moments, second: Moments) -> float:
 def frechet(real: np.ndarray, fake: np.ndarray, seed: int = 0) -> Interval:
     """Fréchet distance between two sets of features, with its bootstrap interval.
 
-    Resampling adds a bias of its own, so the interval is that of the resampled distances around
-    their mean.
+    Resampling adds a bias of its own, so the interval is the spread of the resampled distances
+    around the distance itself.
 
     Args: real, fake: (N, D) and (M, D).
     Raises: ValueError for fewer than two of either.
@@ -85,12 +85,12 @@ def frechet(real: np.ndarray, fake: np.ndarray, seed: int = 0) -> Interval:
 
     times = RESAMPLES if real.shape[1] <= LARGE else FEWER_RESAMPLES
     found = [frechet_distance(resampled(real), resampled(fake)) for _ in range(times)]
-    return around(value, np.array(found) - np.mean(found))
+    return around(value, np.array(found))
 
 
-def around(value: float, deviations: np.ndarray) -> Interval:
-    """The interval that resampled deviations (R,) from a figure give; normal, as R is small."""
-    half = 1.96 * float(deviations.std(ddof=1))
+def around(value: float, resampled: np.ndarray) -> Interval:
+    """The normal interval of the spread of resampled figures (R,), around a figure itself."""
+    half = 1.96 * float(resampled.std(ddof=1))
     return Interval(value, value - half, value + half)
 
 
@@ -162,15 +162,14 @@ def kernel_distance(real: np.ndarray, fake: np.ndarray, seed: int = 0) -> Interv
 def bootstrap(
     statistic: Callable[[np.ndarray], float], parts: np.ndarray, seed: int = 0
 ) -> Interval:
-    """A statistic of independent parts, with its percentile bootstrap interval.
+    """A statistic of independent parts, with its bootstrap interval.
 
     Args: statistic: of parts drawn again, (N, ...); parts: (N, ...).
     """
     random = np.random.default_rng(seed)
     count = len(parts)
     found = [statistic(parts[random.integers(count, size=count)]) for _ in range(RESAMPLES)]
-    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(statistic(parts), float(low), float(high))
+    return around(statistic(parts), np.array(found, np.float64))
 
 
 def mean_of(parts: np.ndarray) -> Interval:

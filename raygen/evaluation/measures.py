@@ -21,13 +21,20 @@ from raygen.evaluation.distances import (
     kernel_distance,
     mean_of,
 )
-from raygen.evaluation.latent_statistics import bits_per_dimension, latent_statistics
+from raygen.evaluation.latent_statistics import (
+    LatentStatistics,
+    bits_per_dimension,
+    latent_statistics,
+)
 from raygen.evaluation.neighbours import clipped_coverage, compare_manifolds, memorisation
 from raygen.evaluation.similarity import LEAST_SIDE, ms_ssim, psnr, ssim
 from raygen.evaluation.two_sample import two_sample_test
 
 Device = torch.device | str
 AT_ONCE = 64
+GROUPS, GROUP_PATCHES = 8, 32
+"""Groups of images from which the spread of a published distance is estimated, and the patches of
+each of their images."""
 SWD_IMAGES = 512
 """Images of the distance that training measures."""
 
@@ -107,16 +114,12 @@ def neighbour_figures(sets: FeatureSets, seed: int = 0, device: Device = "cpu") 
     """Precision, recall, density, coverage, and the clipped forms of the last two."""
     found = compare_manifolds(sets.real, sets.fake, device)
     reals, fakes = len(sets.real), len(sets.fake)
-
-    def covered(filled: np.ndarray) -> float:
-        return clipped_coverage(float(filled.mean()), reals, fakes)
-
     clipped = mean_of(found.clipped_density)
     # Calibrating is monotonic, so an interval's ends are calibrated like its middle.
     filled = mean_of(found.filled)
-    ends = [
-        clipped_coverage(min(1.0, max(0.0, v)), reals, fakes) for v in (filled.low, filled.high)
-    ]
+    low, high = (
+        clipped_coverage(min(1.0, max(0.0, end)), reals, fakes) for end in (filled.low, filled.high)
+    )
     return {
         "precision": Figure.of(_share(found.precision), fakes),
         "recall": Figure.of(_share(found.recall), reals),
@@ -126,7 +129,7 @@ def neighbour_figures(sets: FeatureSets, seed: int = 0, device: Device = "cpu") 
         "clipped_density": Figure(
             min(clipped.value, 1.0), min(clipped.low, 1.0), min(clipped.high, 1.0), fakes
         ),
-        "clipped_coverage": Figure(covered(found.filled), *ends, reals),
+        "clipped_coverage": Figure(clipped_coverage(filled.value, reals, fakes), low, high, reals),
     }
 
 
@@ -175,11 +178,11 @@ def swd_by_real(sets: ImageSets, seed: int = 0) -> Figures:
     values = []
     for draw in range(4):
         at = [draw * count % (len(images) - count + 1) for images in (sets.real, sets.fake)]
-        parts = [
+        real, fake = (
             _as_tensor(images[start : start + count])
             for images, start in zip((sets.real, sets.fake), at, strict=True)
-        ]
-        values.append(swd.sliced_wasserstein(*parts, seed=seed + draw))
+        )
+        values.append(swd.sliced_wasserstein(real, fake, seed + draw))
     # The first value is the one that training would have logged.
     half = 3.18 * float(np.std(values, ddof=1))
     return {"swd/by_real": Figure(values[0], values[0] - half, values[0] + half, count)}
@@ -188,17 +191,28 @@ def swd_by_real(sets: ImageSets, seed: int = 0) -> Figures:
 def swd_published(sets: ImageSets, seed: int = 0) -> Figures:
     """The sliced Wasserstein distance as publications have it, at each level and on average.
 
-    The interval is that of halves of the images, around their mean, which all images halve.
+    The interval is estimated from groups of the images, each measured by itself.
     """
     count = min(swd.PUBLISHED_IMAGES, len(sets.real), len(sets.fake))
     real, fake = sets.real[:count], sets.fake[:count]
     levels = swd.published_levels(*real.shape[1:3])
-    values = [swd.published_distance(real, fake, level, seed) for level in range(len(levels))]
-    figures = {
-        f"swd/published_{side}": Figure(value, math.nan, math.nan, count)
-        for side, value in zip(levels, values, strict=True)
+    values, spreads = [], []
+    for level in range(len(levels)):
+        values.append(swd.published_distance(real, fake, level, seed))
+        groups = [
+            swd.published_distance(real[part], fake[part], level, seed, GROUP_PATCHES)
+            for part in np.array_split(np.arange(count), min(GROUPS, count))
+        ]
+        spreads.append(1.96 * np.array(groups) / math.sqrt(len(groups)))
+    halves = [float(s.std(ddof=1)) if len(s) > 1 else math.nan for s in spreads]
+    all_levels = np.mean(spreads, axis=0)
+    values.append(float(np.mean(values)))
+    halves.append(float(all_levels.std(ddof=1)) if len(all_levels) > 1 else math.nan)
+    tags = [*(f"swd/published_{side}" for side in levels), "swd/published"]
+    return {
+        tag: Figure(value, value - half, value + half, count)
+        for tag, value, half in zip(tags, values, halves, strict=True)
     }
-    return figures | {"swd/published": Figure(float(np.mean(values)), math.nan, math.nan, count)}
 
 
 def pair_similarity(sets: ImageSets, seed: int = 0) -> Figures:
@@ -227,7 +241,11 @@ def reconstruction_figures(found: Autoencoded, seed: int = 0) -> Figures:
         for name, values in shown.items()
         if len(values)
     }
-    latents = latent_statistics(found.mean, found.log_var)
+    rows = np.arange(count)
+
+    def statistics(rows: np.ndarray) -> LatentStatistics:
+        return latent_statistics(found.mean[rows], found.log_var[rows])
+
     kl = -0.5 * (1 + found.log_var - np.square(found.mean) - np.exp(found.log_var)).sum(axis=1)
 
     def bits(parts: np.ndarray) -> float:
@@ -235,9 +253,11 @@ def reconstruction_figures(found: Autoencoded, seed: int = 0) -> Figures:
         return bits_per_dimension(error, divergence, found.dimensions)
 
     rest = {
-        "latents/active_units": Interval(latents.active_units, math.nan, math.nan),
+        "latents/active_units": bootstrap(lambda rows: statistics(rows).active_units, rows, seed),
         "latents/kl": mean_of(kl),
-        "latents/prior_distance": Interval(latents.prior_distance, math.nan, math.nan),
+        "latents/prior_distance": bootstrap(
+            lambda rows: statistics(rows).prior_distance, rows, seed
+        ),
         "likelihood/bits_per_dimension": bootstrap(bits, np.stack([found.error, kl], 1), seed),
     }
     return figures | {tag: Figure.of(interval, count) for tag, interval in rest.items()}

@@ -1,10 +1,10 @@
 """The registry of metrics: how each is described, and how it is computed.
 
 There are those that training logs (`METRICS`) and those of an evaluation (`EVALUATED`, computed in
-measures.py). The log, TensorBoard's descriptions, the progress line, the objectives of sweeps and of
-the best checkpoint, and the help of `--metric` all read it. A family's options list the losses that
-it logs
-(`ModelConfig.metric_tags`); metrics of any model's samples are computed by an entry here.
+measures.py). The log, TensorBoard's descriptions, the progress line, the objectives of sweeps and
+of the best checkpoint, and the help of `--metric` all read it. A family's options list the losses
+that it logs (`ModelConfig.metric_tags`); metrics of any model's samples are computed by an entry
+here.
 """
 
 from collections.abc import Callable, Mapping

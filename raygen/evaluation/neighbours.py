@@ -153,21 +153,30 @@ def memorisation(
     """
     if len(train) < 2:
         raise ValueError("memorisation needs two training images at least")
-    trains, others = _centred(train, np.concatenate([held_out, fake]), device)
-    apart = torch.cat([_smallest(d, 2)[:, 1] for d in distances(trains, trains)])
-    pairs = [found.min(dim=1) for found in distances(others, trains)]
-    nearest = torch.cat([pair.indices for pair in pairs])
-    distance = torch.cat([pair.values for pair in pairs])
+    trains, _ = _centred(train, fake, device)
+    apart = torch.cat([_smallest(d, 2)[:, 1] for d in distances(trains, trains)]).sqrt()
+    nearest, distance = nearest_images(train, np.concatenate([held_out, fake]), device)
     count = len(held_out)
-    authentic = distance[count:] > apart[nearest[count:]]
-    distances_of = distance.sqrt().cpu().numpy()
     return Memorisation(
-        nearest=nearest[count:].cpu().numpy(),
-        distance=distances_of[count:],
-        held_out=distances_of[:count],
-        authentic=authentic.double().cpu().numpy(),
-        copying=_copying(train, held_out, fake, distances_of, seed),
+        nearest=nearest[count:],
+        distance=distance[count:],
+        held_out=distance[:count],
+        authentic=(distance[count:] > apart.cpu().numpy()[nearest[count:]]).astype(np.float64),
+        copying=_copying(train, held_out, fake, distance, seed),
     )
+
+
+def nearest_images(
+    train: np.ndarray, others: np.ndarray, device: torch.device | str = "cpu"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Number and distance of the training image that is nearest to each other image.
+
+    Args: train: (T, D); others: (M, D), features.   Returns: (M,) and (M,).
+    """
+    trains, points = _centred(train, others, device)
+    pairs = [found.min(dim=1) for found in distances(points, trains)]
+    nearest = torch.cat([pair.indices for pair in pairs]).cpu().numpy()
+    return nearest, torch.cat([pair.values for pair in pairs]).sqrt().cpu().numpy()
 
 
 def _copying(

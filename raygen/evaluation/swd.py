@@ -87,7 +87,13 @@ def published_levels(height: int, width: int) -> list[int]:
     return sides
 
 
-def published_distance(real: np.ndarray, fake: np.ndarray, level: int, seed: int = 0) -> float:
+def published_distance(
+    real: np.ndarray,
+    fake: np.ndarray,
+    level: int,
+    seed: int = 0,
+    per_image: int = PATCHES_PER_IMAGE,
+) -> float:
     """Sliced Wasserstein distance at one level as published figures have it, x 1e3; 0 is best.
 
     In contrast to `sliced_wasserstein`, each set's patches are normalised by their own mean and
@@ -98,6 +104,7 @@ def published_distance(real: np.ndarray, fake: np.ndarray, level: int, seed: int
     Args:
         real, fake: (N, H, W, 3) uint8, perhaps memory-mapped; read a few at a time.
         level: number of the level, 0 for the finest.
+        per_image: patches of each image.
     Returns: >= 0. All of a level's patches are in memory, 75 kB for each image of each set.
     Raises: ValueError for shapes that differ, or N = 0.
     Source: Karras et al. 2018 (arXiv 1710.10196), section 5, and the authors' code.
@@ -107,18 +114,19 @@ def published_distance(real: np.ndarray, fake: np.ndarray, level: int, seed: int
     random = np.random.default_rng((seed, level))
     normal = []
     for images in (real, fake):
-        patches = np.empty((len(images) * PATCHES_PER_IMAGE, 3, PATCH, PATCH), np.float32)
+        patches = np.empty((len(images) * per_image, 3, PATCH, PATCH), np.float32)
         at_once = max(1, PIXELS_AT_ONCE // (images.shape[1] * images.shape[2]))
         for start in range(0, len(images), at_once):
             some = images[start : start + at_once].transpose(0, 3, 1, 2).astype(np.float32)
-            rows = slice(start * PATCHES_PER_IMAGE, (start + len(some)) * PATCHES_PER_IMAGE)
-            patches[rows] = _draw(laplacian_pyramid(some)[level], PATCHES_PER_IMAGE, random)
+            rows = slice(start * per_image, (start + len(some)) * per_image)
+            patches[rows] = _draw(laplacian_pyramid(some)[level], per_image, random)
         # Channel by channel, to need no copy of all patches.
         for channel in patches.transpose(1, 0, 2, 3):
             channel -= channel.mean(dtype=np.float64)
             channel /= max(float(channel.std(dtype=np.float64)), LEAST_SPREAD)
         normal.append(patches.reshape(len(patches), -1))
-    return projected_distance(*normal, random, at_once=PUBLISHED_AT_ONCE) * 1e3
+    first, second = normal
+    return projected_distance(first, second, random, at_once=PUBLISHED_AT_ONCE) * 1e3
 
 
 def projected_distance(

@@ -62,6 +62,46 @@ class SampleOptions(TrainedOptions):
         require_choice(self, "format", SampleFormat)
 
 
+LEAST_SAMPLES = 50
+"""With fewer images, no metric means anything."""
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Which models, or images, to measure, and on what."""
+
+    runs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN")] = ()
+    """Folders or URIs of runs, such as runs/dcgan-celeba."""
+    images: str = ""
+    """In place of runs: a folder, zip or tar of images, made by any model, to be measured against
+    --data's."""
+    data: str = ""
+    """The dataset of the real images, where it is not the one that the run was trained on."""
+    samples: int = 10_000
+    """How many images to generate, and how many real ones to compare them with; fewer where there
+    are fewer."""
+    checkpoint: str = "best"
+    """best (by the validation images; the last one where nothing was measured), last, or the number
+    of a step."""
+    weights: tuple[str, ...] = ()
+    """Files of weights of pretrained extractors (Inception, CLIP, DINOv2), recognised by their
+    content; raygen downloads none."""
+    train_images: int = 20_000
+    """At most so many training images are searched for copies."""
+    seed: int = 0
+    """Decides the codes of the samples, and which real images are taken."""
+    out: str = ""
+    """File or URI to write. Default: evaluation.json in the run's folder, or in the current one."""
+    verbose: bool = False
+    """Show Ray's own messages too."""
+    config: ConfigFile = ""
+
+    def __post_init__(self) -> None:
+        require_seed(self)
+        require_at_least(self, LEAST_SAMPLES, "samples")
+        require_at_least(self, 0, "train_images")
+
+
 ExportFormat = Literal["safetensors", "onnx", "torch-export"]
 
 

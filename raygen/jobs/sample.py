@@ -12,7 +12,7 @@ from torch import Tensor
 
 import raygen
 from raygen.cli import command_line
-from raygen.config.run import DRAWN, ImageFormat, size_name
+from raygen.config.run import ImageFormat, size_name
 from raygen.core.destination import file_to_write, folder_to_write, free_bytes
 from raygen.core.errors import UserError
 from raygen.core.progress import ProgressLine, describe
@@ -21,10 +21,10 @@ from raygen.data.images import MAX_FILE_BYTES, BadImage, fit_image, open_image, 
 from raygen.data.pixels import as_images
 from raygen.data.shards.manifest import Manifest
 from raygen.data.shards.reader import HeldOut
-from raygen.data.sources.drawn import drawn_folder
 from raygen.data.splits import VALIDATION
 from raygen.evaluation.grids import MAX_PNG_SIDE, grid_size, to_uint8
 from raygen.evaluation.written import write_arrays, write_files, write_grid
+from raygen.inference.dataset import dataset_of
 from raygen.inference.model import TrainedModel
 from raygen.inference.options import SampleOptions
 
@@ -188,20 +188,9 @@ def find_data(options: SampleOptions, trained: TrainedModel) -> Folder:
     Raises: UserError if only the run's files say that it lies in an object store: whoever made the
         run would then decide where the user's credentials are sent.
     """
-    if options.data:
-        return Folder.at(options.data)
-    data = trained.config.data
-    if "://" in data:
-        again = [options.run, "--attribute", options.attribute, "--data", data]
-        raise UserError(
-            f"--attribute: the run was trained on {data}, which your credentials are not sent to "
-            "only because the run says so; if you trust it, name it: "
-            f"{command_line('jobs/sample.py', *again)}"
-        )
-    if data != DRAWN:
-        return Folder.at(data)
-    image = trained.config.image.of_faces
-    return drawn_folder(Folder.at(options.run).parent, image, trained.config.drawn_count)
+    again = [options.run, "--attribute", options.attribute, "--data", trained.config.data]
+    command = command_line("jobs/sample.py", *again)
+    return dataset_of(Folder.at(options.run), trained.config, options.data, "--attribute", command)
 
 
 def open_target(options: SampleOptions) -> Folder:

@@ -1,5 +1,6 @@
 """The log of a run: TensorBoard events, `metrics.jsonl` and sample pictures."""
 
+import math
 import os
 import shutil
 import tempfile
@@ -100,3 +101,21 @@ class RunLog:
     ) -> None:
         # After an error, such as an outage, the run goes on from its last checkpoint anyway.
         self.close(flush=error is None)
+
+
+def write_events(folder: Folder, values: dict[str, float], images_seen: int) -> None:
+    """Write scalars, by tag, into TensorBoard events of their own in a folder.
+
+    Values that are not finite are left out. Raises: StorageError if they cannot be written.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        writer = FileWriter(place)
+        for tag, value in values.items():
+            if math.isfinite(value):
+                about = SummaryMetadata(summary_description=metric_of(tag).description)
+                found = Summary.Value(tag=tag, simple_value=value, metadata=about)
+                writer.add_summary(Summary(value=[found]), images_seen)
+        writer.close()
+        for name in os.listdir(place):
+            with open(os.path.join(place, name), "rb") as file:
+                folder.write_bytes(name, file.read())

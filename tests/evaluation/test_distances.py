@@ -86,7 +86,8 @@ def test_the_kernel_distance_of_equal_distributions_is_about_zero() -> None:
     real, fake = normal(1), normal(2) + 0.5
 
     def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return (a.astype(float) @ b.T.astype(float) / a.shape[1] + 1) ** 3
+        products: np.ndarray = a.astype(float) @ b.T.astype(float)
+        return np.asarray(np.power(products / a.shape[1] + 1, 3))
 
     n = len(real)
     within = [(kernel(f, f).sum() - kernel(f, f).trace()) / (n * (n - 1)) for f in (real, fake)]

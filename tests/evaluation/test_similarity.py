@@ -1,5 +1,7 @@
 """Similarity of images, against independent implementations."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -66,7 +68,8 @@ def test_similarity_of_large_images_is_another_library_s() -> None:
     )
 
     first, second = pair(192, 208)
-    options = {"data_range": 2.0, "reduction": "none"}
+    options: Any = {"data_range": 2.0, "reduction": "none"}
+    expected: Any
     expected = multiscale_structural_similarity_index_measure(second + 1, first + 1, **options)
     np.testing.assert_allclose(ms_ssim(first, second), expected, atol=2e-2)
     # The library also counts windows that reach over the border, a few of a hundred here.

@@ -1,0 +1,28 @@
+"""The dataset that a run was trained on, for jobs that use the trained model."""
+
+from raygen.config.run import DRAWN, RunConfig
+from raygen.core.errors import UserError
+from raygen.core.storage import Folder
+from raygen.data.sources.drawn import drawn_folder
+
+
+def dataset_of(run: Folder, config: RunConfig, data: str, said: str, command: str) -> Folder:
+    """Find the dataset of a run.
+
+    Args:
+        run: its folder; config: its options.
+        data: the dataset that the user named; empty: the run's.
+        said: begins the message; command: the command with --data, for a message.
+    Raises: UserError if only the run's files say that it lies in an object store: whoever made the
+        run would then decide where the user's credentials are sent.
+    """
+    if data:
+        return Folder.at(data)
+    if "://" in config.data:
+        raise UserError(
+            f"{said}: the run was trained on {config.data}, which your credentials are not sent to "
+            f"only because the run says so; if you trust it, name it: {command}"
+        )
+    if config.data != DRAWN:
+        return Folder.at(config.data)
+    return drawn_folder(run.parent, config.image.of_faces, config.drawn_count)
