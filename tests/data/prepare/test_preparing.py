@@ -35,7 +35,7 @@ from raygen.data.sources.drawn import DrawnFaces
 from raygen.data.sources.drawn_faces import write_celeba_layout
 from raygen.data.sources.image_files import celeba, folder
 from raygen.data.sources.source import Source
-from raygen.data.splits import TRAIN, VALIDATION
+from raygen.data.splits import TEST, TRAIN, VALIDATION
 
 SMALL = ImageFormat(32, 32, 150)
 LARGE = ImageFormat(109, 89)
@@ -70,14 +70,18 @@ def files_of(path: Path) -> dict[str, str]:
 def test_a_prepared_dataset_holds_the_sources_images_bit_for_bit(
     ray_session: str, tmp_path: Path
 ) -> None:
-    source, place = DrawnFaces(43, seed=5), Folder.at(tmp_path / "faces")
+    source, place = DrawnFaces(103, seed=5), Folder.at(tmp_path / "faces")
     seen: list[tuple[int, int]] = []
     [manifest] = prepare(
         source, [Target(place, SMALL)], 2, lambda done, total, rate: seen.append((done, total))
     )
     assert Manifest.load(place) == manifest
-    assert seen[-1] == (43, 43)
-    assert (manifest.rows(TRAIN), manifest.rows(VALIDATION)) == (34, 9)
+    assert seen[-1] == (103, 103)
+    assert {split: manifest.rows(split) for split in manifest.splits} == {
+        TRAIN: 82,
+        VALIDATION: 11,
+        TEST: 10,
+    }
     assert all(len(files) == 8 for files in manifest.splits.values())
     assert manifest.attributes == source.attributes
     for split, positions in source.splits().items():
@@ -147,7 +151,7 @@ def test_the_result_is_the_same_for_any_order_and_number_of_processors(
         make_part(source, source.ids, [target], part)
     made, alone = files_of(tmp_path / "ray"), files_of(tmp_path / "alone")
     shards = {name: digest for name, digest in alone.items() if name.endswith(".parquet")}
-    assert len(shards) == 8
+    assert len(shards) == 4 + 3 + 3
     assert shards == {name: d for name, d in made.items() if name.endswith(".parquet")}
     assert set(made) - set(shards) == {MANIFEST, MARKER}
 
