@@ -43,7 +43,8 @@ class PrepareOptions:
     """Training workers to prepare for: there are at least four files for each."""
     test_share: float = USUAL
     """Share of the images that is held out to test on, which only evaluation reads; 0: none; -1:
-    0.05, unless the images come divided."""
+    0.05. Where the images come divided: -1: their own; else, if that is none, it is taken out of
+    those that validate."""
     restart: bool = False
     """Replace the dataset that the folder holds."""
     storage_timeout: str = "10m"

@@ -399,6 +399,25 @@ def test_a_file_that_did_not_open_is_tried_again(ray_session: str, tmp_path: Pat
     assert manifest.rejected == ()
 
 
+@pytest.mark.slow
+def test_a_test_split_that_cannot_be_read_is_left_out(ray_session: str, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(20):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(images / f"{number}.png")
+    source = folder(str(images))
+    [tested] = [source.ids[k] for k in source.splits()[TEST]]
+    (images / tested).write_bytes(b"no picture")
+    manifest = one(folder(str(images)), tmp_path / "out", ImageFormat(8, 8))
+    assert {split: manifest.rows(split) for split in manifest.splits} == {TRAIN: 18, VALIDATION: 1}
+    assert [entry["id"] for entry in manifest.rejected] == [tested]
+    # The other splits are needed.
+    [validated] = [source.ids[k] for k in source.splits()[VALIDATION]]
+    (images / validated).write_bytes(b"no picture")
+    with pytest.raises(UserError, match="no image for validation could be read"):
+        one(folder(str(images)), tmp_path / "other", ImageFormat(8, 8))
+
+
 def test_records_of_unreadable_files_do_not_count() -> None:
     def record(reason: str) -> Record:
         return Record(None, [{"id": "1.png", "split": TRAIN, "reason": reason}])
