@@ -90,7 +90,9 @@ def prepare_dataset(options: PrepareOptions, line: ProgressLine | None = None) -
         else:
             kept = f"{place.uri}: went on as it was begun"
         if source is not usual:
-            line.tell(f"{kept}, without a test split; --restart prepares them again, with one")
+            line.tell(
+                f"{kept}, without a test split; --restart prepares the images again, with one"
+            )
         elif ready:
             line.tell(f"{kept}; --restart does it again")
     except KeyboardInterrupt:

@@ -70,7 +70,7 @@ def tune(command: TuneCommand, line: ProgressLine | None = None) -> Findings:
     job, options = command.job, command.sweep
     sweep = SweepFolder(RunFolder.at(job.storage, job.run_name).folder)
     plan = make_plan(command.run, options)
-    begun = sweep.saved().dataset if options.resume else ""
+    begun = sweep.saved().dataset if options.resume and sweep.folder.exists(SWEEP) else ""
     data, manifest = open_dataset(plan.config, job.storage, begun)
     if manifest:
         check_length(plan, manifest)

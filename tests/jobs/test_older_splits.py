@@ -128,8 +128,8 @@ def test_a_prepared_dataset_is_left_as_it_is_and_said_to_have_no_test_split(
     assert run_script("prepare", *faces) == 0
     said = capsys.readouterr().out
     assert (
-        "these images are already prepared, without a test split; --restart prepares them again, "
-        "with one" in said
+        "these images are already prepared, without a test split; --restart prepares the images "
+        "again, with one" in said
     )
     assert {file.name: file.stat().st_mtime_ns for file in out.iterdir()} == before
     # One that was being made goes on as it was begun.
@@ -140,7 +140,7 @@ def test_a_prepared_dataset_is_left_as_it_is_and_said_to_have_no_test_split(
     (out / ".prepare/plan.json").write_text(json.dumps(plan | {"crop": 150}))
     assert run_script("prepare", *faces) == 0
     said = capsys.readouterr().out
-    assert "went on as it was begun, without a test split; --restart prepares them again" in said
+    assert "went on as it was begun, without a test split; --restart prepares the" in said
     assert set(Manifest.load(Folder.at(out)).splits) == {"train", "validation"}
     # What is asked for is not what the folder holds.
     assert run_script("prepare", *faces, "--test-share", "0.1") == 2
