@@ -25,6 +25,7 @@ from raygen.data.splits import TEST, TRAIN, VALIDATION
 SMALL, LARGE = ImageFormat(32, 32, 150), ImageFormat(40, 30)
 FACES = DrawnFaces(24)
 OLDER = replace(FACES, test_share=0.0)
+ALL = "make_all"
 CONFIG = PRESETS["dcgan-celeba"].updated({"drawn_count": 24}, "test")
 
 
@@ -43,7 +44,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
                 known |= made
         return records
 
-    monkeypatch.setattr(module, "make_all", make_all)
+    monkeypatch.setattr(module, ALL, make_all)
 
 
 def at(path: Path, image: ImageFormat = SMALL) -> Target:
@@ -68,14 +69,14 @@ def counts(manifest: Manifest) -> dict[str, int]:
 
 def begin(source: Source, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     """Begin a dataset whose preparation ends before its last part."""
-    whole = module.make_all
+    whole: Any = getattr(module, ALL)
 
     def fails(source: Source, targets: Sequence[Target], parts: list[Part], *more: Any) -> None:
         whole(source, targets, parts[:-1])
         raise RunError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "make_all", fails)
+        patch.setattr(module, ALL, fails)
         with pytest.raises(RunError):
             prepare(source, [target], 1)
     assert not target.folder.exists(MANIFEST)

@@ -125,25 +125,27 @@ def write_pictures(place: Path, names: Sequence[str]) -> str:
     return str(place)
 
 
-def make_celeba(place: Path, **options: float) -> Source:
+def make_celeba(place: Path, test_share: float | None = None) -> Source:
     images, table = place / "celeba/img_align_celeba.zip", place / "celeba/list_attr_celeba.csv"
     if not images.exists():
         images, table = write_celeba_layout(place / "celeba", 45)
-    return celeba(str(images), str(table), **options)
+    return celeba(str(images), str(table), test_share=test_share)
 
 
-def make_folder(place: Path, **options: float) -> Source:
-    return folder(write_pictures(place / "set", [f"{k}.png" for k in range(45)]), **options)
+def make_folder(place: Path, test_share: float | None = None) -> Source:
+    return folder(
+        write_pictures(place / "set", [f"{k}.png" for k in range(45)]), test_share=test_share
+    )
 
 
-def make_huggingface(place: Path, **options: float) -> Source:
+def make_huggingface(place: Path, test_share: float | None = None) -> Source:
     if not (place / "hf").exists():
         write_saved(place / "hf", [range(20), range(20, 45)])
-    return huggingface(str(place / "hf"), **options)
+    return huggingface(str(place / "hf"), test_share=test_share)
 
 
-def make_drawn(place: Path, **options: float) -> Source:
-    return DrawnFaces(45, **options)
+def make_drawn(place: Path, test_share: float | None = None) -> Source:
+    return DrawnFaces(45, test_share=test_share)
 
 
 MAKERS = [make_celeba, make_folder, make_huggingface, make_drawn]

@@ -14,6 +14,7 @@ import raygen
 from raygen.config.run import ImageFormat
 from raygen.core.errors import ShardError
 from raygen.core.progress import ProgressLine
+from raygen.core.regular_file import open_regular
 from raygen.core.status import Callbacks
 from raygen.core.storage import Folder
 from raygen.data.dataset import check_files
@@ -64,11 +65,10 @@ def test_a_dataset_without_one_says_what_is_measured_instead(tmp_path: Path) -> 
 def opened_files(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
     """Record the names of the original files that are opened to be read."""
     names: set[str] = set()
-    whole = files_module.open_regular
 
     def recording(path: str) -> object:
         names.add(os.path.basename(path))
-        return whole(path)
+        return open_regular(path)
 
     with monkeypatch.context() as patch:
         patch.setattr(files_module, "open_regular", recording)

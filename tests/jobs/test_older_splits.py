@@ -45,11 +45,12 @@ def test_a_run_and_a_sweep_on_drawn_faces_go_on_with_theirs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = ("--width", "0.03", "--batch-size", "4", "--drawn-count", "24")
-    train = ("vae-celeba", "--size", "32", "--storage", tmp_path, *small, "--latent-size", "8")
-    train = (*train, "--sample-count", "2", "--num-workers", "1", "--run-name")
-    sweep = ("dcgan-celeba", *small, "--sample-count", "1", "--scheduler", "none", "--steps", "9")
-    sweep = (*sweep, "--storage", tmp_path, "--run-name", "sweep", "--trials")
-    resume = ("dcgan-celeba", "--storage", tmp_path, "--run-name", "sweep", "--resume", "--trials")
+    common = ("vae-celeba", "--size", "32", "--storage", tmp_path, *small, "--latent-size", "8")
+    train = (*common, "--sample-count", "2", "--num-workers", "1", "--run-name")
+    searched = ("dcgan-celeba", *small, "--sample-count", "1", "--scheduler", "none")
+    there = ("--storage", tmp_path, "--run-name", "sweep")
+    sweep = (*searched, *there, "--steps", "9", "--trials")
+    resume = ("dcgan-celeba", *there, "--resume", "--trials")
     with older_version(monkeypatch):
         assert run_script("train", *train, "run", "--steps", "2") == 0
         assert run_script("tune", *sweep, "1") == 0
@@ -81,18 +82,8 @@ def test_a_run_and_a_sweep_on_originals_go_on_with_theirs(
     for number, pixels in enumerate(random_images(40, 32).numpy()):
         Image.fromarray(pixels).save(tmp_path / f"photos/{number}.png")
     data = str(tmp_path / "photos")
-    there = (
-        "dcgan-celeba",
-        "--data",
-        data,
-        "--crop",
-        "0",
-        "--storage",
-        tmp_path,
-        "--width",
-        "0.03",
-    )
-    there = (*there, "--batch-size", "4", "--sample-count", "1", "--run-name")
+    common = ("dcgan-celeba", "--data", data, "--crop", "0", "--storage", tmp_path)
+    there = (*common, "--width", "0.03", "--batch-size", "4", "--sample-count", "1", "--run-name")
     train = (*there, "run", "--num-workers", "1", "--steps")
     sweep = (*there, "sweep", "--scheduler", "none", "--steps", "9", "--trials", "1")
     with older_version(monkeypatch):

@@ -73,10 +73,10 @@ def test_a_dictionary_of_splits_keeps_them(tmp_path: Path) -> None:
     source = huggingface(str(tmp_path), test_share=0.2)
     ranges = source.splits()
     assert {s: len(r) for s, r in ranges.items()} == {TRAIN: 12, VALIDATION: 2, TEST: 3}
-    shades = {split: [shade(source, k) for k in r] for split, r in ranges.items()}
-    assert shades[TRAIN] == list(range(12))
-    assert sorted(shades[VALIDATION] + shades[TEST]) == list(range(15, 20))
-    assert all(found == sorted(found) for found in shades.values())
+    found = {split: [shade(source, k) for k in r] for split, r in ranges.items()}
+    assert found[TRAIN] == list(range(12))
+    assert sorted(found[VALIDATION] + found[TEST]) == list(range(15, 20))
+    assert all(part == sorted(part) for part in found.values())
     check_values(source)
     with pytest.raises(UserError, match=r"--test-share 0.3: must be less than 0.294, because test"):
         huggingface(str(tmp_path), test_share=0.3)
