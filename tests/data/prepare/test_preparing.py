@@ -243,13 +243,13 @@ def test_images_that_cannot_be_read_are_listed_and_left_out(
     # A dataset that is there already is measured by the same rule.
     with pytest.raises(UserError, match=r"--max-rejected: 2 of 20"):
         prepare(source, [target], 1, allowed=1)
-    assert (manifest.rows(TRAIN), manifest.rows(VALIDATION)) == (15, 3)
+    assert [manifest.rows(split) for split in (TRAIN, VALIDATION, TEST)] == [15, 2, 1]
     assert [entry["id"] for entry in manifest.rejected] == ["000003.jpg", "000019.jpg"]
-    assert [entry["split"] for entry in manifest.rejected] == [TRAIN, VALIDATION]
+    assert [entry["split"] for entry in manifest.rejected] == [TRAIN, TEST]
     assert "not an image" in manifest.rejected[0]["reason"]
     assert "truncated" in manifest.rejected[1]["reason"]
     assert manifest.ignored == ("img_align_celeba/list.txt",)
-    for split in (TRAIN, VALIDATION):
+    for split in (TRAIN, VALIDATION, TEST):
         reader = ShardReader(target.folder, manifest, split)
         ids = reader.ids()
         assert not {"000003.jpg", "000019.jpg"} & set(ids)
@@ -440,7 +440,9 @@ def test_records_of_unreadable_files_do_not_count() -> None:
 def test_files_hold_all_rows_in_useful_sizes(
     count: int, image_bytes: list[int], workers: int
 ) -> None:
-    splits = {TRAIN: range(count * 4 // 5), VALIDATION: range(count * 4 // 5, count)}
+    bounds = count * 3 // 5, count * 4 // 5
+    # The splits need not follow one another as they are named.
+    splits = {TRAIN: range(bounds[0]), VALIDATION: range(bounds[1], count), TEST: range(*bounds)}
     parts = plan_parts(splits, image_bytes, workers)
     for part in parts:
         # All targets' files hold the same images.
