@@ -121,7 +121,10 @@ def make(place: Path) -> None:
     )
     _write(place / "run/summary.json", summary.to_json())
     _write(place / "best.json", RUN.to_json())
-    _write(place / "prepare.json", {"out": "x", "size": ["32", "64x32"], "validation_share": 0.1})
+    _write(
+        place / "prepare.json",
+        {"out": "x", "size": ["32", "64x32"], "validation_share": 0.1, "test_share": 0.2},
+    )
     _write(place / "sample.json", {"count": 4, "reconstruct": ["a.png"], "strength": "-1:1:3"})
     _write(place / "tune.json", {"trials": "4", "max_kl": 3, "set": ["a=b"], "time_budget": "3m"})
     _write(place / "space.json", SPACE)

@@ -34,7 +34,7 @@ from raygen.data.pixels import scale_images
 from raygen.data.shards import manifest as shards
 from raygen.data.shards.manifest import Manifest, write_shard
 from raygen.data.sources.source import Source
-from raygen.data.splits import TRAIN, VALIDATION
+from raygen.data.splits import TEST, TRAIN, VALIDATION
 from raygen.models import build_model
 from raygen.models.base import Model, Step
 from raygen.training import checkpoint
@@ -64,11 +64,12 @@ def write_dataset(
     rows_per_group: int = 5,
     height: int = 0,
     attributes: int = 0,
+    test: Sequence[int] = (),
 ) -> tuple[Manifest, dict[str, np.ndarray]]:
     """A dataset of random images.
 
     Args:
-        train, validation: rows of each of the splits' files.
+        train, validation, test: rows of each of the splits' files; there is no test split without.
         size: pixels of a side; height: where it is another.
         attributes: how many each image has, at random.
     Returns: its manifest, and each split's images in row order, (N, height, size, 3) uint8.
@@ -79,7 +80,9 @@ def write_dataset(
     splits, pixels = {}, {}
     image_bytes = height * size * 3
     with mock.patch.object(shards, "ROW_GROUP_BYTES", rows_per_group * image_bytes):
-        for split, counts in ((TRAIN, train), (VALIDATION, validation)):
+        for split, counts in ((TRAIN, train), (VALIDATION, validation), (TEST, test)):
+            if split == TEST and not counts:
+                continue
             images = random.integers(0, 256, (sum(counts), height, size, 3), np.uint8)
             files, first = [], 0
             for number, count in enumerate(counts):

@@ -126,7 +126,7 @@ class RunConfig:
     data: Resumable[str] = DRAWN
     """Dataset: a folder or URI that jobs/prepare.py wrote, or `drawn` for the built-in faces."""
     drawn_count: NotSearched[int] = 3_200
-    """How many faces `--data drawn` draws, training and validation images together."""
+    """How many faces `--data drawn` draws, for training, validation and test together."""
     steps: Resumable[int] = 0
     """Length of the run in training steps (batches); 0: as long as --epochs says."""
     epochs: Resumable[float] = 0.0

@@ -4,7 +4,7 @@ import hashlib
 import math
 import textwrap
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,6 +15,7 @@ from raygen.core.printable import printable
 from raygen.core.storage import Folder, unreadable
 from raygen.data.shards.manifest import Manifest, ShardFile
 from raygen.data.shards.reader import ShardReader
+from raygen.data.splits import NO_TEST, TEST
 
 READ_BYTES = 2**20
 THREADS = 8
@@ -43,10 +44,14 @@ def table(folder: Folder, manifest: Manifest) -> str:
         ),
     ]
     for split, files in manifest.splits.items():
+        if split == TEST and not files:
+            continue
         size = sum(file.bytes for file in files) / 1e6
         rows.append(
             (split, f"{manifest.rows(split):,} images in {len(files)} files, {size:,.1f} MB")
         )
+    if not manifest.rows(TEST):
+        rows.append((TEST, NO_TEST))
     rows.append(("attributes", ", ".join(manifest.attributes) or "none"))
     reasons = Counter(entry["reason"] for entry in manifest.rejected).most_common()
     rows.append(("rejected", f"{len(manifest.rejected):,}"))
@@ -64,15 +69,25 @@ def _some(names: list[str]) -> str:
 
 
 def verify(
-    folder: Folder, manifest: Manifest, progress: Callable[[int, int], None] | None = None
+    folder: Folder,
+    manifest: Manifest,
+    progress: Callable[[int, int], None] | None = None,
+    splits: Collection[str] | None = None,
 ) -> list[str]:
     """Compare each file's SHA-256 with the manifest's.
 
-    Args: progress: called with bytes read and bytes in total.
+    Args:
+        progress: called with bytes read and bytes in total.
+        splits: the splits whose files are read; None: all.
     Returns: a line for each damaged or missing file.
     Raises: Unreadable if a file exists but cannot be read.
     """
-    files = manifest.files
+    files = [
+        file
+        for split, those in manifest.splits.items()
+        if splits is None or split in splits
+        for file in those
+    ]
     total, done = sum(file.bytes for file in files), 0
     problems = []
     with ThreadPoolExecutor(THREADS) as pool:

@@ -16,7 +16,10 @@ from raygen.config.fields import (
     seconds_of,
 )
 from raygen.config.run import MOST_WORKERS, ImageFormat, require_drawn_count
+from raygen.data.shares import CELEBA_TRAIN_SHARE, TEST_SHARE, VALIDATION_SHARE
 
+USUAL = -1.0
+"""The value of --test-share that stands for the usual share of the source."""
 Sizes = tyro.conf.UseAppendAction[tuple[str, ...]]
 Names = tyro.conf.UseAppendAction[tuple[str, ...]]
 
@@ -38,6 +41,10 @@ class PrepareOptions:
     more fail the job. All are listed in the manifest."""
     num_workers: int = 4
     """Training workers to prepare for: there are at least four files for each."""
+    test_share: float = USUAL
+    """Share of the images that is held out to test on, which only evaluation reads; 0: none; -1:
+    0.05. Where the images come divided: -1: their own; else, if that is none, it is taken out of
+    those that validate."""
     restart: bool = False
     """Replace the dataset that the folder holds."""
     storage_timeout: str = "10m"
@@ -51,10 +58,23 @@ class PrepareOptions:
         """The storage's timeout in seconds."""
         return seconds_of(self.storage_timeout, "--storage-timeout")
 
+    @property
+    def tested(self) -> float | None:
+        """The share of the images to test on; None for the usual one of the source."""
+        return None if self.test_share == USUAL else self.test_share
+
     def __post_init__(self) -> None:
         seconds_of(self.storage_timeout, "--storage-timeout")
         require_at_least(self, 1, "num_workers", most=MOST_WORKERS)
         self.allowed(100)
+        share = self.test_share
+        require(0 <= share < 1 or share == USUAL, "--test-share", share, "be 0 or more, below 1")
+
+    def require_untrained(self) -> None:
+        """Raises: UserError unless the test images fit into the part of CelebA not trained on."""
+        most = round(1 - CELEBA_TRAIN_SHARE, 6)
+        wish = f"be less than {most}, as the first {CELEBA_TRAIN_SHARE:.0%} of the images train"
+        require(self.test_share < most, "--test-share", self.test_share, wish)
 
     def allowed(self, total: int) -> int:
         """How many of `total` images may be left out. Raises: UserError."""
@@ -83,9 +103,17 @@ class CelebAOptions(PrepareOptions):
     """list_attr_celeba.csv or .txt. Required."""
     partition: str = ""
     """list_eval_partition.csv or .txt: which images train, validate and test. Default: the first
-    80 % in the order of their names train, the others validate."""
+    80 % in the order of their names train, the first half of the others validate, the rest test."""
     download: str = ""
     """Folder to download CelebA to, with torchvision, in place of all three: 1.4 GB."""
+    test_share: float = USUAL
+    """Share of the images that is held out to test on, which only evaluation reads, out of those
+    that do not train; 0: none; -1: half of them, or those that --partition names."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.partition and not self.download:
+            self.require_untrained()
 
 
 @dataclass(frozen=True)
@@ -98,7 +126,7 @@ class FilesOptions(PrepareOptions):
     is square, as for CelebA, else none."""
     images: RequiredText = ""
     """A folder, zip or tar of JPEG, PNG, WebP, BMP, GIF or TIFF files, or its URI. Required."""
-    validation_share: float = 0.05
+    validation_share: float = VALIDATION_SHARE
     """Share of the images that is held out to validate on, chosen by their names' hashes, where
     nothing else names a split."""
 
@@ -106,6 +134,9 @@ class FilesOptions(PrepareOptions):
         super().__post_init__()
         share = self.validation_share
         require(0 < share < 1, "--validation-share", share, "be between 0 and 1")
+        tests = TEST_SHARE if self.tested is None else self.tested
+        wish = f"leave images to train on beside a --test-share of {tests:g}"
+        require(share + tests < 1, "--validation-share", share, wish)
 
 
 @dataclass(frozen=True)
@@ -138,7 +169,8 @@ class HuggingFaceOptions(FilesOptions):
 
     images: RequiredText = ""
     """The folder that save_to_disk wrote, or its URI. Required. Where it has splits, they are
-    kept, and --validation-share is not used."""
+    kept, and --validation-share is not used; a test split is taken out of the one for validation
+    if there is none and --test-share asks for it."""
     keep_attributes: Names = ()
     """Column of truth values, or class, to keep as an attribute; repeat it for several. Default:
     all, except for columns of classes with which there would be more than 256."""
@@ -149,13 +181,17 @@ class DrawnOptions(PrepareOptions):
     """Faces that raygen draws itself."""
 
     count: Annotated[int, tyro.conf.arg(aliases=["-n", "--drawn-count"])] = 20_000
-    """How many faces to draw, training and validation images together."""
+    """How many faces to draw, for training, validation and test together."""
     seed: int = 0
     """Decides the faces."""
+    test_share: float = USUAL
+    """Share of the faces that is held out to test on, which only evaluation reads, out of the last
+    fifth, which does not train; 0: none; -1: half of it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_drawn_count(self.count, "--count")
+        self.require_untrained()
         require_seed(self)
 
 

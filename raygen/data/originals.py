@@ -21,7 +21,7 @@ from raygen.core.storage import Folder
 from raygen.data.images import BadImage, fit_images
 from raygen.data.shards.manifest import CHANNELS, MANIFEST, Manifest, ShardFile
 from raygen.data.shards.rows import RowGroup
-from raygen.data.sources.image_files import folder
+from raygen.data.sources.image_files import ImageFiles, folder
 from raygen.data.sources.source import Source
 from raygen.data.splits import TRAIN
 
@@ -129,12 +129,25 @@ def holds_originals(data: Folder) -> bool:
     return len(names) > MOST_SIZES or not any(data.join(n).exists(MANIFEST) for n in names)
 
 
-def open_originals(data: str, image: ImageFormat) -> Manifest:
+def open_originals(data: str, image: ImageFormat, begun: str = "") -> Manifest:
     """Describe the images of a folder, zip or tar as a dataset.
 
+    Args:
+        begun: fingerprint of the dataset that a run to resume was begun with. If it was begun by a
+            version that made no test split, there is none now either.
     Raises: UserError if the images are missing or unreadable.
     """
     source = folder(data, option="--data")
+    manifest = _described(source, image)
+    if begun and manifest.fingerprint != begun and (older := source.without_test()):
+        without_test = _described(older, image)
+        if without_test.fingerprint == begun:
+            return without_test
+    return manifest
+
+
+def _described(source: ImageFiles, image: ImageFormat) -> Manifest:
+    """The manifest of a source's images."""
     about = source.description()
     splits: dict[str, tuple[ShardFile, ...]] = {}
     for split, positions in source.splits().items():

@@ -3,7 +3,8 @@
 from raygen.config.run import DRAWN, RunConfig
 from raygen.core.errors import UserError
 from raygen.core.storage import Folder
-from raygen.data.sources.drawn import drawn_folder
+from raygen.data.sources.drawn import find_drawn
+from raygen.training.run import RunFolder
 
 
 def dataset_of(run: Folder, config: RunConfig, data: str, said: str, command: str) -> Folder:
@@ -25,4 +26,5 @@ def dataset_of(run: Folder, config: RunConfig, data: str, said: str, command: st
         )
     if config.data != DRAWN:
         return Folder.at(config.data)
-    return drawn_folder(run.parent, config.image.of_faces, config.drawn_count)
+    begun = RunFolder(run).dataset()
+    return find_drawn(run.parent, config.image.of_faces, config.drawn_count, begun)

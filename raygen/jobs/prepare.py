@@ -27,13 +27,14 @@ from raygen.data.options import (
     ShowOptions,
 )
 from raygen.data.prepare.parts import Target
-from raygen.data.prepare.prepare import check_folder, is_finished, prepare
+from raygen.data.prepare.prepare import as_begun, check_folder, is_finished, prepare
 from raygen.data.shards.manifest import MANIFEST, Manifest
 from raygen.data.sources.download import download_celeba
 from raygen.data.sources.drawn import DrawnFaces
 from raygen.data.sources.huggingface import huggingface
 from raygen.data.sources.image_files import celeba, folder
 from raygen.data.sources.source import Source
+from raygen.data.splits import NO_TEST, TEST
 from raygen.evaluation.grids import encode_png
 
 SHOWN_REASONS = 3
@@ -58,6 +59,8 @@ def prepare_dataset(options: PrepareOptions, line: ProgressLine | None = None) -
         source = open_source(options)
         for note in source.notes:
             line.tell(printable(note))
+        usual = source
+        source = source if options.restart else as_begun(source, targets)
         about = source.description()
         ready = not options.restart and all(is_finished(about, target) for target in targets)
         # Check the folders before Ray is started; `prepare` checks them again once it owns them.
@@ -83,7 +86,15 @@ def prepare_dataset(options: PrepareOptions, line: ProgressLine | None = None) -
                 line.show,
             )
         if ready:
-            line.tell("these images are already prepared; --restart does it again")
+            kept = "these images are already prepared"
+        else:
+            kept = f"{place.uri}: went on as it was begun"
+        if source is not usual:
+            line.tell(
+                f"{kept}, without a test split; --restart prepares the images again, with one"
+            )
+        elif ready:
+            line.tell(f"{kept}; --restart does it again")
     except KeyboardInterrupt:
         line.close()
         raise Interrupted(
@@ -104,7 +115,7 @@ def open_source(options: PrepareOptions) -> Source:
 
 @open_source.register
 def _(options: DrawnOptions) -> Source:
-    return DrawnFaces(options.count, options.seed)
+    return DrawnFaces(options.count, options.seed, options.tested)
 
 
 @open_source.register
@@ -112,16 +123,18 @@ def _(options: CelebAOptions) -> Source:
     if options.download:
         if options.images or options.attributes or options.partition:
             raise UserError("--download: brings images and tables with it; leave theirs out")
-        return celeba(*download_celeba(options.download))
+        return celeba(*download_celeba(options.download), options.tested)
     require_path("--images", options.images, "name CelebA's img_align_celeba.zip")
     require_path("--attributes", options.attributes, "name CelebA's list_attr_celeba.csv")
-    return celeba(options.images, options.attributes, options.partition)
+    return celeba(options.images, options.attributes, options.partition, options.tested)
 
 
 @open_source.register
 def _(options: HuggingFaceOptions) -> Source:
     require_path("--images", options.images, "name the folder that save_to_disk wrote")
-    return huggingface(options.images, 1 - options.validation_share, options.keep_attributes)
+    return huggingface(
+        options.images, options.validation_share, options.keep_attributes, options.tested
+    )
 
 
 @open_source.register
@@ -129,7 +142,11 @@ def _(options: AnimeOptions) -> Source:
     require_path("--images", options.images, FILES_REMEDY)
     keep_splits = not options.ignore_split_folders
     return folder(
-        options.images, 1 - options.validation_share, kind="anime", keep_splits=keep_splits
+        options.images,
+        options.validation_share,
+        kind="anime",
+        keep_splits=keep_splits,
+        test_share=options.tested,
     )
 
 
@@ -140,10 +157,11 @@ def _(options: FolderOptions) -> Source:
         raise UserError("--keep-attributes: needs --labels, which makes attributes of folders")
     return folder(
         options.images,
-        1 - options.validation_share,
+        options.validation_share,
         options.labels,
         keep_splits=not options.ignore_split_folders,
         chosen=options.keep_attributes,
+        test_share=options.tested,
     )
 
 
@@ -171,6 +189,8 @@ def report(place: Folder, manifest: Manifest, line: ProgressLine) -> None:
         f"{', '.join(counts[:-1])} and {counts[-1]} images of {manifest.size} in {len(files)} "
         f"files, {size:,.1f} MB: {place.uri}"
     )
+    if not manifest.rows(TEST):
+        line.tell(f"test split: {NO_TEST}")
     if manifest.rejected:
         reasons = Counter(entry["reason"] for entry in manifest.rejected).most_common()
         shown = []

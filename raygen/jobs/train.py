@@ -23,7 +23,7 @@ from raygen.core.status import (
     State,
     tell_rejected,
 )
-from raygen.data.dataset import check_files, draw_dataset, open_dataset, place_of
+from raygen.data.dataset import check_files, draw_as_begun, open_dataset, place_of
 from raygen.data.splits import TRAIN
 from raygen.evaluation.metrics import progress_text
 from raygen.launch import launched, list_rejected
@@ -63,7 +63,8 @@ def train(
     if chooses and not job.restart and (begun := first_run.as_begun(config, named, run)):
         config, chooses = begun, False
     chooses = chooses and not named & first_run.LENGTH
-    data, manifest = open_dataset(config, job.storage)
+    trained_on = "" if run.begins_anew(job.restart) else run.dataset()
+    data, manifest = open_dataset(config, job.storage, trained_on)
     run.check(config, job.restart)
     # Both storages have answered once. From now on, outages are waited for.
     run, data = run.patient(job.patience), data.patient(job.patience)
@@ -88,7 +89,7 @@ def train(
         run.check(config, job.restart)
         status = launch.status()
         if manifest is None:
-            manifest = draw_dataset(config, data, line)
+            data, manifest = draw_as_begun(config, data, line, trained_on)
         elif job.restart:
             check_files(data, manifest, line)
         manifest = manifest.telling(partial(tell_rejected, status))

@@ -16,7 +16,7 @@ from raygen.core.errors import Interrupted, RunError, UserError
 from raygen.core.progress import ProgressLine, describe
 from raygen.core.status import tell_rejected
 from raygen.core.uris import names_host
-from raygen.data.dataset import check_files, draw_dataset, open_dataset, place_of
+from raygen.data.dataset import check_files, draw_as_begun, open_dataset, place_of
 from raygen.data.shards.object_store import store_images
 from raygen.data.splits import TRAIN
 from raygen.launch import launched, list_rejected
@@ -70,7 +70,8 @@ def tune(command: TuneCommand, line: ProgressLine | None = None) -> Findings:
     job, options = command.job, command.sweep
     sweep = SweepFolder(RunFolder.at(job.storage, job.run_name).folder)
     plan = make_plan(command.run, options)
-    data, manifest = open_dataset(plan.config, job.storage)
+    begun = sweep.saved().dataset if options.resume and sweep.folder.exists(SWEEP) else ""
+    data, manifest = open_dataset(plan.config, job.storage, begun)
     if manifest:
         check_length(plan, manifest)
     check_folder(sweep, job, options, plan)
@@ -101,7 +102,7 @@ def tune(command: TuneCommand, line: ProgressLine | None = None) -> Findings:
         history = read_trials(sweep, plan) if options.resume else []
         status = launch.status()
         if manifest is None:
-            manifest = draw_dataset(plan.config, data, line)
+            data, manifest = draw_as_begun(plan.config, data, line, begun)
             check_length(plan, manifest)
         elif job.restart:
             check_files(data, manifest, line)

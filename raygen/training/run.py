@@ -72,13 +72,17 @@ class RunFolder:
             return Position()
         return checkpoint_index.read_position(latest)
 
+    def dataset(self) -> str:
+        """Fingerprint of the dataset that the run was trained on; "" if it is not known yet."""
+        latest = self.latest_checkpoint()
+        return checkpoint_index.read_state(latest)["about"].get("dataset", "") if latest else ""
+
     def check_dataset(self, data: str, fingerprint: str) -> None:
         """Check that the run, if it has begun, was trained on this dataset.
 
         Raises: UserError if it was another one.
         """
-        latest = self.latest_checkpoint()
-        if latest and checkpoint_index.read_state(latest)["about"].get("dataset") != fingerprint:
+        if self.latest_checkpoint() and self.dataset() != fingerprint:
             raise UserError(
                 f"--data {data}: is not the dataset that the run in {self.folder.uri} was trained "
                 "on; use that one, another --run-name for a new run, or --restart"

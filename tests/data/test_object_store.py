@@ -55,7 +55,7 @@ def test_celeba_is_prepared_from_and_to_a_bucket(
     sizes = ("--size", "32", "--size", "64")
     out = s3.join("out")
     assert run_script("prepare", "celeba", "--images", uri, *options, *sizes, "--out", out.uri) == 0
-    assert "24 train and 6 validation images of 64x64" in capsys.readouterr().out
+    assert "24 train, 3 validation and 3 test images of 64x64" in capsys.readouterr().out
 
     # The same as on a disk.
     targets = [Target(Folder.at(tmp_path / image.size), image) for image in (SMALL, LARGE)]

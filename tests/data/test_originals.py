@@ -177,7 +177,8 @@ def test_trials_share_a_decoded_copy(tmp_path: Path) -> None:
     stored, larger = store_images(data, manifest)
     assert stored
     assert larger.fingerprint == manifest.fingerprint
-    for split in manifest.splits:
+    assert set(stored.groups) == {TRAIN, VALIDATION}
+    for split in stored.groups:
         assert len(stored.groups[split]) == 1
         rows = np.arange(manifest.rows(split))
         copied = ShardReader(data, larger, split, stored)

@@ -33,7 +33,7 @@ def read(run: Path) -> ProjectorConfig:
 def test_codes_stand_beside_their_images_and_attributes(ray_session: str, tmp_path: Path) -> None:
     data = Folder.at(tmp_path / "data")
     image = PRESETS["vae-celeba"].image
-    [manifest] = prepare(DrawnFaces(60), [Target(data, image)])
+    [manifest] = prepare(DrawnFaces(120), [Target(data, image)])
     model = build(VAE, small_config("vae-celeba", latent_size=8))
     held_out = HeldOut.of(data, manifest, VALIDATION, 12)
     shown_codes = codes_of(model, held_out, 10)

@@ -30,7 +30,8 @@ def test_celeba_becomes_a_dataset(
     out = tmp_path / "out"
     assert run_script("prepare", *arguments, "--size", "32", "--out", out) == 0
     output = capsys.readouterr().out
-    assert "20 train and 5 validation images of 32x32 in 8 files" in output
+    assert "20 train, 3 validation and 2 test images of 32x32 in 9 files" in output
+    assert "test split" not in output
     assert f" jobs/train.py dcgan-celeba --data {out}" in output
     manifest = Manifest.load(Folder.at(out))
     assert (manifest.size, manifest.crop, manifest.rows("train")) == ("32x32", 150, 20)
@@ -59,14 +60,14 @@ def test_anime_faces_become_a_dataset(
     arguments = ("anime", "--images", tmp_path / "anime", "--num-workers", "1", "--out", out)
     assert run_script("prepare", *arguments) == 0
     output = capsys.readouterr().out
-    assert "38 train and 2 validation images of 64x64 in 6 files" in output
+    assert "36 train, 2 validation and 2 test images of 64x64 in 8 files" in output
     assert f" jobs/train.py dcgan-anime --data {out}" in output
     folder = Folder.at(out)
     manifest = Manifest.load(folder)
     assert (manifest.size, manifest.crop, manifest.attributes) == ("64x64", 0, ())
     assert (manifest.rejected, manifest.source["kind"]) == ((), "anime")
     seen = []
-    for split in ("train", "validation"):
+    for split in ("train", "validation", "test"):
         ids = ShardReader(folder, manifest, split).ids()
         expected = np.stack([drawn[name] for name in ids])
         assert np.array_equal(
@@ -104,10 +105,10 @@ def test_several_sizes_of_any_folder_with_labels_and_a_picture_of_them(
     assert run_script("prepare", *arguments, "--max-rejected", "5%") == 0
     output = capsys.readouterr().out
     for size in ("32x32", "20x16"):
-        assert f" validation images of {size} in 8 files" in output
+        assert f" 1 test images of {size} in 9 files" in output
         manifest = Manifest.load(Folder.at(out / size))
         assert manifest.attributes == ("cat", "dog")
-        assert manifest.rows("train") + manifest.rows("validation") == 20
+        assert sum(map(manifest.rows, manifest.splits)) == 20
     assert output.count("rejected 1: cat/broken.png (not an image") == 2
     assert output.count("ignored, as they are no images: licence.txt") == 2
 
@@ -135,11 +136,12 @@ def test_what_is_left_out_is_reported_by_its_kind(
     changed = replace(manifest, rejected=tuple(rejected), ignored=ignored)
     report(Folder.at(tmp_path), changed, ProgressLine())
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1] == (
+    assert lines[1] == "test split: none; measurements will use validation images"
+    assert lines[2] == (
         "rejected 4: IMG_0.HEIC (a HEIC picture, which raygen does not) and 2 more; "
         "\\x1b[31m\\n.jpg (empty file)"
     )
-    assert lines[3:7] == [
+    assert lines[4:8] == [
         "ignored, as they are no images: .git/ and 5 more",
         "among them 2 archives, as a.zip: unpack it, or name it alone",
         "among them 1 video, as clip.mov: save its frames as PNG or JPEG",
@@ -158,6 +160,9 @@ def test_what_is_left_out_is_reported_by_its_kind(
 def test_celeba_can_be_downloaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # Imported before its place in the list of modules is hidden.
+    import torchvision.datasets  # noqa: F401
+
     def fail(root: str, split: str, download: bool) -> None:
         raise RuntimeError("too many users have viewed or downloaded this file")
 
@@ -216,6 +221,18 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFix
         (("show", tmp_path / "nowhere"), "holds no manifest.json"),
         (("show", tmp_path, "-n", "-1"), "--count -1: must be 0 or more"),
         (("folder", "--validation-share", "1"), "--validation-share 1.0: must be between 0 and 1"),
+        (("folder", "--test-share", "1"), "--test-share 1.0: must be 0 or more, below 1"),
+        (("folder", "--test-share", "-0.5"), "--test-share -0.5: must be 0 or more, below 1"),
+        (("folder", "--test-share", "nan"), "--test-share nan: must be 0 or more, below 1"),
+        (
+            ("folder", "--test-share", "0.95"),
+            "--validation-share 0.05: must leave images to train on beside a --test-share of 0.95",
+        ),
+        (
+            ("celeba", "--test-share", "0.2"),
+            "--test-share 0.2: must be less than 0.2, as the first",
+        ),
+        (("drawn", "--test-share", "0.3"), "--test-share 0.3: must be less than 0.2, as the first"),
         (("drawn", "--count", "3"), "--count 3: must be from 20 to 10,000,000"),
         ((*good, "--size", "32", "--size", "32x32"), "--size 32 32x32: must differ"),
         ((*good, "--max-rejected", "1.5"), "--max-rejected 1.5: must be a number or 0% to 100%"),

@@ -117,7 +117,8 @@ def plan_parts(
     Args: image_bytes: size of an image of each target.
     """
     parts: list[Part] = []
-    for split, positions in splits.items():
+    # Neighbouring parts, which tasks join, follow one another in the source.
+    for split, positions in sorted(splits.items(), key=lambda item: item[1].start):
         if not positions:
             continue
         blocks = min(FILES_PER_WORKER * expected_workers, len(positions))

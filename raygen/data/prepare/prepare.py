@@ -28,9 +28,10 @@ from raygen.data.prepare.parts import (
     make_all,
     plan_parts,
 )
-from raygen.data.shards.manifest import MANIFEST, MANIFEST_BYTES, Manifest
+from raygen.data.shards.manifest import MANIFEST, MANIFEST_BYTES, Manifest, ShardFile
 from raygen.data.sources.files import UNREADABLE
 from raygen.data.sources.source import Source
+from raygen.data.splits import TEST
 
 PLAN = "plan.json"
 SHARD = r"\w+-\d{5}\.parquet"
@@ -152,6 +153,35 @@ def is_finished(about: dict[str, Any], target: Target) -> bool:
     Raises: UserError if the folder holds another dataset.
     """
     return find_prepared(about, target) is not None and not target.records.exists()
+
+
+def as_begun(source: Source, targets: Sequence[Target]) -> Source:
+    """The source, divided as in the datasets that the folders hold already, finished or not.
+
+    Datasets of versions that made no test split stay as they are, and are completed as they were
+    begun, together with those of other sizes.
+    """
+    held = [found for found in map(_held, targets) if found]
+    older = source.without_test() if held else None
+    if older and older.description() in held and source.description() not in held:
+        return older
+    return source
+
+
+def _held(target: Target) -> Any:
+    """The description of the source whose dataset a folder holds, finished or not, or None.
+
+    Raises: ShardError if it is damaged.
+    """
+    known = marker.read(target.folder)
+    if known and known.deleting:
+        return None
+    if target.folder.exists(MANIFEST):
+        return Manifest.load(target.folder, "--out").source
+    if target.records.exists(PLAN):
+        plan = target.records.read_checked(PLAN, ShardError, _START_OVER)
+        return plan.optional("source") and plan.entry("source").value
+    return None
 
 
 def find_prepared(about: dict[str, Any], target: Target) -> Manifest | None:
@@ -283,13 +313,20 @@ def _manifest(
     files: list[File],
     records: dict[str, Record],
 ) -> Manifest:
-    """Build a dataset's manifest. Raises: UserError if a split is left without images."""
-    splits = {}
+    """Build a dataset's manifest.
+
+    A test split none of whose images could be read is left out.
+
+    Raises: UserError if another split is left without images.
+    """
+    splits: dict[str, tuple[ShardFile, ...]] = {}
     for split in source.splits():
         made = [records[file.name] for file in files if file.split == split]
         splits[split] = tuple(record.file for record in made if record.file)
         rejected = [entry for record in made for entry in record.rejected]
-        if not splits[split] and rejected:
+        if not splits[split] and split == TEST:
+            del splits[split]
+        elif not splits[split] and rejected:
             raise UserError(
                 f"no image for {split} could be read; the first, {rejected[0]['id']}: "
                 f"{rejected[0]['reason']}"

@@ -14,6 +14,7 @@ from raygen.core.storage import Folder
 from raygen.data.shards.manifest import ROW_GROUP_BYTES, Manifest
 from raygen.data.shards.reader import ShardReader
 from raygen.data.shards.rows import RowGroup
+from raygen.data.splits import READ_IN_TRAINING
 
 STORE_SHARE = 0.6
 """Share of the smallest node's object store that a dataset may fill."""
@@ -37,14 +38,14 @@ class StoredImages:
 def store_images(
     folder: Folder, manifest: Manifest, progress: Callable[[int, int], None] | None = None
 ) -> tuple[StoredImages | None, Manifest]:
-    """Read a dataset into the object store.
+    """Read a dataset's training and validation images into the object store.
 
     Args: progress: called with the numbers of images done and in total.
     Returns: the copy, None if the dataset is too large; and the manifest that tells its row
         groups, which are larger than those of originals.
     Raises: ShardError if a file is missing or damaged.
     """
-    total = sum(manifest.rows(split) for split in manifest.splits)
+    total = sum(manifest.rows(split) for split in READ_IN_TRAINING)
     if total * manifest.image_bytes > STORE_SHARE * cluster.smallest_store():
         return None, manifest
     stored = _in_larger_groups(manifest) if manifest.originals else manifest
@@ -52,7 +53,8 @@ def store_images(
     done = 0
     # Decoding runs in parallel; shards are read faster than they are copied.
     with ThreadPoolExecutor(cores() if manifest.originals else 1, "store") as pool:
-        for split, files in stored.splits.items():
+        for split in READ_IN_TRAINING:
+            files = stored.splits.get(split, ())
             reader = ShardReader(folder, manifest, split)
             counts = [rows for file in files for rows in file.row_groups]
             starts = [0, *itertools.accumulate(counts)]
@@ -75,15 +77,15 @@ def store_images(
 
 
 def _in_larger_groups(manifest: Manifest) -> Manifest:
-    """The manifest of originals, cut into row groups of the size that shards have."""
+    """The manifest of originals, those to store cut into row groups of the size of shards'."""
     most = max(1, ROW_GROUP_BYTES // manifest.image_bytes)
-    splits = {}
-    for split, files in manifest.splits.items():
+    splits = dict(manifest.splits)
+    for split in READ_IN_TRAINING:
         splits[split] = tuple(
             replace(
                 file,
                 row_groups=tuple(min(most, file.rows - k) for k in range(0, file.rows, most)),
             )
-            for file in files
+            for file in manifest.splits.get(split, ())
         )
     return replace(manifest, splits=splits)

@@ -18,16 +18,19 @@ from raygen.core.errors import UserError
 from raygen.core.printable import printable
 from raygen.core.storage import Folder
 from raygen.data.images import BadImage, open_image
+from raygen.data.shares import TEST_SHARE, VALIDATION_SHARE
 from raygen.data.sources.arrow_file import ArrowFile, scan
 from raygen.data.sources.layout import MAX_LABELS, choose_attributes
 from raygen.data.splits import (
     SPLITS,
     TEST,
     TRAIN,
-    TRAIN_SHARE,
     VALIDATION,
-    first_part_trains,
+    last_part_tests,
+    last_parts_held_out,
+    note_on_test,
     require_splits,
+    share_of_validation,
     shuffled,
 )
 
@@ -46,7 +49,8 @@ class HuggingFace:
         values: (images, attributes) int8: 1 true, -1 false, 0 unknown.
         ranges: positions in `ids` of each split.
         ignored: names of columns that are not used.
-        notes: sentences for users about the attributes.
+        notes: sentences for users about the attributes and splits.
+        had_no_test: whether versions that made no test split had the test images train.
     """
 
     place: Folder
@@ -60,9 +64,26 @@ class HuggingFace:
     ranges: dict[str, range]
     ignored: list[str]
     notes: list[str]
+    had_no_test: bool = False
 
     def splits(self) -> dict[str, range]:
         return self.ranges
+
+    def without_test(self) -> "HuggingFace | None":
+        if not self.had_no_test:
+            return None
+        tested = np.r_[self.ranges[TRAIN], self.ranges[TEST]]
+        trains = tested[np.argsort(self.order[tested])]
+        moved = np.concatenate([trains, self.ranges[VALIDATION]])
+        count = len(trains)
+        return replace(
+            self,
+            ids=[self.ids[k] for k in moved],
+            order=self.order[moved],
+            values=self.values[moved],
+            ranges={TRAIN: range(count), VALIDATION: range(count, len(moved))},
+            had_no_test=False,
+        )
 
     @property
     def is_remote(self) -> bool:
@@ -103,14 +124,18 @@ class HuggingFace:
 
 
 def huggingface(
-    images: str, train_share: float = TRAIN_SHARE, chosen: Sequence[str] = ()
+    images: str,
+    validation_share: float = VALIDATION_SHARE,
+    chosen: Sequence[str] = (),
+    test_share: float | None = None,
 ) -> HuggingFace:
     """Open a dataset, or a dictionary of splits, that `save_to_disk` wrote.
 
     Args:
         images: path or URI of its folder.
-        train_share: share of the images to train on if the dataset has only one split.
+        validation_share: share of the images to validate on if the dataset has only one split.
         chosen: names of the attributes to keep; empty for all.
+        test_share: share of the images to test on; None: 5 % if the dataset has only one split.
     Raises: UserError if there is no dataset, or it has no images.
     """
     said = f"--images {images}"
@@ -142,15 +167,21 @@ def huggingface(
         pa.concat_tables(others), len(rows), chosen, said
     )
     if len(splits) == 1:
-        # Rows stay in order within a split, so that reading a range of them touches few files.
-        ranges = first_part_trains(len(rows), train_share)
-        trains = np.sort(shuffled(rows)[: len(ranges[TRAIN])])
-        order = np.concatenate([trains, np.setdiff1d(np.arange(len(rows)), trains)])
+        tests = TEST_SHARE if test_share is None else test_share
+        ranges = last_parts_held_out(len(rows), validation_share, tests)
+        order = _sorted_within(shuffled(rows), ranges)
     else:
         order = np.arange(len(rows))
         bounds = np.cumsum([0, *counts.values()]).tolist()
         ranges = {split: range(bounds[k], bounds[k + 1]) for k, split in enumerate(splits)}
         require_splits(ranges, said)
+        notes += note_on_test(ranges, test_share)
+        if test_share and TEST not in ranges:
+            held_out = ranges[VALIDATION]
+            mixed = shuffled(rows[held_out.start : held_out.stop]) + held_out.start
+            order[held_out.start : held_out.stop] = mixed
+            ranges = last_part_tests(ranges, share_of_validation(ranges, test_share, said))
+            order = _sorted_within(order, ranges)
     return HuggingFace(
         place=place,
         files=files,
@@ -163,7 +194,16 @@ def huggingface(
         ranges=ranges,
         ignored=ignored,
         notes=notes,
+        had_no_test=len(splits) == 1 and test_share is None and TEST in ranges,
     )
+
+
+def _sorted_within(order: np.ndarray, ranges: dict[str, range]) -> np.ndarray:
+    """Sort the rows within each split, so that reading a range of them touches few files."""
+    order = order.copy()
+    for positions in ranges.values():
+        order[positions.start : positions.stop].sort()
+    return order
 
 
 def _list(place: Folder, said: str) -> dict[str, list[Folder]]:

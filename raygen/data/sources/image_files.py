@@ -13,18 +13,26 @@ from raygen.core.errors import UserError
 from raygen.core.printable import printable
 from raygen.data.file_types import is_unread_picture, remedies
 from raygen.data.images import SUFFIXES, open_image
+from raygen.data.shares import (
+    CELEBA_TEST_SHARE,
+    CELEBA_TRAIN_SHARE,
+    TEST_SHARE,
+    VALIDATION_SHARE,
+)
 from raygen.data.sources.files import Files, common_folder, hidden_part
 from raygen.data.sources.layout import find_labels, find_splits
 from raygen.data.sources.tables import Table, read_attributes, read_partition
 from raygen.data.splits import (
-    CELEBA_TRAIN_SHARE,
     TEST,
     TRAIN,
-    TRAIN_SHARE,
     VALIDATION,
     by_split,
     first_part_trains,
+    last_part_tests,
+    last_parts_held_out,
+    note_on_test,
     require_splits,
+    share_of_validation,
     shuffled,
 )
 
@@ -39,6 +47,8 @@ class ImageFiles:
         values: (images, attributes) int8: 1 true, -1 false, 0 unknown.
         ranges: positions in `ids` of each split.
         notes: sentences for users about how the images were understood.
+        untested: positions of the splits in versions that made no test split; empty if they are
+            those of `ranges`.
     """
 
     kind: str
@@ -49,6 +59,7 @@ class ImageFiles:
     values: np.ndarray
     ranges: dict[str, range]
     notes: list[str] = field(default_factory=list)
+    untested: dict[str, range] = field(default_factory=dict)
 
     @property
     def ignored(self) -> list[str]:
@@ -58,6 +69,9 @@ class ImageFiles:
 
     def splits(self) -> dict[str, range]:
         return self.ranges
+
+    def without_test(self) -> "ImageFiles | None":
+        return replace(self, ranges=self.untested, untested={}) if self.untested else None
 
     @property
     def is_remote(self) -> bool:
@@ -87,10 +101,16 @@ class ImageFiles:
         }
 
 
-def celeba(images: str, attributes: str, partition: str = "") -> ImageFiles:
+def celeba(
+    images: str, attributes: str, partition: str = "", test_share: float | None = None
+) -> ImageFiles:
     """Open CelebA's aligned images with its table of attributes, and optionally its partition.
 
-    Args: images: path or URI of a zip, tar or folder; attributes, partition: of .csv or .txt files.
+    Args:
+        images: path or URI of a zip, tar or folder.
+        attributes, partition: paths or URIs of .csv or .txt files.
+        test_share: share of the images to test on, taken from those that do not train; None: half
+            of them, unless there is a partition.
     Raises: UserError if something is missing or unreadable, or tables and images disagree.
     """
     files = Files.open(images, "--images")
@@ -100,7 +120,11 @@ def celeba(images: str, attributes: str, partition: str = "") -> ImageFiles:
     # Other pictures, such as drawings, may lie beside the photographs; they have no rows.
     order = np.array([k for k, name in enumerate(names) if name in rows], np.int64)
     order = order[np.argsort(np.array(names, dtype=object)[order], kind="stable")]
-    ranges = first_part_trains(len(order), CELEBA_TRAIN_SHARE)
+    tests = CELEBA_TEST_SHARE if test_share is None else test_share
+    ranges = first_part_trains(len(order), CELEBA_TRAIN_SHARE, tests)
+    untested = {}
+    if test_share is None and TEST in ranges:
+        untested = first_part_trains(len(order), CELEBA_TRAIN_SHARE, 0)
     notes = [*files.notes, *table.notes, *notes]
     if partition:
         parts = read_partition(partition)
@@ -110,9 +134,12 @@ def celeba(images: str, attributes: str, partition: str = "") -> ImageFiles:
         splits = np.array([TRAIN, VALIDATION, TEST])[numbers]
         order, ranges = by_split(order, splits)
         require_splits(ranges, f"--partition {partition}")
+        notes += note_on_test(ranges, test_share)
+        ranges = _with_test(ranges, test_share, f"--partition {partition}")
+        untested = {}
     ids = [names[k] for k in order]
     values = np.array([table.values[rows[name]] for name in ids], dtype=np.int8)
-    return ImageFiles("celeba", files, ids, order, table.columns, values, ranges, notes)
+    return ImageFiles("celeba", files, ids, order, table.columns, values, ranges, notes, untested)
 
 
 def _match(table: Table, names: list[str], images: str) -> tuple[dict[str, str], list[str]]:
@@ -125,24 +152,25 @@ def _match(table: Table, names: list[str], images: str) -> tuple[dict[str, str],
 
 def folder(
     images: str,
-    train_share: float = TRAIN_SHARE,
+    validation_share: float = VALIDATION_SHARE,
     labels: bool = False,
     kind: str = "folder",
     keep_splits: bool = True,
     chosen: Sequence[str] = (),
     option: str = "--images",
+    test_share: float | None = None,
 ) -> ImageFiles:
     """Open any image files in a folder, zip or tar.
 
     Args:
         images: path or URI of the folder or archive.
-        train_share: share of the images to train on if folders do not name splits; the others
-            are for validation.
+        validation_share: share of the images to validate on if folders do not name splits.
         labels: whether to make an attribute of each subfolder, true for the images in it.
         kind: name of the source, for the manifest.
         keep_splits: whether folders such as train and val name splits.
         chosen: names of the labels that become attributes; empty for all.
         option: the option that names the images, for messages.
+        test_share: share of the images to test on; None: 5 % if folders do not name splits.
     Raises: UserError if the images are missing or unreadable.
     """
     files = Files.open(images, option)
@@ -157,11 +185,32 @@ def folder(
         attributes, values = found.names, found.values
         notes += found.notes
     order = shuffled(names)
-    ranges = first_part_trains(len(names), train_share)
+    tests = TEST_SHARE if test_share is None else test_share
+    ranges = last_parts_held_out(len(names), validation_share, tests)
+    untested = {}
     if splits:
         order, ranges = by_split(order, np.array([splits.splits[k] for k in order]))
+        # Originals have no such option.
+        notes += note_on_test(ranges, test_share) if option == "--images" else []
+        ranges = _with_test(ranges, test_share, f"{option} {images}")
+    elif test_share is None and TEST in ranges:
+        untested = last_parts_held_out(len(names), validation_share, 0)
     ids = [names[k] for k in order]
-    return ImageFiles(kind, files, ids, order, attributes, values[order], ranges, notes)
+    return ImageFiles(kind, files, ids, order, attributes, values[order], ranges, notes, untested)
+
+
+def _with_test(ranges: dict[str, range], share: float | None, said: str) -> dict[str, range]:
+    """The splits that images came with, and a test split if one was asked for that they lack.
+
+    Args:
+        ranges: positions of the splits.
+        share: the share of all images to take from those for validation; None: none.
+        said: where the images are, for messages.
+    Raises: UserError if there are not enough validation images.
+    """
+    if share and TEST not in ranges:
+        return last_part_tests(ranges, share_of_validation(ranges, share, said))
+    return ranges
 
 
 def _unique(files: Files, ids: list[str], images: str, option: str = "--images") -> list[str]:

@@ -31,6 +31,14 @@ class Source(Protocol):
     def splits(self) -> dict[str, range]:
         """Positions in `ids` of each split; together they cover all of `ids`."""
 
+    def without_test(self) -> "Source | None":
+        """The same images, divided as by versions that made no test split of them.
+
+        Datasets of those versions are completed, and go on, as they are.
+
+        Returns: None if those versions divided them in the same way.
+        """
+
     @property
     def is_remote(self) -> bool:
         """Whether `read` waits for a network, so that concurrent calls are faster."""

@@ -35,7 +35,7 @@ from raygen.data.sources.drawn import DrawnFaces
 from raygen.data.sources.drawn_faces import write_celeba_layout
 from raygen.data.sources.image_files import celeba, folder
 from raygen.data.sources.source import Source
-from raygen.data.splits import TRAIN, VALIDATION
+from raygen.data.splits import TEST, TRAIN, VALIDATION
 
 SMALL = ImageFormat(32, 32, 150)
 LARGE = ImageFormat(109, 89)
@@ -70,14 +70,18 @@ def files_of(path: Path) -> dict[str, str]:
 def test_a_prepared_dataset_holds_the_sources_images_bit_for_bit(
     ray_session: str, tmp_path: Path
 ) -> None:
-    source, place = DrawnFaces(43, seed=5), Folder.at(tmp_path / "faces")
+    source, place = DrawnFaces(103, seed=5), Folder.at(tmp_path / "faces")
     seen: list[tuple[int, int]] = []
     [manifest] = prepare(
         source, [Target(place, SMALL)], 2, lambda done, total, rate: seen.append((done, total))
     )
     assert Manifest.load(place) == manifest
-    assert seen[-1] == (43, 43)
-    assert (manifest.rows(TRAIN), manifest.rows(VALIDATION)) == (34, 9)
+    assert seen[-1] == (103, 103)
+    assert {split: manifest.rows(split) for split in manifest.splits} == {
+        TRAIN: 82,
+        VALIDATION: 11,
+        TEST: 10,
+    }
     assert all(len(files) == 8 for files in manifest.splits.values())
     assert manifest.attributes == source.attributes
     for split, positions in source.splits().items():
@@ -147,7 +151,7 @@ def test_the_result_is_the_same_for_any_order_and_number_of_processors(
         make_part(source, source.ids, [target], part)
     made, alone = files_of(tmp_path / "ray"), files_of(tmp_path / "alone")
     shards = {name: digest for name, digest in alone.items() if name.endswith(".parquet")}
-    assert len(shards) == 8
+    assert len(shards) == 4 + 3 + 3
     assert shards == {name: d for name, d in made.items() if name.endswith(".parquet")}
     assert set(made) - set(shards) == {MANIFEST, MARKER}
 
@@ -239,13 +243,13 @@ def test_images_that_cannot_be_read_are_listed_and_left_out(
     # A dataset that is there already is measured by the same rule.
     with pytest.raises(UserError, match=r"--max-rejected: 2 of 20"):
         prepare(source, [target], 1, allowed=1)
-    assert (manifest.rows(TRAIN), manifest.rows(VALIDATION)) == (15, 3)
+    assert [manifest.rows(split) for split in (TRAIN, VALIDATION, TEST)] == [15, 2, 1]
     assert [entry["id"] for entry in manifest.rejected] == ["000003.jpg", "000019.jpg"]
-    assert [entry["split"] for entry in manifest.rejected] == [TRAIN, VALIDATION]
+    assert [entry["split"] for entry in manifest.rejected] == [TRAIN, TEST]
     assert "not an image" in manifest.rejected[0]["reason"]
     assert "truncated" in manifest.rejected[1]["reason"]
     assert manifest.ignored == ("img_align_celeba/list.txt",)
-    for split in (TRAIN, VALIDATION):
+    for split in (TRAIN, VALIDATION, TEST):
         reader = ShardReader(target.folder, manifest, split)
         ids = reader.ids()
         assert not {"000003.jpg", "000019.jpg"} & set(ids)
@@ -395,6 +399,25 @@ def test_a_file_that_did_not_open_is_tried_again(ray_session: str, tmp_path: Pat
     assert manifest.rejected == ()
 
 
+@pytest.mark.slow
+def test_a_test_split_that_cannot_be_read_is_left_out(ray_session: str, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(20):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(images / f"{number}.png")
+    source = folder(str(images))
+    [tested] = [source.ids[k] for k in source.splits()[TEST]]
+    (images / tested).write_bytes(b"no picture")
+    manifest = one(folder(str(images)), tmp_path / "out", ImageFormat(8, 8))
+    assert {split: manifest.rows(split) for split in manifest.splits} == {TRAIN: 18, VALIDATION: 1}
+    assert [entry["id"] for entry in manifest.rejected] == [tested]
+    # The other splits are needed.
+    [validated] = [source.ids[k] for k in source.splits()[VALIDATION]]
+    (images / validated).write_bytes(b"no picture")
+    with pytest.raises(UserError, match="no image for validation could be read"):
+        one(folder(str(images)), tmp_path / "other", ImageFormat(8, 8))
+
+
 def test_records_of_unreadable_files_do_not_count() -> None:
     def record(reason: str) -> Record:
         return Record(None, [{"id": "1.png", "split": TRAIN, "reason": reason}])
@@ -417,7 +440,9 @@ def test_records_of_unreadable_files_do_not_count() -> None:
 def test_files_hold_all_rows_in_useful_sizes(
     count: int, image_bytes: list[int], workers: int
 ) -> None:
-    splits = {TRAIN: range(count * 4 // 5), VALIDATION: range(count * 4 // 5, count)}
+    bounds = count * 3 // 5, count * 4 // 5
+    # The splits need not follow one another as they are named.
+    splits = {TRAIN: range(bounds[0]), VALIDATION: range(bounds[1], count), TEST: range(*bounds)}
     parts = plan_parts(splits, image_bytes, workers)
     for part in parts:
         # All targets' files hold the same images.

@@ -17,12 +17,14 @@ from raygen.data.stream.stream import ImageStream
 def test_all_processes_read_the_same_memory(ray_session: str, tmp_path: Path) -> None:
     import ray
 
-    manifest, pixels = write_dataset(tmp_path, (7, 9), (6,), size=64, attributes=2)
+    manifest, pixels = write_dataset(tmp_path, (7, 9), (6,), size=64, attributes=2, test=(3,))
     folder = Folder.at(tmp_path)
     seen: list[tuple[int, int]] = []
     stored, _ = store_images(folder, manifest, lambda *progress: seen.append(progress))
     assert stored
+    # Trials are not to see the test images.
     assert seen[-1] == (22, 22)
+    assert set(stored.groups) == {TRAIN, VALIDATION}
     with mock.patch.object(ShardReader, "_read", side_effect=AssertionError("read a file")):
         held_out = HeldOut.of(folder, manifest, VALIDATION, 5, stored)
         assert np.array_equal(held_out.read(0, 5).images, pixels[VALIDATION][:5])

@@ -39,11 +39,12 @@ def test_a_saved_dataset_is_read_with_its_attributes(tmp_path: Path) -> None:
     source = huggingface(str(place))
     assert source.attributes == ("smiling", "cat", "dog", "hat", "glasses")
     assert source.ignored == ["caption"]
-    assert {split: len(r) for split, r in source.splits().items()} == {TRAIN: 19, VALIDATION: 1}
+    assert source.splits() == {TRAIN: range(18), VALIDATION: range(19, 20), TEST: range(18, 19)}
     assert sorted(shade(source, k) for k in range(20)) == list(range(20))
-    # The one for validation is not the last, as rows are often sorted by class.
-    assert [shade(source, k) for k in range(19)] == sorted(shade(source, k) for k in range(19))
+    # Those held out are not the last, as rows are often sorted by class.
+    assert [shade(source, k) for k in range(18)] == sorted(shade(source, k) for k in range(18))
     assert 0 < shade(source, 19) < 19
+    assert 0 < shade(source, 18) < 19
     assert source.ids == huggingface(str(place)).ids
     for position, name in enumerate(source.ids):
         assert name == f"train/{shade(source, position):07d}"
@@ -61,10 +62,24 @@ def test_a_dictionary_of_splits_keeps_them(tmp_path: Path) -> None:
     for split, shades in zip(ranges, parts.values(), strict=True):
         assert [shade(source, k) for k in ranges[split]] == list(shades)
     check_values(source)
+    assert source.without_test() is None
+    assert source.ids == huggingface(str(tmp_path), test_share=0.1).ids
     # Without a split for validation, the one for tests serves.
     (tmp_path / "dataset_dict.json").write_text(json.dumps({"splits": ["test", "train"]}))
-    ranges = huggingface(str(tmp_path)).splits()
-    assert {split: len(r) for split, r in ranges.items()} == {TRAIN: 12, VALIDATION: 5}
+    source = huggingface(str(tmp_path))
+    assert {split: len(r) for split, r in source.splits().items()} == {TRAIN: 12, VALIDATION: 5}
+    assert "--test-share takes a test split out of the latter" in source.notes[-1]
+    # A part of it tests if that is asked for: rows in order, from all over it.
+    source = huggingface(str(tmp_path), test_share=0.2)
+    ranges = source.splits()
+    assert {s: len(r) for s, r in ranges.items()} == {TRAIN: 12, VALIDATION: 2, TEST: 3}
+    found = {split: [shade(source, k) for k in r] for split, r in ranges.items()}
+    assert found[TRAIN] == list(range(12))
+    assert sorted(found[VALIDATION] + found[TEST]) == list(range(15, 20))
+    assert all(part == sorted(part) for part in found.values())
+    check_values(source)
+    with pytest.raises(UserError, match=r"--test-share 0.3: must be less than 0.294, because test"):
+        huggingface(str(tmp_path), test_share=0.3)
 
 
 def test_splits_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:

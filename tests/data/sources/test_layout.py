@@ -70,9 +70,16 @@ def test_folders_for_splits_are_kept_as_splits(
         assert all(own == [name.split("/")[-2]] for name, own in labels(source).items())
     else:
         assert source.attributes == ()
-    [note] = source.notes
+    [note, on_test] = source.notes
     assert "for train (5 images)" in note
     assert "for validation (2 images)" in note
+    assert "--test-share takes a test split out of the latter" in on_test
+    assert source.without_test() is None
+    tested = folder(str(tmp_path), test_share=0.2)
+    assert tested.notes == [note]
+    assert {s: len(r) for s, r in tested.splits().items()} == {TRAIN: 5, VALIDATION: 1, TEST: 1}
+    # The images that train are not changed by it.
+    assert in_split(tested, TRAIN) == in_split(source, TRAIN)
     # The order within a split does not follow the names.
     assert source.ids == folder(str(tmp_path), labels=labelled).ids
 
@@ -84,6 +91,8 @@ def test_three_splits_are_kept_and_two_names_of_one_are_joined(tmp_path: Path) -
     assert in_split(source, VALIDATION) == ["val/a/2.png", "valid/b/3.png"]
     assert in_split(source, TEST) == ["test/a/5.png", "test/b/4.png"]
     assert source.attributes == ("a", "b")
+    assert source.without_test() is None
+    assert folder(str(tmp_path), test_share=0.2).splits() == source.splits()
 
 
 def test_splits_may_lie_below_the_classes(tmp_path: Path) -> None:
@@ -131,7 +140,8 @@ def test_folders_beside_a_split_are_refused_with_a_way_on(tmp_path: Path) -> Non
     source = folder(place, labels=True, keep_splits=False)
     assert source.attributes == ("extra", "train", "val")
     assert source.notes == []
-    assert {split: len(r) for split, r in source.splits().items()} == {TRAIN: 2, VALIDATION: 1}
+    ranges = source.splits()
+    assert {split: len(r) for split, r in ranges.items()} == {TRAIN: 1, VALIDATION: 1, TEST: 1}
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,11 @@ def test_celeba_is_read_from_its_zip_and_from_a_folder(
         source = celeba(str(path), str(table))
         assert source.ids == [f"{k:06d}.jpg" for k in range(1, COUNT + 1)]
         assert source.attributes == drawn_faces.ATTRIBUTES
-        assert source.splits() == {TRAIN: range(9), VALIDATION: range(9, COUNT)}
+        assert source.splits() == {
+            TRAIN: range(9),
+            VALIDATION: range(9, 10),
+            TEST: range(10, COUNT),
+        }
         image, values = load_image(source, 4)
         face, attributes = drawn_faces.draw_face(2, 4)
         assert np.abs(np.asarray(image, float) - np.asarray(face, float)).mean() < 4
@@ -51,7 +55,7 @@ def test_drawn_faces_are_numbered_like_celeba() -> None:
     assert source.ids[4] == "000005.jpg"
     assert image.tobytes() == face.tobytes()
     assert values == [1 if attributes[name] else -1 for name in source.attributes]
-    assert source.splits() == {TRAIN: range(8), VALIDATION: range(8, 10)}
+    assert source.splits() == {TRAIN: range(8), VALIDATION: range(8, 9), TEST: range(9, 10)}
     assert DrawnFaces(10).description() != source.description()
 
 
@@ -184,14 +188,54 @@ def test_subfolders_can_be_labels(tmp_path: Path) -> None:
 
 def test_the_share_of_validation_can_be_chosen(tmp_path: Path) -> None:
     place = str(write_pictures(tmp_path / "set", 20))
-    assert {s: len(r) for s, r in folder(place).splits().items()} == {TRAIN: 19, VALIDATION: 1}
+    assert counts(folder(place)) == {TRAIN: 18, VALIDATION: 1, TEST: 1}
     half = folder(place, 0.5)
-    assert {s: len(r) for s, r in half.splits().items()} == {TRAIN: 10, VALIDATION: 10}
+    assert counts(half) == {TRAIN: 9, VALIDATION: 10, TEST: 1}
     assert half.description() != folder(place).description()
     # However few there are, each split has one.
     few = str(write_pictures(tmp_path / "few", 3))
-    for share in (0.01, 0.99):
-        assert all(folder(few, share).splits().values())
+    for share in (0.01, 0.94):
+        assert counts(folder(few, share)) == {TRAIN: 1, VALIDATION: 1, TEST: 1}
+
+
+def counts(source: ImageFiles) -> dict[str, int]:
+    return {split: len(positions) for split, positions in source.splits().items()}
+
+
+def test_the_share_of_tests_can_be_chosen(tmp_path: Path, layout: tuple[Path, Path]) -> None:
+    place = str(write_pictures(tmp_path / "set", 20))
+    assert counts(folder(place, 0.25, test_share=0.5)) == {TRAIN: 5, VALIDATION: 5, TEST: 10}
+    assert counts(folder(place, 0.25, test_share=0)) == {TRAIN: 15, VALIDATION: 5}
+    images, table = map(str, layout)
+    assert counts(celeba(images, table, test_share=0)) == {TRAIN: 9, VALIDATION: 2}
+    assert counts(celeba(images, table, test_share=0.01)) == {TRAIN: 9, VALIDATION: 1, TEST: 1}
+    drawn = DrawnFaces(100, test_share=0.15).splits()
+    assert drawn == {TRAIN: range(80), VALIDATION: range(80, 85), TEST: range(85, 100)}
+
+
+def test_a_test_split_is_taken_out_of_a_partition_without_one_only_if_asked_for(
+    layout: tuple[Path, Path], tmp_path: Path
+) -> None:
+    images, table = map(str, layout)
+    parts = tmp_path / "parts.txt"
+    parts.write_text("".join(f"{k:06d}.jpg {int(k % 2)}\n" for k in range(1, COUNT + 1)))
+    source = celeba(images, table, str(parts))
+    assert counts(source) == {TRAIN: 5, VALIDATION: 6}
+    assert source.without_test() is None
+    assert "--test-share takes a test split out of the latter" in source.notes[-1]
+    source = celeba(images, table, str(parts), 0.2)
+    assert source.notes == []
+    assert counts(source) == {TRAIN: 5, VALIDATION: 4, TEST: 2}
+    assert [source.ids[k] for k in source.splits()[TEST]] == ["000009.jpg", "000011.jpg"]
+    with pytest.raises(UserError, match=r"--test-share 0\.6: must be less than 0\.545, because"):
+        celeba(images, table, str(parts), 0.6)
+    # One that the partition brings is not changed.
+    parts.write_text("".join(f"{k:06d}.jpg {k % 3}\n" for k in range(1, COUNT + 1)))
+    source = celeba(images, table, str(parts), 0.5)
+    assert counts(source) == {TRAIN: 3, VALIDATION: 4, TEST: 4}
+    assert source.notes == [
+        "--test-share is not used: the images come with a test split of their own"
+    ]
 
 
 def colour(number: int) -> tuple[int, int, int]:
@@ -229,17 +273,23 @@ def test_anime_faces_are_read_from_a_zip_and_from_a_folder(tmp_path: Path) -> No
             assert values == []
 
 
-@pytest.mark.parametrize(("count", "validation"), [(2, 1), (5, 1), (20, 1), (100, 5), (130, 6)])
-def test_one_in_twenty_anime_faces_is_held_out(tmp_path: Path, count: int, validation: int) -> None:
+@pytest.mark.parametrize(("count", "each"), [(2, 1), (3, 1), (5, 1), (20, 1), (100, 5), (130, 6)])
+def test_one_in_twenty_anime_faces_validates_and_one_tests(
+    tmp_path: Path, count: int, each: int
+) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
     for number in range(count):
         (folder / f"{number}.png").write_bytes(b"")
     splits = anime(folder).splits()
-    assert splits == {
-        TRAIN: range(count - validation),
-        VALIDATION: range(count - validation, count),
+    tests = each if count > 2 else 0
+    expected = {
+        TRAIN: range(count - each - tests),
+        VALIDATION: range(count - each, count),
+        TEST: range(count - each - tests, count - each),
     }
+    # Of two images, one validates and none tests.
+    assert splits == {split: positions for split, positions in expected.items() if positions}
 
 
 def test_held_out_anime_faces_come_from_all_over_the_set(tmp_path: Path) -> None:
