@@ -296,7 +296,7 @@ class PlainVAEGAN(Plain):
 
         self.discriminator_optimizer.zero_grad()
         logits = [
-            self.discriminator(shown[::2])[0]
+            self.discriminator(shown[::2])
             for shown in (images, generated.detach(), decoded.detach())
         ]
         terms = [cross_entropy(each, label) for each, label in zip(logits, (1, 0, 0), strict=True)]
@@ -305,17 +305,17 @@ class PlainVAEGAN(Plain):
         self.discriminator_optimizer.step()
 
         self.discriminator.requires_grad_(False)
-        with torch.no_grad():
-            _, real_features = self.discriminator(images)
-        decoded_logits, features = self.discriminator(decoded)
-        generated_logits, _ = self.discriminator(generated)
-        distance = 0.5 * ((features - real_features) ** 2).sum(dim=1).mean()
+        features = self.discriminator.features(torch.cat([decoded, images])).flatten(1)
+        decoded_features, real_features = features.chunk(2)
+        distance = 0.5 * ((decoded_features - real_features.detach()) ** 2).sum(dim=1).mean()
+        decoded_logits = self.discriminator(decoded)
+        generated_logits = self.discriminator(generated)
         fooled_by_decoded = cross_entropy(decoded_logits, 1)
         fooled_by_generated = cross_entropy(generated_logits, 1)
         fooled = fooled_by_decoded + fooled_by_generated
         kl = -0.5 * (1 + log_var - mean**2 - log_var.exp()).sum(dim=1).mean()
         # Differentiate both losses only once down to the images that the decoder made.
-        [of_distance] = torch.autograd.grad(distance, decoded, retain_graph=True)
+        [of_distance] = torch.autograd.grad(distance, decoded)
         of_fooled = torch.autograd.grad(fooled, [decoded, generated])
         self.discriminator.requires_grad_(True)
         [of_latents] = torch.autograd.grad(decoded, entered, of_distance, retain_graph=True)
@@ -379,7 +379,7 @@ def _vaegan_decoder(latent_size: int, width: float) -> nn.Module:
 
 
 class _VAEGANDiscriminator(nn.Module):
-    """Returns logits (N,) and the features (N, F) by which reconstructions are compared."""
+    """Returns logits (N,). Reconstructions are compared by `features`, (N, C, H, W)."""
 
     def __init__(self, width: float) -> None:
         super().__init__()
@@ -402,9 +402,9 @@ class _VAEGANDiscriminator(nn.Module):
             nn.Linear(c128 * 4 * 4, 1),
         )
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.features(images)
-        return self.logits(features).squeeze(1), features.flatten(1)
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.logits(self.features(images)).squeeze(1)
+        return logits
 
 
 PLAIN: dict[str, type[Plain]] = {

@@ -117,13 +117,13 @@ class Discriminator(nn.Module):
         self.features = nn.Sequential(*layers[:last])
         self.judge = nn.Sequential(*layers[last:], nn.Flatten(), nn.Linear(channels * 4 * 4, 1))
 
-    def forward(
-        self, images: Tensor, with_features: bool = False
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """Args: with_features: return (logits, features), these (N, F)."""
-        features = self.features(images)
+    def forward(self, images: Tensor, features_only: bool = False) -> Tensor:
+        """Args: features_only: return the features (N, F) that measure reconstructions."""
+        features: Tensor = self.features(images)
+        if features_only:
+            return features.flatten(1)
         logits: Tensor = self.judge(features).squeeze(1)
-        return (logits, features.flatten(1)) if with_features else logits
+        return logits
 
 
 def feature_distance(reconstructed: Tensor, real: Tensor) -> Tensor:
@@ -135,6 +135,20 @@ def feature_distance(reconstructed: Tensor, real: Tensor) -> Tensor:
     Source: Larsen et al. 2015, equations 7 and 8.
     """
     return 0.5 * (reconstructed.float() - real.float()).square().sum(dim=1)
+
+
+def reconstruction_distance(discriminator: nn.Module, decoded: Tensor, real: Tensor) -> Tensor:
+    """The feature distance of reconstructions (N, C, H, W) to their images, per image: (N,).
+
+    Both go through the discriminator as one batch. In batches of their own, batch norm would scale
+    the features of each to the same size, and a reconstruction of half the contrast would look
+    perfect. The authors' code (github.com/andersbll/autoencoding_beyond_pixels, model/aegan.py)
+    does the same; as there, samples of the prior are not in the batch, and the features of the real
+    images are a constant.
+    """
+    features = discriminator(torch.cat([decoded, real]), features_only=True)
+    of_decoded, of_real = features.split(len(real))
+    return feature_distance(of_decoded, of_real.detach())
 
 
 class VAEGAN(Model):
@@ -232,16 +246,15 @@ class VAEGAN(Model):
         discriminator = self.networks["discriminator"]
         with frozen(discriminator):
             with self.autocast():
-                with torch.no_grad():
-                    _, real_features = discriminator(real, True)
-                decoded_logits, features = discriminator(decoded, True)
+                distance = reconstruction_distance(discriminator, decoded, real).mean()
+                # Logits are those of the batches that the discriminator has learnt to classify.
+                decoded_logits = discriminator(decoded)
                 generated_logits = discriminator(generated)
-            distance = feature_distance(features, real_features).mean()
             fooled_by_decoded = generator_term(self.options, decoded_logits)
             fooled_by_generated = generator_term(self.options, generated_logits)
             fooled = fooled_by_decoded + fooled_by_generated
             # Differentiate each loss with respect to the decoder's images,
-            [of_distance] = torch.autograd.grad(distance, decoded, retain_graph=True)
+            [of_distance] = torch.autograd.grad(distance, decoded)
             of_fooled = torch.autograd.grad(fooled, [decoded, generated])
         # so that the adversarial gradients never reach the encoder
         [of_latents] = torch.autograd.grad(decoded, entered, of_distance, retain_graph=True)

@@ -31,7 +31,14 @@ from raygen.config.fields import updated
 from raygen.config.run import PRESETS, RunConfig
 from raygen.core.errors import UserError
 from raygen.models.layers import PRIOR_NOISE, TRAINING_NOISE, VALIDATION_NOISE, latents
-from raygen.models.vaegan import VAEGAN, Decoder, Discriminator, Encoder, feature_distance
+from raygen.models.vaegan import (
+    VAEGAN,
+    Decoder,
+    Discriminator,
+    Encoder,
+    feature_distance,
+    reconstruction_distance,
+)
 
 pytestmark = pytest.mark.numeric
 
@@ -98,11 +105,10 @@ def test_shapes_are_the_reference_systems() -> None:
         [128, 4, 4],
     ]
     discriminator = Discriminator().eval()
-    logits, features = discriminator(real, with_features=True)
+    logits, features = discriminator(real), discriminator(real, features_only=True)
     assert logits.shape == (2,)
     # Those that measure reconstructions come from the block before the last.
     assert features.shape == (2, 128 * 8 * 8)
-    assert torch.equal(discriminator(real), logits)
     decoded = Decoder()(codes)
     assert decoded.shape == (2, 3, 64, 64)
     assert decoded.abs().max() <= 1
@@ -488,7 +494,69 @@ def test_larsen_lets_the_generators_side_see_the_whole_batch() -> None:
     model = build(VAEGAN, config(half_batches=True))
     shown = Seen(model.networks["discriminator"])
     model.update(batch_of(images()), a_step(4, 8))
-    assert [len(batch) for batch in shown.inputs] == [BATCH] * 3
+    # Reconstructions are measured in one batch with the real images.
+    assert [len(batch) for batch in shown.inputs] == [2 * BATCH, BATCH, BATCH]
+
+
+class FadedDecoder(nn.Module):
+    """Makes of codes (N, L) the real images, at a contrast of 0.5 + the codes' mean."""
+
+    def __init__(self, real: Tensor) -> None:
+        super().__init__()
+        self.real = real
+        self.more = nn.Parameter(torch.zeros(()))
+
+    def forward(self, codes: Tensor) -> Tensor:
+        return self.real * (0.5 + self.more + codes.mean(dim=1).view(-1, 1, 1, 1))
+
+
+class FixedEncoder(nn.Module):
+    """Makes of any images the same mean, at first 0, and hardly any variance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(LATENT))
+
+    def forward(self, real: Tensor) -> tuple[Tensor, Tensor]:
+        return self.mean.expand(len(real), -1), torch.full((len(real), LATENT), -40.0)
+
+
+def test_reconstructions_at_half_the_contrast_are_far_from_their_images() -> None:
+    discriminator = build(VAEGAN, config()).networks["discriminator"]
+    assert discriminator.training
+    real = images()
+    contrast = torch.tensor(1.0, requires_grad=True)
+
+    def distance(decoded: Tensor) -> Tensor:
+        return reconstruction_distance(discriminator, decoded, real).mean()
+
+    assert distance(real).item() == pytest.approx(0, abs=1e-6)
+    half = distance(real / 2).item()
+    of_others = distance(images(seed=1)).item()
+    # Of a half that batch norm would otherwise hide.
+    apart = [discriminator(each, features_only=True) for each in (real / 2, real)]
+    assert half > 20 * feature_distance(*apart).mean().item()
+    assert half > 0.05 * of_others
+    for value, wish in ((0.5, -1), (0.9, -1), (1.1, 1), (2.0, 1)):
+        faded = real * (contrast * value)
+        [slope] = torch.autograd.grad(distance(faded), contrast)
+        assert slope * wish > 0, value
+
+
+def test_larsen_restores_the_contrast_of_reconstructions() -> None:
+    real = images()
+    model = build(VAEGAN, config(schedule="1:1", gamma=1e6))
+    encoder, decoder = FixedEncoder(), FadedDecoder(real)
+    model.parallel |= {"encoder": encoder, "decoder": decoder}
+    metrics = model.update(batch_of(real), a_step(0))
+    discriminator = model.networks["discriminator"]
+    expected = reconstruction_distance(discriminator, real / 2, real).mean().item()
+    assert metrics["loss/feature_distance"].item() == pytest.approx(expected, rel=1e-4)
+    # Descending, both make the contrast larger.
+    assert encoder.mean.grad is not None
+    assert (encoder.mean.grad < 0).all()
+    assert decoder.more.grad is not None
+    assert decoder.more.grad < 0
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
