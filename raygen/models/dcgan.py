@@ -30,6 +30,7 @@ from raygen.models.layers import (
     initialise_normal,
     initialise_uniform,
     scaled,
+    with_batch_statistics,
 )
 from raygen.models.optimizers import adam
 
@@ -223,8 +224,8 @@ class DCGAN(Model):
         return {"loss/generator": loss.detach()}
 
     def validate(self, batch: Batch, number: int) -> Metrics:
-        generator, discriminator = self.networks["generator"], self.networks["discriminator"]
-        with evaluating([generator, discriminator]), self.autocast():
+        generator, discriminator = self.ema("generator"), self.networks["discriminator"]
+        with evaluating([generator]), with_batch_statistics(discriminator), self.autocast():
             fake = generator(self.fixed_noise(len(batch), VALIDATION_NOISE, number))
             return adversarial.validation_losses(
                 self.options, {"real": discriminator(batch.images)}, {"fake": discriminator(fake)}

@@ -21,6 +21,9 @@ USER_NOISE = 7
 QUALITY_NOISE = 8
 DROPOUT_NOISE = 9
 
+BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+"""The batch norm layers that networks may have."""
+
 
 def scaled(channels: int, width: float) -> int:
     """Apply the width multiplier to a number of channels; at least 1."""
@@ -263,6 +266,32 @@ def evaluating(networks: Iterable[nn.Module]) -> Iterator[None]:
     finally:
         for network, training in before:
             network.train(training)
+
+
+@contextlib.contextmanager
+def with_batch_statistics(network: nn.Module) -> Iterator[None]:
+    """Evaluate a network, but normalise each batch by its own statistics, until the context ends.
+
+    A discriminator learns from batches of one kind, each normalised by its own statistics. By the
+    running statistics, which mix the kinds, it would be judged as another network than the one that
+    trains the generator. Dropout is off, there are no gradients, and the running statistics stay as
+    they are. Workers' statistics are not synchronised, so they may have different numbers of
+    batches.
+    """
+    statistics = [
+        (module, module.running_mean, module.running_var)
+        for module in network.modules()
+        if isinstance(module, BATCH_NORM)
+    ]
+    with evaluating([network]):
+        try:
+            for module, _, _ in statistics:
+                # In evaluation mode too, batch norm without statistics takes those of the batch.
+                module.running_mean = module.running_var = None
+            yield
+        finally:
+            for module, mean, variance in statistics:
+                module.running_mean, module.running_var = mean, variance
 
 
 class MovingAverage:

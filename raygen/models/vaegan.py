@@ -30,6 +30,7 @@ from raygen.models.layers import (
     kl_divergence,
     reparameterize,
     scaled,
+    with_batch_statistics,
 )
 from raygen.models.optimizers import adam, sgd
 
@@ -331,7 +332,8 @@ class VAEGAN(Model):
         encoder, decoder = self.ema("encoder"), self.ema("decoder")
         discriminator = self.networks["discriminator"]
         prior = self.fixed_noise(len(batch), VALIDATION_NOISE, number)
-        with evaluating([encoder, decoder, discriminator]), self.autocast():
+        averages, judge = evaluating([encoder, decoder]), with_batch_statistics(discriminator)
+        with averages, judge, self.autocast():
             mean, log_var = encoder(real)
             decoded, generated = decoder(mean), decoder(prior)
             metrics = adversarial.validation_losses(

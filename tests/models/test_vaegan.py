@@ -200,6 +200,10 @@ def close(mine: nn.Module, losses: Tensor, exact: nn.Module) -> None:
         assert difference <= 1e-9 * gradient.norm(), name
 
 
+def named(model: VAEGAN) -> list[tuple[str, nn.Module]]:
+    return list(model.networks.items())
+
+
 def hold(model: VAEGAN, *optimizers: str) -> None:
     """Let these optimizers take steps of no length."""
     for name in optimizers:
@@ -565,11 +569,15 @@ def test_validation_by_hand(objective: str) -> None:
     for number in range(2):
         model.update(batch_of(images(seed=number)), a_step(number))
     real, moves = images(4, seed=9), Moves(model)
+    states = {n: {k: v.clone() for k, v in m.state_dict().items()} for n, m in named(model)}
     measured = model.validate(batch_of(real), 5)
     assert not moves.take()
+    for name, network in named(model):
+        assert all(torch.equal(v, states[name][k]) for k, v in network.state_dict().items())
     assert all(model.networks[name].training for name in model.trained)
     encoder, decoder = model.networks["encoder_ema"], model.networks["decoder_ema"]
-    discriminator = model.networks["discriminator"].eval()
+    # In training mode, as in its own step.
+    discriminator = model.networks["discriminator"]
     with torch.no_grad():
         mean, log_var = encoder(real)
         decoded = decoder(mean)
