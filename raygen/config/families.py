@@ -218,8 +218,8 @@ class VAEGANConfig(AdversarialConfig):
     """Length of a latent code, whose prior is N(0, I)."""
     schedule: Changeable[str] = "two-phase"
     """Discriminator steps : generator steps, as 1:1, 5:1, 1:2; or two-phase: 4:1 in the first half
-    of the run and 1:4 in the second. The generator's steps are those of encoder and decoder; the
-    VAE step of the `article` objective is taken in every iteration."""
+    of the run and 1:4 in the second. The generator's steps are those of encoder and decoder, with
+    the objective `article` the VAE step too."""
     objective: VAEGANObjective = "larsen"
     """larsen: the paper's, which measures reconstructions by the discriminator's features;
     article: by pixels, with a VAE step of its own, which tends to collapse the posterior."""

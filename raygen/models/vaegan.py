@@ -2,7 +2,7 @@
 
 `larsen` is the paper's: reconstructions are measured by the discriminator's features, and the
 adversarial loss does not reach the encoder. `article` measures them by pixels, in a VAE step of
-its own after the steps of discriminator and generator.
+its own after each step of the generator.
 
 Source: Larsen et al. 2015, "Autoencoding beyond pixels using a learned similarity metric",
 arXiv 1512.09300.
@@ -278,40 +278,45 @@ class VAEGAN(Model):
 
     def _update_article(self, real: Tensor, step: Step) -> Metrics:
         turn = self.schedule.turn(step.number, step.total)
-        noise = self.noise(step, step.images, TRAINING_NOISE)
         prior = self.noise(step, step.images, PRIOR_NOISE)
         metrics: Metrics = {}
-        with self.autocast():
+        with torch.set_grad_enabled(turn.generator), self.autocast():
             mean, log_var = self.parallel["encoder"](real)
-        if turn.discriminator or turn.generator:
-            with torch.set_grad_enabled(turn.generator), self.autocast():
-                decoded = self.parallel["decoder"](mean.detach())
-                generated = self.parallel["decoder"](prior)
+            decoded = self.parallel["decoder"](mean.detach())
+            generated = self.parallel["decoder"](prior)
         if turn.discriminator:
             shown = {"real": real}
             if 2 * step.number < step.total:
                 shown["reconstruction"] = decoded.detach()
             metrics |= self._step_discriminator(shown, {"fake": generated.detach()}, step)
         if turn.generator:
-            discriminator = self.networks["discriminator"]
-            with frozen(discriminator):
-                with self.autocast():
-                    logits = discriminator(decoded), discriminator(generated)
-                fooled = [generator_term(self.options, each) for each in logits]
-                loss = (fooled[0] + fooled[1]) / 2
-                self.minimise("decoder", loss, step)
-            metrics |= {
-                "loss/generator": loss.detach(),
-                "loss/generator_reconstruction": fooled[0].detach(),
-                "loss/generator_fake": fooled[1].detach(),
-            }
+            metrics |= self._step_generator(decoded, generated, step)
+            metrics |= self._step_vae(real, mean, log_var, step)
+        return metrics
+
+    def _step_generator(self, decoded: Tensor, generated: Tensor, step: Step) -> Metrics:
+        discriminator = self.networks["discriminator"]
+        with frozen(discriminator):
+            with self.autocast():
+                logits = discriminator(decoded), discriminator(generated)
+            fooled = [generator_term(self.options, each) for each in logits]
+            loss = (fooled[0] + fooled[1]) / 2
+            self.minimise("decoder", loss, step)
+        return {
+            "loss/generator": loss.detach(),
+            "loss/generator_reconstruction": fooled[0].detach(),
+            "loss/generator_fake": fooled[1].detach(),
+        }
+
+    def _step_vae(self, real: Tensor, mean: Tensor, log_var: Tensor, step: Step) -> Metrics:
+        noise = self.noise(step, step.images, TRAINING_NOISE)
         with self.autocast():
             decoded = self.parallel["decoder"](reparameterize(mean, log_var, noise))
         mse = F.mse_loss(decoded, real)
         kl = kl_divergence(mean, log_var).mean()
         loss = 2 * mse + kl
         self.minimise("vae", loss, step)
-        return metrics | {
+        return {
             "loss/vae": loss.detach(),
             "loss/mse": mse.detach(),
             "loss/kl": kl.detach(),

@@ -335,11 +335,12 @@ def test_the_articles_discriminator_step_leaves_the_other_gradients_to_the_vae_s
         return gradients_of(model, "encoder"), gradients_of(model, "decoder")
 
     # Neither the discriminator's nor the generator's step shows in what the VAE step left behind.
-    both, alone = gradients("1:1"), gradients("two-phase")
-    rests = gradients("1:2")
-    for other in (alone, rests):
-        assert equal(both[0], other[0])
-        assert equal(both[1], other[1])
+    both, rests = gradients("1:1"), gradients("2:3")
+    assert len(both[0]) > 5
+    assert equal(both[0], rests[0])
+    assert equal(both[1], rests[1])
+    # It is only taken where the generator steps.
+    assert gradients("two-phase") == ([], [])
     # The discriminator's gradients are left by its own steps: the fifth of 8 is not one.
     model = build(VAEGAN, config(objective="article", schedule="two-phase"))
     for parameter in model.networks["discriminator"].parameters():
@@ -386,9 +387,11 @@ def test_the_articles_terms_in_the_first_and_in_the_second_half(number: int) -> 
         assert metrics[f"loss/{name}"].item() == pytest.approx(value.item(), rel=1e-9), name
 
 
-@pytest.mark.parametrize("number", [0, 4])
-def test_the_articles_vae_step_is_of_sgd_on_both_networks_in_every_iteration(number: int) -> None:
-    # Of 8 iterations, the first is the discriminator's and the fifth the generator's.
+@pytest.mark.parametrize("number", [3, 4])
+def test_the_articles_vae_step_is_of_sgd_on_both_networks_in_the_generators_turns(
+    number: int,
+) -> None:
+    # Of 8 iterations, the fourth is everyone's and the fifth the generator's.
     model, real = fixed(objective="article", schedule="two-phase", lr_vae=0.05), images()
     hold(model, "decoder")
     exact = Exact(model, number, real)
@@ -449,13 +452,8 @@ def test_which_networks_move_in_two_phases(objective: str, half_batches: bool) -
     first, last = reported[:8], reported[8:]
     assert first == ["D", "D", "D", "DG", "D", "D", "D", "DG"]
     assert last == ["G", "G", "G", "DG", "G", "G", "G", "DG"]
-    if objective == "larsen":
-        assert moved[:8] == ["D", "D", "D", "DEG", "D", "D", "D", "DEG"]
-        assert moved[8:] == ["EG", "EG", "EG", "DEG", "EG", "EG", "EG", "DEG"]
-    else:
-        # The VAE step is taken in every iteration.
-        assert moved[:8] == ["DEG"] * 8
-        assert moved[8:] == ["EG", "EG", "EG", "DEG", "EG", "EG", "EG", "DEG"]
+    assert moved[:8] == ["D", "D", "D", "DEG", "D", "D", "D", "DEG"]
+    assert moved[8:] == ["EG", "EG", "EG", "DEG", "EG", "EG", "EG", "DEG"]
 
 
 def test_the_articles_generator_steps_follow_the_schedule() -> None:
