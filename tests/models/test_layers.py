@@ -17,6 +17,7 @@ from raygen.models.layers import (
     initialise_uniform,
     kl_divergence,
     latents,
+    recompute_statistics,
     reparameterize,
     scaled,
     with_batch_statistics,
@@ -114,6 +115,32 @@ def test_batch_statistics_normalise_a_batch_and_are_not_kept(
     assert all(torch.equal(after[name], value) for name, value in before.items())
     # The same tensors, which data-parallel wrappers and averages know.
     assert all(value is buffers[name] for name, value in network.named_buffers())
+
+
+def test_recomputed_statistics_are_means_over_batches_and_nothing_else_changes() -> None:
+    norm = nn.BatchNorm2d(3, momentum=0.2)
+    network = nn.Sequential(nn.Conv2d(2, 3, 1), nn.Dropout(0.5), norm, nn.Dropout(0.5)).eval()
+    for _ in range(3):
+        network.train()(torch.randn(8, 2, 4, 4) * 3)
+    network.eval()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    buffers, random = dict(network.named_buffers()), torch.get_rng_state()
+    batches = torch.randn(24, 2, 4, 4, generator=torch.Generator().manual_seed(0)).split(8)
+    recompute_statistics(network, batches)
+    assert torch.equal(torch.get_rng_state(), random)
+    with torch.no_grad():
+        features = torch.stack([network[0](batch) for batch in batches])
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    torch.testing.assert_close(norm.running_mean, features.mean((0, 1, 3, 4)))
+    variances = features.var((1, 3, 4), correction=1).mean(0)
+    torch.testing.assert_close(norm.running_var, variances)
+    for name, value in network.state_dict().items():
+        changed = name.endswith(("running_mean", "running_var"))
+        assert torch.equal(value, before[name]) is not changed, name
+    assert all(value is buffers[name] for name, value in network.named_buffers())
+    assert norm.momentum == 0.2
+    assert not any(module.training for module in network.modules())
 
 
 def test_batch_statistics_are_given_back_after_an_error() -> None:
