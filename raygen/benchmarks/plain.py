@@ -68,14 +68,14 @@ class PlainDCGAN(Plain):
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
-        options = config.model
+        options = config.model.explicit
         assert isinstance(options, DCGANConfig)
         self.real_label = 1 - options.label_smoothing
         networks = _dcgan_32 if config.image.height == 32 else _dcgan_64
         self.generator, self.discriminator = networks(options.latent_size, config.width)
         self.networks = {"generator": self.generator, "discriminator": self.discriminator}
         self.start_averages("generator")
-        betas = (options.beta1, 0.999)
+        betas = (options.beta1, options.beta2)
         self.generator_optimizer = torch.optim.Adam(
             self.generator.parameters(), options.lr_g, betas
         )
@@ -266,7 +266,7 @@ class PlainVAEGAN(Plain):
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
-        options = config.model
+        options = config.model.explicit
         assert isinstance(options, VAEGANConfig)
         self.gamma = options.gamma
         self.encoder = _VAEGANEncoder(options.latent_size, config.width)
@@ -278,10 +278,9 @@ class PlainVAEGAN(Plain):
             "discriminator": self.discriminator,
         }
         self.start_averages("encoder", "decoder")
-        betas = (options.beta1, 0.999)
-        lr_decoder, lr_encoder = options.learning_rates
-        self.encoder_optimizer = torch.optim.Adam(self.encoder.parameters(), lr_encoder, betas)
-        self.decoder_optimizer = torch.optim.Adam(self.decoder.parameters(), lr_decoder, betas)
+        betas = (options.beta1, options.beta2)
+        self.encoder_optimizer = torch.optim.Adam(self.encoder.parameters(), options.lr_vae, betas)
+        self.decoder_optimizer = torch.optim.Adam(self.decoder.parameters(), options.lr_g, betas)
         self.discriminator_optimizer = torch.optim.Adam(
             self.discriminator.parameters(), options.lr_d, betas
         )

@@ -284,7 +284,7 @@ class Model(ABC):
         them from, and so do decoders that also reconstruct. They decode codes of images, which are
         no samples of the prior before the training has made them so: on drawn faces, statistics of
         the prior raised the squared error of a VAE's reconstructions from 0.07 to 0.35, and a
-        VAE-GAN's distance of samples by a tenth.
+        VAE-GAN's from 0.18 to 0.20, with an SWD of 520 in place of 454.
         """
         if self.can_encode:
             return

@@ -155,7 +155,7 @@ class DCGAN(Model):
     """
 
     def __init__(self, config: RunConfig) -> None:
-        options = config.model
+        options = config.model.explicit
         assert isinstance(options, DCGANConfig)
         self.options, self.schedule = options, Schedule.parse(options.schedule)
         side = config.image.height
@@ -179,7 +179,7 @@ class DCGAN(Model):
             adversarial.normalise_spectrum(discriminator, weights)
         networks: dict[str, nn.Module] = {"generator": generator, "discriminator": discriminator}
         super().__init__(config, networks, averaged=("generator",))
-        betas = (options.beta1, 0.999)
+        betas = (options.beta1, options.beta2)
         self.optimizers = {
             "generator": adam(generator.parameters(), options.lr_g, betas),
             "discriminator": adam(discriminator.parameters(), options.lr_d, betas),

@@ -158,7 +158,7 @@ class VAEGAN(Model):
     can_encode = True
 
     def __init__(self, config: RunConfig) -> None:
-        options = config.model
+        options = config.model.explicit
         assert isinstance(options, VAEGANConfig)
         self.options, self.schedule = options, Schedule.parse(options.schedule)
         side = config.image.height
@@ -173,18 +173,17 @@ class VAEGAN(Model):
             adversarial.normalise_spectrum(discriminator, weights)
         networks = {"encoder": encoder, "decoder": decoder, "discriminator": discriminator}
         super().__init__(config, networks, averaged=("encoder", "decoder"))
-        betas = (options.beta1, 0.999)
-        lr_decoder, lr_vae = options.learning_rates
+        betas = (options.beta1, options.beta2)
         self.optimizers = {
             "discriminator": adam(discriminator.parameters(), options.lr_d, betas),
-            "decoder": adam(decoder.parameters(), lr_decoder, betas),
+            "decoder": adam(decoder.parameters(), options.lr_g, betas),
         }
         if options.objective == "larsen":
-            self.optimizers["encoder"] = adam(encoder.parameters(), lr_vae, betas)
+            self.optimizers["encoder"] = adam(encoder.parameters(), options.lr_vae, betas)
             self.losses = {"loss/encoder": "encoder", "loss/decoder": "decoder"}
         else:
             both = [*encoder.parameters(), *decoder.parameters()]
-            self.optimizers["vae"] = sgd(both, lr_vae)
+            self.optimizers["vae"] = sgd(both, options.lr_vae)
             self.losses = {"loss/vae": "encoder and decoder", "loss/generator": "decoder"}
         self.losses = {"loss/discriminator": "discriminator", **self.losses}
         self.interfaces = {

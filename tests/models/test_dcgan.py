@@ -409,6 +409,6 @@ def test_two_workers_with_half_the_batch_equal_one_with_all_of_it(tmp_path: Path
 
 
 def test_options_out_of_range_are_refused() -> None:
-    for name, value in (("lr_g", 0.0), ("beta1", 1.0), ("label_smoothing", -0.1)):
+    for name, value in (("lr_g", -1.0), ("beta1", 1.0), ("label_smoothing", -0.1)):
         with pytest.raises(UserError, match=f"--{name.replace('_', '-')}"):
             updated(DCGANConfig(), {name: value}, "here")

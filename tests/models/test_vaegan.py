@@ -684,6 +684,6 @@ def test_each_objective_has_its_own_learning_rates_unless_told() -> None:
 
 
 def test_options_out_of_range_are_refused() -> None:
-    for name, value in (("gamma", -1.0), ("lr_vae", -1.0), ("lr_d", 0.0), ("objective", "both")):
+    for name, value in (("gamma", -1.0), ("lr_vae", -1.0), ("lr_d", -1.0), ("objective", "both")):
         with pytest.raises(UserError, match=f"--{name.replace('_', '-')}"):
             updated(VAEGANConfig(), {name: value}, "here")
