@@ -44,7 +44,8 @@ def difference(comparison: Comparison, codes: np.ndarray) -> np.ndarray:
     parts = [
         s.weight * (codes[s.present].mean(0) - codes[s.absent].mean(0)) for s in comparison.strata
     ]
-    return np.sum(parts, axis=0)
+    found: np.ndarray = np.sum(parts, axis=0)
+    return found
 
 
 def test_the_correlation_of_attributes() -> None:
