@@ -1,5 +1,6 @@
 """Options of the model families, kept apart from the networks so that they load without torch."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, get_args
@@ -159,7 +160,10 @@ class AdversarialConfig(ModelConfig):
             Schedule.parse(self.schedule)
         require_choice(self, "adversarial_loss", AdversarialLoss)
         require_positive(self, "own_lr_d", "gradient_penalty")
-        require_at_least(self, 0, "lr_g", "lr_d")
+        for name in ("lr_g", "lr_d"):
+            rate = getattr(self, name)
+            holds = rate >= 0 and math.isfinite(rate)
+            require(holds, option(name), rate, "be above 0 and finite, or 0 for the default")
         for name in ("beta1", "beta2"):
             decay = getattr(self, name)
             holds = 0 <= decay < 1 or decay == OPEN[name]
