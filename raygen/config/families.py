@@ -23,15 +23,8 @@ AdversarialLoss = Literal["non-saturating", "hinge", "least-squares", "wasserste
 VAEGANObjective = Literal["larsen", "article"]
 Optimizer = Literal["rmsprop", "adam"]
 
-OPEN: Mapping[str, str | float] = {
-    "schedule": "auto",
-    "beta1": -1.0,
-    "beta2": -1.0,
-    "lr_g": 0.0,
-    "lr_d": 0.0,
-    "lr_vae": 0.0,
-}
-"""Values that mean "the default", of the options whose default depends on other options."""
+OPEN: Mapping[str, str | float] = {"schedule": "auto", "beta1": -1.0, "beta2": -1.0}
+"""Values that mean "the default", of options of which 0 cannot mean that."""
 
 LEAST_SIDE = 8
 """Side of the smallest images whose quality can be measured, in pixels."""
@@ -89,13 +82,16 @@ class ModelConfig:
 
     @property
     def own(self) -> Mapping[str, Any]:
-        """Defaults of the options whose default depends on other options, by name."""
+        """Defaults of the options whose default depends on other options, by name.
+
+        The options themselves have 0, or what `OPEN` says, for "the default".
+        """
         return {}
 
     @property
     def left_open(self) -> frozenset[str]:
         """Names of the options that have their own default."""
-        return frozenset(name for name in self.own if getattr(self, name) == OPEN[name])
+        return frozenset(name for name in self.own if getattr(self, name) == OPEN.get(name, 0))
 
     @property
     def explicit(self) -> Self:
