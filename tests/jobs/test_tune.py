@@ -100,8 +100,8 @@ def test_a_sweep_finds_the_best_and_train_runs_it(
         summary = read_summary(Folder.at(folder))
         assert (summary.kind, summary.status) == ("trial", trial["status"])
         assert (summary.images_seen, summary.metrics) == (seen[-1], last["metrics"])
-        config = RunConfig.from_json(json.loads((folder / "config.json").read_text()), "test")
-        assert summary.updates == config.updates(summary.global_step, STEPS)
+        run = RunConfig.from_json(json.loads((folder / "config.json").read_text()), "test")
+        assert summary.updates == run.updates(summary.global_step, STEPS)
         assert summary.best
         assert summary.best.score <= last["objective"]
         assert last_values(read_history(Folder.at(folder))).items() >= last["metrics"].items()

@@ -58,11 +58,14 @@ def watch(
 def test_a_trial_s_updates_follow_from_its_values(tmp_path: Path) -> None:
     nothing: Any = None
     task = Task(
-        tiny_config(),
-        SweepFolder(Folder.at(tmp_path)),
-        *[nothing] * 3,
-        Objective("quality/swd"),
-        *[nothing] * 2,
+        config=tiny_config(),
+        sweep=SweepFolder(Folder.at(tmp_path)),
+        data=nothing,
+        manifest=nothing,
+        stored=nothing,
+        objective=Objective("quality/swd"),
+        capacity=nothing,
+        status=nothing,
         total_images=800,
         report_images=80,
     )
