@@ -18,11 +18,12 @@ from raygen.data.options import FolderOptions
 
 def parse(*argv: str) -> tuple[str, int, float, str]:
     command = parse_run(TrainCommand, argv, "Train.")
-    assert isinstance(command.run.model, DCGANConfig)
+    model = command.run.model.explicit
+    assert isinstance(model, DCGANConfig)
     return (
         command.run.preset,
         command.run.steps,
-        command.run.model.lr_d,
+        model.lr_d,
         command.job.run_name,
     )
 
@@ -68,7 +69,7 @@ def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit.value.code == 0
     text = capsys.readouterr().out
     command = parse_run(TrainCommand, [], "Train.")
-    hidden = {"family", "own_epochs", "own_steps", "own_two_phase_steps"}
+    hidden = {"family", "own_epochs", "own_steps", "own_two_phase_steps", "own_lr_d"}
     names = {*command.run.to_json(), *vars(command.job)} - hidden
     for name in names:
         assert ("PRESET" if name == "preset" else "--" + name.replace("_", "-")) in text

@@ -68,14 +68,14 @@ class PlainDCGAN(Plain):
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
-        options = config.model
+        options = config.model.explicit
         assert isinstance(options, DCGANConfig)
         self.real_label = 1 - options.label_smoothing
         networks = _dcgan_32 if config.image.height == 32 else _dcgan_64
         self.generator, self.discriminator = networks(options.latent_size, config.width)
         self.networks = {"generator": self.generator, "discriminator": self.discriminator}
         self.start_averages("generator")
-        betas = (options.beta1, 0.999)
+        betas = (options.beta1, options.beta2)
         self.generator_optimizer = torch.optim.Adam(
             self.generator.parameters(), options.lr_g, betas
         )
@@ -266,7 +266,7 @@ class PlainVAEGAN(Plain):
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
-        options = config.model
+        options = config.model.explicit
         assert isinstance(options, VAEGANConfig)
         self.gamma = options.gamma
         self.encoder = _VAEGANEncoder(options.latent_size, config.width)
@@ -278,10 +278,9 @@ class PlainVAEGAN(Plain):
             "discriminator": self.discriminator,
         }
         self.start_averages("encoder", "decoder")
-        betas = (options.beta1, 0.999)
-        lr_decoder, lr_encoder = options.learning_rates
-        self.encoder_optimizer = torch.optim.Adam(self.encoder.parameters(), lr_encoder, betas)
-        self.decoder_optimizer = torch.optim.Adam(self.decoder.parameters(), lr_decoder, betas)
+        betas = (options.beta1, options.beta2)
+        self.encoder_optimizer = torch.optim.Adam(self.encoder.parameters(), options.lr_vae, betas)
+        self.decoder_optimizer = torch.optim.Adam(self.decoder.parameters(), options.lr_g, betas)
         self.discriminator_optimizer = torch.optim.Adam(
             self.discriminator.parameters(), options.lr_d, betas
         )
@@ -296,7 +295,7 @@ class PlainVAEGAN(Plain):
 
         self.discriminator_optimizer.zero_grad()
         logits = [
-            self.discriminator(shown[::2])[0]
+            self.discriminator(shown[::2])
             for shown in (images, generated.detach(), decoded.detach())
         ]
         terms = [cross_entropy(each, label) for each, label in zip(logits, (1, 0, 0), strict=True)]
@@ -305,17 +304,17 @@ class PlainVAEGAN(Plain):
         self.discriminator_optimizer.step()
 
         self.discriminator.requires_grad_(False)
-        with torch.no_grad():
-            _, real_features = self.discriminator(images)
-        decoded_logits, features = self.discriminator(decoded)
-        generated_logits, _ = self.discriminator(generated)
-        distance = 0.5 * ((features - real_features) ** 2).sum(dim=1).mean()
+        features = self.discriminator.features(torch.cat([decoded, images])).flatten(1)
+        decoded_features, real_features = features.chunk(2)
+        distance = 0.5 * ((decoded_features - real_features.detach()) ** 2).sum(dim=1).mean()
+        decoded_logits = self.discriminator(decoded)
+        generated_logits = self.discriminator(generated)
         fooled_by_decoded = cross_entropy(decoded_logits, 1)
         fooled_by_generated = cross_entropy(generated_logits, 1)
         fooled = fooled_by_decoded + fooled_by_generated
         kl = -0.5 * (1 + log_var - mean**2 - log_var.exp()).sum(dim=1).mean()
         # Differentiate both losses only once down to the images that the decoder made.
-        [of_distance] = torch.autograd.grad(distance, decoded, retain_graph=True)
+        [of_distance] = torch.autograd.grad(distance, decoded)
         of_fooled = torch.autograd.grad(fooled, [decoded, generated])
         self.discriminator.requires_grad_(True)
         [of_latents] = torch.autograd.grad(decoded, entered, of_distance, retain_graph=True)
@@ -379,7 +378,7 @@ def _vaegan_decoder(latent_size: int, width: float) -> nn.Module:
 
 
 class _VAEGANDiscriminator(nn.Module):
-    """Returns logits (N,) and the features (N, F) by which reconstructions are compared."""
+    """Returns logits (N,). Reconstructions are compared by `features`, (N, C, H, W)."""
 
     def __init__(self, width: float) -> None:
         super().__init__()
@@ -402,9 +401,9 @@ class _VAEGANDiscriminator(nn.Module):
             nn.Linear(c128 * 4 * 4, 1),
         )
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.features(images)
-        return self.logits(features).squeeze(1), features.flatten(1)
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.logits(self.features(images)).squeeze(1)
+        return logits
 
 
 PLAIN: dict[str, type[Plain]] = {

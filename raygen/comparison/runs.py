@@ -37,6 +37,8 @@ class RunInfo:
         status: the status that the run or its sweep recorded; `begun` if none recorded an end:
             the run may still be training, or may have been killed.
         global_step, images_seen: the last recorded progress.
+        updates: optimizer steps of each network by then, by name; empty if they depend on the run's
+            length, which older runs did not record.
         metrics: the last recorded value of each metric.
         config: all options by name; empty if `config.json` is missing or damaged.
         problem: the first problem with its files, in one line; empty if there is none.
@@ -50,6 +52,7 @@ class RunInfo:
     status: ListedStatus = "begun"
     global_step: int = 0
     images_seen: int = 0
+    updates: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     problem: str = ""
@@ -188,10 +191,22 @@ def _describe(place: _Place) -> RunInfo:
         status=status,
         global_step=position.global_step,
         images_seen=position.images_seen,
+        updates=_updates(config, position.global_step, summary) if config else {},
         metrics=metrics or {},
         config=config.to_json() if config else {},
         problem=problems[0] if problems else "",
     )
+
+
+def _updates(config: RunConfig, steps: int, summary: Summary | None) -> dict[str, int]:
+    """Optimizer steps of each network after so many training steps."""
+    total = summary.total_steps if summary else 0
+    if not total and summary and summary.status == "finished":
+        total = summary.global_step
+    total = total or config.steps
+    if not total and config.is_two_phase:
+        return {}
+    return config.updates(steps, max(total, steps, 1))
 
 
 def _is_beyond(latest: Folder | None, summary: Summary) -> bool:

@@ -1,11 +1,17 @@
 """Options of the model families, kept apart from the networks so that they load without torch."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
+
+import tyro
 
 from raygen.config.domains import Choice, Range, Space, decades_around
 from raygen.config.fields import (
     Changeable,
+    NotSearched,
+    option,
     require,
     require_at_least,
     require_choice,
@@ -16,6 +22,9 @@ from raygen.config.schedule import TWO_PHASE, Schedule
 AdversarialLoss = Literal["non-saturating", "hinge", "least-squares", "wasserstein-gp"]
 VAEGANObjective = Literal["larsen", "article"]
 Optimizer = Literal["rmsprop", "adam"]
+
+OPEN: Mapping[str, str | float] = {"schedule": "auto", "beta1": -1.0, "beta2": -1.0}
+"""Values that mean "the default", of options of which 0 cannot mean that."""
 
 LEAST_SIDE = 8
 """Side of the smallest images whose quality can be measured, in pixels."""
@@ -63,10 +72,32 @@ class ModelConfig:
         least = min(height, width)
         require(least >= LEAST_SIDE, "--size", size, f"have at least {LEAST_SIDE} pixels a side")
 
+    def updates(self, steps: int, total: int) -> dict[str, int]:
+        """Optimizer steps of each network, by name, in the first training steps of a run.
+
+        Args: total: steps of the whole run. Families whose networks rest in some steps, or step
+            twice in one, override this.
+        """
+        return {"networks": steps}
+
+    @property
+    def own(self) -> Mapping[str, Any]:
+        """Defaults of the options whose default depends on other options, by name.
+
+        The options themselves have 0, or what `OPEN` says, for "the default".
+        """
+        return {}
+
+    @property
+    def left_open(self) -> frozenset[str]:
+        """Names of the options that have their own default."""
+        return frozenset(name for name in self.own if getattr(self, name) == OPEN.get(name, 0))
+
     @property
     def explicit(self) -> Self:
-        """The same options, with each 0 that means "the default" replaced by its number."""
-        return self
+        """The same options, with each value that means "the default" replaced by that default."""
+        own = self.own
+        return replace(self, **{name: own[name] for name in self.left_open})
 
     @property
     def search_space(self) -> Space:
@@ -88,12 +119,13 @@ class ModelConfig:
 class AdversarialConfig(ModelConfig):
     """Options of the families that have a discriminator."""
 
-    schedule: Changeable[str] = "1:1"
+    schedule: Changeable[str] = "auto"
     """Discriminator steps : generator steps, as 1:1, 5:1, 1:2; or two-phase: 4:1 in the first half
-    of the run and 1:4 in the second."""
+    of the run and 1:4 in the second; auto: 1:1, or 5:1 for wasserstein-gp."""
     adversarial_loss: AdversarialLoss = "non-saturating"
-    """non-saturating (Goodfellow et al. 2014), hinge, least-squares, or wasserstein-gp, whose
-    discriminator normalises by layer in place of batch."""
+    """non-saturating (Goodfellow et al. 2014), hinge, least-squares, or wasserstein-gp (Gulrajani
+    et al. 2017), whose discriminator normalises by layer in place of batch, and which has learning
+    rates, decays and a schedule of its own unless told otherwise."""
     gradient_penalty: Changeable[float] = 10.0
     """Weight of the gradient penalty of wasserstein-gp."""
     spectral_norm: bool = False
@@ -102,22 +134,36 @@ class AdversarialConfig(ModelConfig):
     label_smoothing: Changeable[float] = 0.0
     """One-sided: the discriminator's target for real images is 1 minus this, in [0, 1); for the
     losses that have targets, non-saturating and least-squares."""
-    lr_g: Changeable[float] = 1e-4
-    """Learning rate of the generator's Adam."""
-    lr_d: Changeable[float] = 1e-4
-    """Learning rate of the discriminator's Adam."""
-    beta1: Changeable[float] = 0.5
-    """Adam's first-moment decay, for both networks, in [0, 1)."""
+    lr_g: Changeable[float] = 0.0
+    """Learning rate of the generator's Adam; 0: 1e-4."""
+    lr_d: Changeable[float] = 0.0
+    """Learning rate of the discriminator's Adam; 0: the preset's own (1e-3 for dcgan-celeba, 1e-4
+    for dcgan-anime), or 1e-4 for wasserstein-gp."""
+    beta1: Changeable[float] = -1.0
+    """Adam's first-moment decay, for all networks, in [0, 1); -1: 0.5, or 0 for wasserstein-gp."""
+    beta2: Changeable[float] = -1.0
+    """Adam's second-moment decay, for all networks, in [0, 1); -1: 0.999, or 0.9 for
+    wasserstein-gp."""
+    own_lr_d: NotSearched[tyro.conf.Suppress[float]] = 1e-4
+    """The preset's own learning rate of the discriminator."""
     half_batches: bool = False
     """The discriminator's step takes half a batch of images of each kind, the generator's a whole
     batch."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        Schedule.parse(self.schedule)
+        if self.schedule != OPEN["schedule"]:
+            Schedule.parse(self.schedule)
         require_choice(self, "adversarial_loss", AdversarialLoss)
-        require_positive(self, "lr_d", "gradient_penalty")
-        require(0 <= self.beta1 < 1, "--beta1", self.beta1, "be in [0, 1)")
+        require_positive(self, "own_lr_d", "gradient_penalty")
+        for name in ("lr_g", "lr_d"):
+            rate = getattr(self, name)
+            holds = rate >= 0 and math.isfinite(rate)
+            require(holds, option(name), rate, "be above 0 and finite, or 0 for the default")
+        for name in ("beta1", "beta2"):
+            decay = getattr(self, name)
+            holds = 0 <= decay < 1 or decay == OPEN[name]
+            require(holds, option(name), decay, f"be in [0, 1), or {OPEN[name]:g} for the default")
         smoothing = self.label_smoothing
         require(0 <= smoothing < 1, "--label-smoothing", smoothing, "be in [0, 1)")
 
@@ -125,11 +171,32 @@ class AdversarialConfig(ModelConfig):
     def sides(self) -> tuple[int, ...]:
         return (32, 64, 128)
 
+    def turns(self, steps: int, total: int) -> tuple[int, int]:
+        """How often the discriminator and the generator step in the first steps of a run.
+
+        Args: total: steps of the whole run.
+        """
+        return Schedule.parse(self.explicit.schedule).steps(steps, total)
+
+    @property
+    def own(self) -> Mapping[str, Any]:
+        if self.adversarial_loss == "wasserstein-gp":
+            # Gulrajani et al. 2017, arXiv 1704.00028, algorithm 1.
+            return {"schedule": "5:1", "beta1": 0.0, "beta2": 0.9, "lr_g": 1e-4, "lr_d": 1e-4}
+        return {
+            "schedule": "1:1",
+            "beta1": 0.5,
+            "beta2": 0.999,
+            "lr_g": 1e-4,
+            "lr_d": self.own_lr_d,
+        }
+
     @property
     def search_space(self) -> Space:
+        explicit = self.explicit
         return {
-            "lr_g": decades_around(self.lr_g),
-            "lr_d": decades_around(self.lr_d),
+            "lr_g": decades_around(explicit.lr_g),
+            "lr_d": decades_around(explicit.lr_d),
             # From a discriminator that steps rarely to one that steps often.
             "schedule": Choice(("1:2", "1:1", "2:1", "4:1", "5:1", TWO_PHASE)),
             "beta1": Choice((0.0, 0.5)),
@@ -151,9 +218,9 @@ class AdversarialConfig(ModelConfig):
 class DCGANConfig(AdversarialConfig):
     """Options of the DCGAN family (Radford et al. 2015, arXiv 1511.06434)."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_positive(self, "lr_g")
+    def updates(self, steps: int, total: int) -> dict[str, int]:
+        discriminator, generator = self.turns(steps, total)
+        return {"generator": generator, "discriminator": discriminator}
 
     @property
     def metric_tags(self) -> tuple[str, ...]:
@@ -184,6 +251,9 @@ class VAEConfig(ModelConfig):
         require_positive(self, "lr")
         require_at_least(self, 0, "kl_weight")
         require_choice(self, "optimizer", Optimizer)
+
+    def updates(self, steps: int, total: int) -> dict[str, int]:
+        return {"encoder": steps, "decoder": steps}
 
     @property
     def least_images(self) -> int:
@@ -216,10 +286,10 @@ class VAEGANConfig(AdversarialConfig):
 
     latent_size: int = 256
     """Length of a latent code, whose prior is N(0, I)."""
-    schedule: Changeable[str] = "two-phase"
+    schedule: Changeable[str] = "auto"
     """Discriminator steps : generator steps, as 1:1, 5:1, 1:2; or two-phase: 4:1 in the first half
-    of the run and 1:4 in the second. The generator's steps are those of encoder and decoder; the
-    VAE step of the `article` objective is taken in every iteration."""
+    of the run and 1:4 in the second; auto: two-phase, or 5:1 for wasserstein-gp. The generator's
+    steps are those of encoder and decoder, with the objective `article` the VAE step too."""
     objective: VAEGANObjective = "larsen"
     """larsen: the paper's, which measures reconstructions by the discriminator's features;
     article: by pixels, with a VAE step of its own, which tends to collapse the posterior."""
@@ -227,9 +297,10 @@ class VAEGANConfig(AdversarialConfig):
     """larsen: weight of the reconstruction against the adversarial loss in the decoder."""
     lr_g: Changeable[float] = 0.0
     """Learning rate of the decoder's Adam; 0: the objective's own, 1e-3 for larsen and 1e-4 for
-    article."""
-    lr_d: Changeable[float] = 2e-4
-    """Learning rate of the discriminator's Adam."""
+    article, or 1e-4 for wasserstein-gp."""
+    lr_d: Changeable[float] = 0.0
+    """Learning rate of the discriminator's Adam; 0: 2e-4, or 1e-4 for wasserstein-gp."""
+    own_lr_d: NotSearched[tyro.conf.Suppress[float]] = 2e-4
     lr_vae: Changeable[float] = 0.0
     """Learning rate of the encoder's Adam (larsen) or of the VAE step's SGD (article); 0: the
     objective's own, 1e-3 and 3e-4."""
@@ -238,14 +309,21 @@ class VAEGANConfig(AdversarialConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_at_least(self, 0, "lr_g", "lr_vae")
-        require_at_least(self, 0, "gamma")
+        require_at_least(self, 0, "lr_vae", "gamma")
         require_choice(self, "objective", VAEGANObjective)
 
+    def updates(self, steps: int, total: int) -> dict[str, int]:
+        discriminator, generator = self.turns(steps, total)
+        # The decoder's own step, and the VAE's.
+        decoder = 2 * generator if self.objective == "article" else generator
+        return {"encoder": generator, "decoder": decoder, "discriminator": discriminator}
+
     @property
-    def explicit(self) -> Self:
-        decoder, vae = self.learning_rates
-        return replace(self, lr_g=decoder, lr_vae=vae)
+    def own(self) -> Mapping[str, Any]:
+        decoder, vae = (1e-3, 1e-3) if self.objective == "larsen" else (1e-4, 3e-4)
+        if self.adversarial_loss == "wasserstein-gp":
+            return {**super().own, "lr_vae": vae}
+        return {**super().own, "schedule": TWO_PHASE, "lr_g": decoder, "lr_vae": vae}
 
     @property
     def metric_tags(self) -> tuple[str, ...]:
@@ -264,9 +342,3 @@ class VAEGANConfig(AdversarialConfig):
     @property
     def search_space(self) -> Space:
         return super().search_space | {"gamma": decades_around(self.gamma or VAEGANConfig.gamma)}
-
-    @property
-    def learning_rates(self) -> tuple[float, float]:
-        """Learning rates of the decoder's optimizer, and of the encoder's or the VAE step's."""
-        decoder, vae = (1e-3, 1e-3) if self.objective == "larsen" else (1e-4, 3e-4)
-        return self.lr_g or decoder, self.lr_vae or vae

@@ -131,7 +131,10 @@ class RunConfig:
     """Length of the run in training steps (batches); 0: as long as --epochs says."""
     epochs: Resumable[float] = 0.0
     """Length of the run in passes over the training images, where --steps is 0; 0: the preset's
-    own length, or 4 over the built-in faces, which are fewer."""
+    own length, or 4 over the built-in faces, which are fewer. The own length of dcgan-anime is the
+    article's, which counts generated images too: 20 times as many steps as whole batches of
+    --batch-size fit into the training images (3,120 for 20,000 images, 10 passes over them), or
+    4,000 steps under two-phase."""
     batch_size: int = 128
     """Images per training step, over all workers together (with dcgan-anime's --half-batches,
     half of them from the dataset)."""
@@ -178,7 +181,8 @@ class RunConfig:
     """How often in a row, without a newer checkpoint, to go on from the last one after a worker
     died."""
     own_epochs: Resumable[tyro.conf.Suppress[float]] = 1.0
-    """The length of a run for which neither steps nor epochs are chosen."""
+    """The length of a run for which neither steps nor epochs are chosen: so many times as many
+    steps as whole batches of `batch_size` fit into the training images, generated ones included."""
     own_steps: Resumable[tyro.conf.Suppress[int]] = 0
     """The same in steps, where it is not 0."""
     own_two_phase_steps: Resumable[tyro.conf.Suppress[int]] = 0
@@ -240,8 +244,14 @@ class RunConfig:
         return self.batch_size // self.model.images_divisor
 
     @property
+    def explicit(self) -> "RunConfig":
+        """The same options, with each that its model leaves to a default replaced by it."""
+        return replace(self, model=self.model.explicit)
+
+    @property
     def is_two_phase(self) -> bool:
-        return isinstance(self.model, AdversarialConfig) and self.model.schedule == TWO_PHASE
+        model = self.model.explicit
+        return isinstance(model, AdversarialConfig) and model.schedule == TWO_PHASE
 
     def total_steps(self, train_images: int) -> int:
         """The run's length in steps for a training split of `train_images` images.
@@ -255,8 +265,16 @@ class RunConfig:
         own_steps = (self.is_two_phase and self.own_two_phase_steps) or self.own_steps
         if own_steps and not self.epochs and self.data != DRAWN:
             return own_steps
-        epochs = self.epochs or (DRAWN_EPOCHS if self.data == DRAWN else self.own_epochs)
-        steps = int(epochs * train_images / self.step_images)
+        if self.epochs or self.data == DRAWN:
+            epochs = self.epochs or DRAWN_EPOCHS
+            steps = int(epochs * train_images / self.step_images)
+        else:
+            # An epoch of the reference systems is this many steps, also where a step takes fewer
+            # images from the dataset. Fewer images than a batch make a part of a step.
+            epochs = self.own_epochs
+            steps = int(
+                epochs * (train_images // self.batch_size or train_images / self.batch_size)
+            )
         require(steps <= MOST_STEPS, "--epochs", f"{epochs:g}", f"be {MOST_STEPS:,} steps at most")
         if steps < 1:
             raise UserError(
@@ -264,6 +282,13 @@ class RunConfig:
                 f"{self.step_images}; lower --batch-size or raise --epochs"
             )
         return steps
+
+    def updates(self, steps: int, total: int) -> dict[str, int]:
+        """Optimizer steps of each network, by name, in the first training steps of the run.
+
+        Args: total: the run's length in steps, which two-phase schedules depend on.
+        """
+        return self.model.updates(steps, total)
 
     def fits(self, height: int, width: int) -> bool:
         """Whether the family can build networks for images of this size."""
@@ -308,7 +333,8 @@ class RunConfig:
     def from_json(values: Mapping[str, Any], where: str) -> "RunConfig":
         """Read the config that `to_json` wrote; missing options take the preset's values.
 
-        Credentials that an older version allowed in the dataset's URI are removed.
+        Credentials that an older version allowed in the dataset's URI are removed. Runs that had
+        `beta1` and no `beta2` were trained with 0.999.
 
         Args: where: what to name in errors, e.g. the file the values came from.
         Raises: UserError.
@@ -325,10 +351,14 @@ class RunConfig:
         else:
             known = ", ".join(PRESETS)
             raise UserError(f"preset {shown(preset)}: unknown; choose one of {known}")
+        if values.keys() >= OLD_OPTIONS | {"beta1"}:
+            values = {"beta2": 0.999} | dict(values)
         config = default.updated(values, where)
         return replace(config, data=without_keys(config.data))
 
 
+OLD_OPTIONS = frozenset(("preset", "data", "batch_size", "steps", "seed", "width", "keep"))
+"""Options that identify a run's config.json, because other programs' hardly have them all."""
 RESUMABLE_CHANGES = having(RunConfig, Policy.RESUMABLE)
 """Options that may differ when a run is resumed. (That `data` is the same dataset, wherever it lies
 now, is checked by its fingerprint.)"""
@@ -355,7 +385,7 @@ PRESETS: dict[str, RunConfig] = {
         crop=SQUARE_CROP,
         sample_count=64,
         own_epochs=3.0,
-        model=DCGANConfig(latent_size=100, lr_d=1e-3, label_smoothing=0.1),
+        model=DCGANConfig(latent_size=100, own_lr_d=1e-3, label_smoothing=0.1),
     ),
     "dcgan-anime": RunConfig(
         "dcgan-anime",

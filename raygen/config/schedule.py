@@ -63,3 +63,13 @@ class Schedule:
             return (place + 1) * count // longest > place * count // longest
 
         return Turn(steps(discriminator), steps(generator))
+
+    def steps(self, iterations: int, total: int) -> tuple[int, int]:
+        """Steps of discriminator and generator in the first iterations of a run of `total`."""
+        taken = [0, 0]
+        for phase, ratio in enumerate(self.phases):
+            begin, end = (-(-p * total // len(self.phases)) for p in (phase, phase + 1))
+            place = min(max(iterations - begin, 0), end - begin)
+            for network, count in enumerate(ratio):
+                taken[network] += place * count // max(ratio)
+        return taken[0], taken[1]

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +12,7 @@ from raygen.data.pixels import as_images
 from raygen.data.shards.manifest import Manifest
 from raygen.data.shards.reader import ShardReader
 from raygen.data.splits import TRAIN
+from raygen.inference.attributes import compare
 from raygen.models import build_model, family_of
 from raygen.models.base import Model
 from raygen.models.layers import USER_NOISE, latent_batches, latents
@@ -143,15 +143,20 @@ class TrainedModel:
         attribute: str,
         most: int = 2_000,
         progress: Callable[[int, int], None] | None = None,
+        balanced: Callable[[tuple[str, ...]], None] | None = None,
     ) -> Tensor:
         """How codes with an attribute differ from codes without: (*latent_shape).
 
-        The mean of the codes of training images that have it minus that of those that lack it.
+        The mean of the codes of training images that have it minus that of those that lack it,
+        within strata in which the attributes that correlate with it are the same, so that it does
+        not hold what only goes along with the attribute.
 
         Args:
             data: a prepared dataset.
             most: upper limit of images to use, the first ones, half of them with the attribute.
             progress: called with images done and images in total.
+            balanced: called with the names of the attributes that are the same within strata, which
+                are none if too few images would be left.
         Raises: UserError if the dataset lacks the attribute, or if all images or none have it, or
             if the images are of another size, or the model has no encoder.
         """
@@ -159,11 +164,14 @@ class TrainedModel:
         manifest = Manifest.load(data)
         self.config.check_images(manifest.height, manifest.width)
         reader = ShardReader(data, manifest, TRAIN)
-        values = reader.attribute(attribute)
-        groups = [np.flatnonzero(values == value)[: max(1, most // 2)] for value in (1, -1)]
-        if min(map(len, groups)) == 0:
-            which = "no image has" if len(groups[0]) == 0 else "no image lacks"
-            raise UserError(f"--attribute {attribute}: {which} it in {data.uri}; name another")
+        wanted = reader.attribute(attribute)
+        for value, which in ((1, "no image has"), (-1, "no image lacks")):
+            if not (wanted == value).any():
+                raise UserError(f"--attribute {attribute}: {which} it in {data.uri}; name another")
+        comparison = compare(reader.attributes(), attribute, most)
+        if balanced:
+            balanced(comparison.balanced)
+        groups = [rows for s in comparison.strata for rows in (s.present, s.absent)]
         total, done = sum(map(len, groups)), 0
         means = []
         for rows in groups:
@@ -175,8 +183,13 @@ class TrainedModel:
                 done += len(pixels)
                 if progress:
                     progress(done, total)
-            means.append((codes / len(rows)).float())
-        return means[0] - means[1]
+            means.append(codes / len(rows))
+        vector = torch.zeros(self.latent_shape, dtype=torch.float64)
+        for stratum, present, absent in zip(
+            comparison.strata, means[::2], means[1::2], strict=True
+        ):
+            vector += stratum.weight * (present - absent)
+        return vector.float()
 
     def vary(self, images: Tensor, vector: Tensor, strengths: Tensor) -> Tensor:
         """Reconstructions with multiples of a vector added to their codes.

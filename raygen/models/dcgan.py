@@ -30,6 +30,7 @@ from raygen.models.layers import (
     initialise_normal,
     initialise_uniform,
     scaled,
+    with_batch_statistics,
 )
 from raygen.models.optimizers import adam
 
@@ -154,7 +155,7 @@ class DCGAN(Model):
     """
 
     def __init__(self, config: RunConfig) -> None:
-        options = config.model
+        options = config.model.explicit
         assert isinstance(options, DCGANConfig)
         self.options, self.schedule = options, Schedule.parse(options.schedule)
         side = config.image.height
@@ -178,7 +179,7 @@ class DCGAN(Model):
             adversarial.normalise_spectrum(discriminator, weights)
         networks: dict[str, nn.Module] = {"generator": generator, "discriminator": discriminator}
         super().__init__(config, networks, averaged=("generator",))
-        betas = (options.beta1, 0.999)
+        betas = (options.beta1, options.beta2)
         self.optimizers = {
             "generator": adam(generator.parameters(), options.lr_g, betas),
             "discriminator": adam(discriminator.parameters(), options.lr_d, betas),
@@ -223,8 +224,8 @@ class DCGAN(Model):
         return {"loss/generator": loss.detach()}
 
     def validate(self, batch: Batch, number: int) -> Metrics:
-        generator, discriminator = self.networks["generator"], self.networks["discriminator"]
-        with evaluating([generator, discriminator]), self.autocast():
+        generator, discriminator = self.ema("generator"), self.networks["discriminator"]
+        with evaluating([generator]), with_batch_statistics(discriminator), self.autocast():
             fake = generator(self.fixed_noise(len(batch), VALIDATION_NOISE, number))
             return adversarial.validation_losses(
                 self.options, {"real": discriminator(batch.images)}, {"fake": discriminator(fake)}

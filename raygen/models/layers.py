@@ -20,6 +20,16 @@ INTERPOLATION_NOISE = 6
 USER_NOISE = 7
 QUALITY_NOISE = 8
 DROPOUT_NOISE = 9
+STATISTICS_NOISE = 10
+
+
+def batch_norms(network: nn.Module) -> list[Any]:
+    """The batch norm layers of a network that keep running statistics."""
+    return [
+        module
+        for module in network.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None
+    ]
 
 
 def scaled(channels: int, width: float) -> int:
@@ -265,6 +275,53 @@ def evaluating(networks: Iterable[nn.Module]) -> Iterator[None]:
             network.train(training)
 
 
+@contextlib.contextmanager
+def with_batch_statistics(network: nn.Module) -> Iterator[None]:
+    """Evaluate a network, but normalise each batch by its own statistics, until the context ends.
+
+    A discriminator learns from batches of one kind, each normalised by its own statistics. By the
+    running statistics, which mix the kinds, it would be judged as another network than the one that
+    trains the generator. Dropout is off, there are no gradients, and the running statistics stay as
+    they are. Workers' statistics are not synchronised, so they may have different numbers of
+    batches.
+    """
+    statistics = [(norm, norm.running_mean, norm.running_var) for norm in batch_norms(network)]
+    with evaluating([network]):
+        try:
+            for norm, _, _ in statistics:
+                # In evaluation mode too, batch norm without statistics takes those of the batch.
+                norm.running_mean = norm.running_var = None
+            yield
+        finally:
+            for norm, mean, variance in statistics:
+                norm.running_mean, norm.running_var = mean, variance
+
+
+@torch.no_grad()
+def recompute_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Set the running statistics of batch norm to the means of those of some batches.
+
+    Nothing else of the network changes, dropout is off, and torch draws no random numbers.
+
+    Args: batches: inputs of the network, of more than one image each.
+    """
+    with evaluating([network]):
+        norms = batch_norms(network)
+        before = [(norm, norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.train()
+            # No momentum stands for the mean over all batches since the reset.
+            norm.momentum = None
+        try:
+            for batch in batches:
+                network(batch)
+        finally:
+            for norm, momentum, count in before:
+                norm.momentum = momentum
+                norm.num_batches_tracked.copy_(count)
+
+
 class MovingAverage:
     """An exponential moving average of a network's weights, with its half-life in images.
 
@@ -295,6 +352,7 @@ class MovingAverage:
         torch._foreach_lerp_(
             list(self._average.parameters()), list(self._source.parameters()), 1 - decay
         )
-        # Buffers are copied, because running statistics are averages already.
+        # Buffers are copied, because running statistics are averages already. They are of other
+        # weights than these, which `Model.refresh_averages` makes up for.
         for mine, theirs in zip(self._average.buffers(), self._source.buffers(), strict=True):
             mine.copy_(theirs)

@@ -2,7 +2,7 @@
 
 `larsen` is the paper's: reconstructions are measured by the discriminator's features, and the
 adversarial loss does not reach the encoder. `article` measures them by pixels, in a VAE step of
-its own after the steps of discriminator and generator.
+its own after each step of the generator.
 
 Source: Larsen et al. 2015, "Autoencoding beyond pixels using a learned similarity metric",
 arXiv 1512.09300.
@@ -30,6 +30,7 @@ from raygen.models.layers import (
     kl_divergence,
     reparameterize,
     scaled,
+    with_batch_statistics,
 )
 from raygen.models.optimizers import adam, sgd
 
@@ -117,13 +118,13 @@ class Discriminator(nn.Module):
         self.features = nn.Sequential(*layers[:last])
         self.judge = nn.Sequential(*layers[last:], nn.Flatten(), nn.Linear(channels * 4 * 4, 1))
 
-    def forward(
-        self, images: Tensor, with_features: bool = False
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """Args: with_features: return (logits, features), these (N, F)."""
-        features = self.features(images)
+    def forward(self, images: Tensor, features_only: bool = False) -> Tensor:
+        """Args: features_only: return the features (N, F) that measure reconstructions."""
+        features: Tensor = self.features(images)
+        if features_only:
+            return features.flatten(1)
         logits: Tensor = self.judge(features).squeeze(1)
-        return (logits, features.flatten(1)) if with_features else logits
+        return logits
 
 
 def feature_distance(reconstructed: Tensor, real: Tensor) -> Tensor:
@@ -137,13 +138,27 @@ def feature_distance(reconstructed: Tensor, real: Tensor) -> Tensor:
     return 0.5 * (reconstructed.float() - real.float()).square().sum(dim=1)
 
 
+def reconstruction_distance(discriminator: nn.Module, decoded: Tensor, real: Tensor) -> Tensor:
+    """The feature distance of reconstructions (N, C, H, W) to their images, per image: (N,).
+
+    Both go through the discriminator as one batch. In batches of their own, batch norm would scale
+    the features of each to the same size, and a reconstruction of half the contrast would look
+    perfect. The authors' code (github.com/andersbll/autoencoding_beyond_pixels, model/aegan.py)
+    does the same; as there, samples of the prior are not in the batch, and the features of the real
+    images are a constant.
+    """
+    features = discriminator(torch.cat([decoded, real]), features_only=True)
+    of_decoded, of_real = features.split(len(real))
+    return feature_distance(of_decoded, of_real.detach())
+
+
 class VAEGAN(Model):
     """Trains a discriminator against an encoder and a decoder."""
 
     can_encode = True
 
     def __init__(self, config: RunConfig) -> None:
-        options = config.model
+        options = config.model.explicit
         assert isinstance(options, VAEGANConfig)
         self.options, self.schedule = options, Schedule.parse(options.schedule)
         side = config.image.height
@@ -158,18 +173,17 @@ class VAEGAN(Model):
             adversarial.normalise_spectrum(discriminator, weights)
         networks = {"encoder": encoder, "decoder": decoder, "discriminator": discriminator}
         super().__init__(config, networks, averaged=("encoder", "decoder"))
-        betas = (options.beta1, 0.999)
-        lr_decoder, lr_vae = options.learning_rates
+        betas = (options.beta1, options.beta2)
         self.optimizers = {
             "discriminator": adam(discriminator.parameters(), options.lr_d, betas),
-            "decoder": adam(decoder.parameters(), lr_decoder, betas),
+            "decoder": adam(decoder.parameters(), options.lr_g, betas),
         }
         if options.objective == "larsen":
-            self.optimizers["encoder"] = adam(encoder.parameters(), lr_vae, betas)
+            self.optimizers["encoder"] = adam(encoder.parameters(), options.lr_vae, betas)
             self.losses = {"loss/encoder": "encoder", "loss/decoder": "decoder"}
         else:
             both = [*encoder.parameters(), *decoder.parameters()]
-            self.optimizers["vae"] = sgd(both, lr_vae)
+            self.optimizers["vae"] = sgd(both, options.lr_vae)
             self.losses = {"loss/vae": "encoder and decoder", "loss/generator": "decoder"}
         self.losses = {"loss/discriminator": "discriminator", **self.losses}
         self.interfaces = {
@@ -232,16 +246,15 @@ class VAEGAN(Model):
         discriminator = self.networks["discriminator"]
         with frozen(discriminator):
             with self.autocast():
-                with torch.no_grad():
-                    _, real_features = discriminator(real, True)
-                decoded_logits, features = discriminator(decoded, True)
+                distance = reconstruction_distance(discriminator, decoded, real).mean()
+                # Logits are those of the batches that the discriminator has learnt to classify.
+                decoded_logits = discriminator(decoded)
                 generated_logits = discriminator(generated)
-            distance = feature_distance(features, real_features).mean()
             fooled_by_decoded = generator_term(self.options, decoded_logits)
             fooled_by_generated = generator_term(self.options, generated_logits)
             fooled = fooled_by_decoded + fooled_by_generated
             # Differentiate each loss with respect to the decoder's images,
-            [of_distance] = torch.autograd.grad(distance, decoded, retain_graph=True)
+            [of_distance] = torch.autograd.grad(distance, decoded)
             of_fooled = torch.autograd.grad(fooled, [decoded, generated])
         # so that the adversarial gradients never reach the encoder
         [of_latents] = torch.autograd.grad(decoded, entered, of_distance, retain_graph=True)
@@ -264,40 +277,45 @@ class VAEGAN(Model):
 
     def _update_article(self, real: Tensor, step: Step) -> Metrics:
         turn = self.schedule.turn(step.number, step.total)
-        noise = self.noise(step, step.images, TRAINING_NOISE)
         prior = self.noise(step, step.images, PRIOR_NOISE)
         metrics: Metrics = {}
-        with self.autocast():
+        with torch.set_grad_enabled(turn.generator), self.autocast():
             mean, log_var = self.parallel["encoder"](real)
-        if turn.discriminator or turn.generator:
-            with torch.set_grad_enabled(turn.generator), self.autocast():
-                decoded = self.parallel["decoder"](mean.detach())
-                generated = self.parallel["decoder"](prior)
+            decoded = self.parallel["decoder"](mean.detach())
+            generated = self.parallel["decoder"](prior)
         if turn.discriminator:
             shown = {"real": real}
             if 2 * step.number < step.total:
                 shown["reconstruction"] = decoded.detach()
             metrics |= self._step_discriminator(shown, {"fake": generated.detach()}, step)
         if turn.generator:
-            discriminator = self.networks["discriminator"]
-            with frozen(discriminator):
-                with self.autocast():
-                    logits = discriminator(decoded), discriminator(generated)
-                fooled = [generator_term(self.options, each) for each in logits]
-                loss = (fooled[0] + fooled[1]) / 2
-                self.minimise("decoder", loss, step)
-            metrics |= {
-                "loss/generator": loss.detach(),
-                "loss/generator_reconstruction": fooled[0].detach(),
-                "loss/generator_fake": fooled[1].detach(),
-            }
+            metrics |= self._step_generator(decoded, generated, step)
+            metrics |= self._step_vae(real, mean, log_var, step)
+        return metrics
+
+    def _step_generator(self, decoded: Tensor, generated: Tensor, step: Step) -> Metrics:
+        discriminator = self.networks["discriminator"]
+        with frozen(discriminator):
+            with self.autocast():
+                logits = discriminator(decoded), discriminator(generated)
+            fooled = [generator_term(self.options, each) for each in logits]
+            loss = (fooled[0] + fooled[1]) / 2
+            self.minimise("decoder", loss, step)
+        return {
+            "loss/generator": loss.detach(),
+            "loss/generator_reconstruction": fooled[0].detach(),
+            "loss/generator_fake": fooled[1].detach(),
+        }
+
+    def _step_vae(self, real: Tensor, mean: Tensor, log_var: Tensor, step: Step) -> Metrics:
+        noise = self.noise(step, step.images, TRAINING_NOISE)
         with self.autocast():
             decoded = self.parallel["decoder"](reparameterize(mean, log_var, noise))
         mse = F.mse_loss(decoded, real)
         kl = kl_divergence(mean, log_var).mean()
         loss = 2 * mse + kl
         self.minimise("vae", loss, step)
-        return metrics | {
+        return {
             "loss/vae": loss.detach(),
             "loss/mse": mse.detach(),
             "loss/kl": kl.detach(),
@@ -318,7 +336,8 @@ class VAEGAN(Model):
         encoder, decoder = self.ema("encoder"), self.ema("decoder")
         discriminator = self.networks["discriminator"]
         prior = self.fixed_noise(len(batch), VALIDATION_NOISE, number)
-        with evaluating([encoder, decoder, discriminator]), self.autocast():
+        averages, judge = evaluating([encoder, decoder]), with_batch_statistics(discriminator)
+        with averages, judge, self.autocast():
             mean, log_var = encoder(real)
             decoded, generated = decoder(mean), decoder(prior)
             metrics = adversarial.validation_losses(

@@ -37,7 +37,7 @@ class RunRecord:
 
     def begin(self) -> None:
         """Record that a session begins at the latest checkpoint. Raises: UserError; RunError."""
-        run, options = self._session.run, self._session.config.to_json()
+        run, options = self._session.run, self._session.config.explicit.to_json()
         self._write(run, "running", *self._saved())
         if self._kind == "training":
             values = {name: value for name, value in options.items() if isinstance(value, Value)}
@@ -115,6 +115,8 @@ class RunRecord:
             ended_at=None if status == "running" else round(now, 2),
             raygen_version=VERSION,
             torch_version=str(torch.__version__),
+            total_steps=session.total_steps,
+            updates=session.config.updates(position.global_step, session.total_steps),
         )
         run.check_owner()
         run.folder.write_json(SUMMARY, summary.to_json())

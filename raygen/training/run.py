@@ -6,7 +6,7 @@ from typing import Any
 
 from raygen.cluster.lease import Fence
 from raygen.config.fields import option
-from raygen.config.run import PRESETS, RESUMABLE_CHANGES, RunConfig
+from raygen.config.run import OLD_OPTIONS, PRESETS, RESUMABLE_CHANGES, RunConfig
 from raygen.core import marker
 from raygen.core.checked import bare
 from raygen.core.errors import UserError
@@ -26,8 +26,6 @@ OWN = re.compile(
     r"projector|projector_config\.pbtxt|events\.out\.tfevents\..*|\.ray-.*"
 )
 """Matches the names that raygen writes into a run's folder. All others are the user's."""
-OLD_OPTIONS = frozenset(("preset", "data", "batch_size", "steps", "seed", "width", "keep"))
-"""Options that identify a run's config.json, because other programs' hardly have them all."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +108,24 @@ class RunFolder:
             # Before the first checkpoint, other options may still replace the saved ones.
             self._check_same(config)
 
+    def resumed(self, config: RunConfig, restart: bool) -> RunConfig:
+        """The options with which a run goes on, if one has begun in the folder.
+
+        Those that are left to a default keep the run's values, as the version that began it may
+        have had another default.
+
+        Raises: UserError if its options cannot be read.
+        """
+        known = self.marker()
+        if known is None or known.raygen != "run" or known.deleting or restart:
+            return config
+        if not self.latest_checkpoint():
+            return config
+        where = self.folder.join(CONFIG).uri
+        saved = RunConfig.from_json(self.saved_config(), where).to_json()
+        kept = {name: saved[name] for name in config.model.left_open if name in saved}
+        return config.updated(kept, where)
+
     def marker(self) -> Marker | None:
         """The folder's marker, inferred for runs of earlier versions, which wrote none."""
         found = marker.read(self.folder)
@@ -148,9 +164,9 @@ class RunFolder:
         return restart or bool(found and found.deleting)
 
     def note(self, config: RunConfig) -> None:
-        """Mark the folder as a run's, and save its options."""
+        """Mark the folder as a run's, and save its options, those that are left to defaults too."""
         marker.write(self.folder, "run")
-        self.folder.write_json(CONFIG, config.to_json())
+        self.folder.write_json(CONFIG, config.explicit.to_json())
 
     def check_owner(self) -> None:
         """Raises: RunError if the job that this process works for has lost the run to another."""
@@ -175,19 +191,19 @@ class RunFolder:
         return options
 
     def _check_same(self, config: RunConfig) -> None:
-        before = self.saved_config()
-        may_change = RESUMABLE_CHANGES
-        # Earlier versions noted the preset in their place.
-        known = RunConfig.from_json(before, self.folder.join(CONFIG).uri).to_json()
-        before = {name: known[name] for name in ("family", "size")} | before
+        may_change, before = RESUMABLE_CHANGES, self.saved_config()
+        saved = RunConfig.from_json(before, self.folder.join(CONFIG).uri)
+        known = saved.explicit.to_json()
+        # Runs of older versions lack the newer options. They noted the preset in place of family
+        # and size, and what some options were by default is known.
+        before = {name: known[name] for name in {*before, "family", "size", *saved.model.own}}
         if before.get("preset") not in PRESETS:
             # The preset may have been renamed since; its options are compared instead.
             may_change |= {"preset"}
         if config.is_two_phase:
             # Where the second phase begins follows from the length.
             may_change -= {"steps", "epochs"}
-        for name, value in config.to_json().items():
-            # Runs of older versions lack the newer options.
+        for name, value in config.explicit.to_json().items():
             if name not in may_change and before.get(name, value) != value:
                 raise UserError(
                     f"{option(name)} {value}: the run in {self.folder.uri} has "

@@ -131,7 +131,7 @@ def _train_from(
                 total = session.total_images(start)
                 callbacks.measured(Progress(start.images_seen, total, 0.0, known, start.seconds))
             log = stack.enter_context(RunLog(run.folder, start.images_seen))
-            log.text("config", _as_table(config.to_json()))
+            log.text("config", _as_table(config.explicit.to_json()))
         trainer = Trainer(session, model, validation, workers, start, log, callbacks)
         return trainer.train(feed)
 

@@ -1,6 +1,6 @@
 """`summary.json`: the options, progress and outcome of a training or a trial."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, cast, get_args
 
 from raygen.core.checked import Checked, finite_or_none
@@ -47,6 +47,8 @@ class Summary:
         dataset: the dataset's fingerprint.
         began_at, ended_at: times of the last session in Unix seconds; None if unknown.
         raygen_version, torch_version: the versions that the run used.
+        total_steps: length of the run in steps; 0 if unknown.
+        updates: optimizer steps that each network has taken, by name.
     """
 
     preset: str
@@ -69,6 +71,8 @@ class Summary:
     ended_at: float | None = None
     raygen_version: str = ""
     torch_version: str = ""
+    total_steps: int = 0
+    updates: dict[str, int] = field(default_factory=dict)
 
     @property
     def is_final(self) -> bool:
@@ -98,6 +102,7 @@ class Summary:
 
         kind, status, best = found.get("kind"), found.get("status"), found.get("best")
         metrics = values.entry("metrics").entries()
+        updates = found["updates"].entries() if "updates" in found else {}
         return Summary(
             preset=values.entry("preset").text(),
             images_seen=values.entry("images_seen").integer(),
@@ -121,6 +126,8 @@ class Summary:
             ended_at=seconds("ended_at"),
             raygen_version=text("raygen_version"),
             torch_version=text("torch_version"),
+            total_steps=found["total_steps"].integer() if "total_steps" in found else 0,
+            updates={name: count.integer() for name, count in updates.items()},
         )
 
 

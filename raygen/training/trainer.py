@@ -107,6 +107,7 @@ class Trainer:
         """
         with Writer() as self._writer:
             if self._step == 0:
+                self._settle()
                 self._draw()
                 self._flush()
             feed = iter(batches)
@@ -183,7 +184,7 @@ class Trainer:
         if due.report:
             self._report()
         if due.draw or due.measure or due.save or self._stopping:
-            self._workers.average_buffers(self._model.networks.values())
+            self._settle()
         if due.draw:
             self._draw()
         score, is_better = self._measure() if due.measure else (None, False)
@@ -213,6 +214,11 @@ class Trainer:
         stop, self._next_report = self._workers.broadcast([int(wishes), self._step + ahead])
         self._stopping = bool(stop)
         self._since_report = Stopwatch()
+
+    def _settle(self) -> None:
+        """Make the networks those that are drawn, measured and saved, the same on all workers."""
+        self._model.refresh_averages(self._workers.rank, self._workers.world_size)
+        self._workers.average_buffers(self._model.networks.values())
 
     def _draw(self) -> None:
         log, images_seen = self._log, self._images_seen

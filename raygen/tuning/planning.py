@@ -95,10 +95,11 @@ def _changeable(run: RunConfig) -> frozenset[str]:
 
 def make_plan(run: RunConfig, sweep: SweepOptions) -> Plan:
     """Decide what to search. Raises: UserError."""
-    # Options that are not searched keep a 0 that means "the default", because that default may
-    # depend on searched options.
-    explicit = replace(run, model=run.model.explicit)
-    known = {name: v for name, v in explicit.to_json().items() if name not in NOT_SEARCHED}
+    # Options that are not searched stay open where they are, because their default may depend on
+    # searched options.
+    explicit = run.explicit
+    fixed = NOT_SEARCHED | having(type(run.model), Policy.NOT_SEARCHED)
+    known = {name: value for name, value in explicit.to_json().items() if name not in fixed}
     space = read_space(explicit.model.search_space, sweep.space, sweep.set, known)
     if not space:
         raise UserError(

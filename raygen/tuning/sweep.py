@@ -361,7 +361,7 @@ class Watch(tune.Callback):
         text = headline(trials, self._count, task.objective, self._progress, left)
         stopping = "stopping: " if self._stop_at is not None else ""
         stopping += f"{self._outage} - " if self._outage else ""
-        rows = trial_rows(trials, task.objective, self._space, self._progress)
+        rows = trial_rows(trials, task.objective, self._space, self._progress, task.updates)
         self._table.show(stopping + text, rows)
 
     def _note(self, trial: Trial) -> None:

@@ -3,7 +3,7 @@
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TextIO
 
 from raygen.config.domains import Space, short
@@ -25,16 +25,24 @@ _ORDER: tuple[TrialStatus, ...] = (
 
 
 def trial_rows(
-    trials: Sequence[Trial], objective: Objective, space: Space, progress: Mapping[int, Progress]
+    trials: Sequence[Trial],
+    objective: Objective,
+    space: Space,
+    progress: Mapping[int, Progress],
+    updates: Callable[[Trial, int], Mapping[str, int]] | None = None,
 ) -> list[list[str]]:
-    """A heading and a row per trial: running trials first, the others from best to worst."""
-    heading = ["trial", "state", "images", objective.name, *space, "why"]
+    """A heading and a row per trial: running trials first, the others from best to worst.
+
+    Args: updates: counts the optimizer steps of each network that a trial has taken after so many
+        images; None: without this column.
+    """
 
     def place(trial: Trial) -> tuple[int, int, float]:
         value = objective.sign * trial.objective if trial.objective is not None else float("inf")
         return _ORDER.index(trial.status), -trial.images_seen, value
 
     rows = []
+    counts = []
     for trial in sorted(trials, key=place):
         live = progress.get(trial.number)
         running = trial.status == "running" and live is not None
@@ -42,7 +50,13 @@ def trial_rows(
         state = f"{100 * seen // live.total_images}%" if running and live else trial.status
         value = "" if trial.objective is None else f"{trial.objective:.4g}"
         values = [short(trial.values[name]) for name in space]
+        counts.append(updates(trial, seen) if updates else {})
         rows.append([str(trial.number), state, f"{seen:,}", value, *values, trial.reason])
+    heading = ["trial", "state", "images", objective.name, *space, "why"]
+    if networks := next(filter(None, counts), None):
+        heading.insert(-1, f"{'/'.join(networks)} updates")
+        for row, count in zip(rows, counts, strict=True):
+            row.insert(-1, "/".join(f"{number:,}" for number in count.values()))
     return [heading, *rows]
 
 

@@ -48,7 +48,7 @@ from raygen.training.run_session import run_session
 from raygen.training.session import Session
 from raygen.training.workers import Workers
 from raygen.tuning.capacity import Capacity
-from raygen.tuning.records import SweepFolder
+from raygen.tuning.records import SweepFolder, Trial
 from raygen.tuning.schedulers import LAST, TIME
 
 THREAD_SECONDS = "60"
@@ -100,6 +100,19 @@ class Task:
             # Recovery would halve the learning rates, and so measure other values.
             on_nan="stop",
         )
+
+    def updates(self, trial: Trial, images_seen: int) -> dict[str, int]:
+        """Optimizer steps of each network of a trial after so many images, by name.
+
+        Empty where they are not known: its values conflict, or its schedule has changed.
+        """
+        if any(": schedule " in change or ", schedule " in change for change in trial.changes):
+            return {}
+        try:
+            config = self.config_of(trial.values)
+        except UserError:
+            return {}
+        return config.updates(images_seen // config.step_images, config.steps)
 
 
 def run_trial(config: dict[str, Any], task: Task) -> None:

@@ -89,12 +89,37 @@ def test_runs_and_trials_of_a_storage_are_found_in_order(storage: Folder) -> Non
     ]
     assert [run.problem for run in found] == [""] * 4
     assert found[0].uri == storage.join("a").uri
-    assert found[0].config == tiny_config(seed=3).to_json()
+    assert found[0].config == tiny_config(seed=3).explicit.to_json()
     assert found[3].config["lr_g"] == 2e-3
     assert {run.preset for run in found} == {"dcgan-celeba"}
     assert [run.status for run in found] == ["begun", "begun", "stopped", "begun"]
     assert (found[2].global_step, found[2].images_seen) == (2, 16)
+    assert found[2].updates == {"generator": 2, "discriminator": 2}
     assert found[2].metrics == {"quality/swd": 2.0}
+
+
+def test_updates_are_counted_by_the_schedule_of_a_run(tmp_path: Path) -> None:
+    def updates(name: str, summary: Summary | None, **options: Any) -> dict[str, int]:
+        run = Folder.at(tmp_path / name)
+        RunFolder(run).note(tiny_config(**options))
+        write_checkpoint(run, 4)
+        if summary:
+            run.write_json("summary.json", summary.to_json())
+        return by_name(Folder.at(tmp_path))[name].updates
+
+    ended = replace(SUMMARY, status="finished")
+    assert updates("a", ended, schedule="1:2") == {"generator": 4, "discriminator": 2}
+    # Half of a two-phase run, whose length is said by its options or by its summary.
+    half = {"generator": 1, "discriminator": 4}
+    two_phase: dict[str, Any] = {"schedule": "two-phase"}
+    assert updates("b", None, steps=8, **two_phase) == half
+    long = replace(SUMMARY, status="interrupted", total_steps=8)
+    assert updates("c", long, steps=0, **two_phase) == half
+    # A summary of an earlier version says it only if it is that of a whole run.
+    whole = {"generator": 2, "discriminator": 2}
+    assert updates("d", ended, steps=0, **two_phase) == whole
+    assert updates("e", replace(SUMMARY, status="interrupted"), steps=0, **two_phase) == {}
+    assert updates("f", None, steps=0, schedule="5:1") == {"generator": 0, "discriminator": 4}
 
 
 def test_trials_are_listed_by_number(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from raygen.config.families import VAEConfig, VAEGANConfig
+from raygen.config.families import ModelConfig, VAEConfig, VAEGANConfig
 from raygen.config.fields import Policy, having
 from raygen.config.run import DRAWN, PRESETS, RESUMABLE_CHANGES, ImageFormat, RunConfig
 from raygen.core.errors import UserError
@@ -15,7 +15,12 @@ from raygen.training.placement import check_batch, most_workers
 RUN = PRESETS["dcgan-celeba"]
 
 
-ADAM = {"beta1": 0.5, "adversarial_loss": "non-saturating", "spectral_norm": False}
+ADAM = {
+    "beta1": 0.5,
+    "beta2": 0.999,
+    "adversarial_loss": "non-saturating",
+    "spectral_norm": False,
+}
 
 
 @pytest.mark.parametrize(
@@ -62,6 +67,9 @@ ADAM = {"beta1": 0.5, "adversarial_loss": "non-saturating", "spectral_norm": Fal
             ADAM
             | {
                 "batch_size": 256,
+                "lr_d": 2e-4,
+                "lr_g": 1e-3,
+                "lr_vae": 1e-3,
                 "label_smoothing": 0.0,
                 "latent_size": 256,
                 "schedule": "two-phase",
@@ -72,9 +80,74 @@ ADAM = {"beta1": 0.5, "adversarial_loss": "non-saturating", "spectral_norm": Fal
     ],
 )
 def test_presets_are_the_reference_systems(preset: str, expected: dict[str, Any]) -> None:
-    values = PRESETS[preset].to_json()
+    values = PRESETS[preset].explicit.to_json()
     assert {name: values[name] for name in expected} == expected
     assert values["preset"] == preset
+
+
+CRITIC = {"schedule": "5:1", "beta1": 0.0, "beta2": 0.9, "lr_g": 1e-4, "lr_d": 1e-4}
+"""What Gulrajani et al. 2017 train with."""
+
+
+def chosen(config: RunConfig, *names: str) -> dict[str, Any]:
+    values = config.explicit.to_json()
+    return {name: values[name] for name in names or CRITIC}
+
+
+@pytest.mark.parametrize("preset", ["dcgan-celeba", "dcgan-anime", "vaegan-anime"])
+def test_wasserstein_gp_has_defaults_of_its_own(preset: str) -> None:
+    plain = PRESETS[preset]
+    critic = plain.updated({"adversarial_loss": "wasserstein-gp"}, "test")
+    assert chosen(critic) == CRITIC
+    assert chosen(plain.updated({"adversarial_loss": "hinge"}, "test")) == chosen(plain)
+    assert chosen(plain)["beta2"] == 0.999
+    # The other way round, too.
+    assert chosen(critic.updated({"adversarial_loss": "least-squares"}, "test")) == chosen(plain)
+    assert plain.model.left_open >= CRITIC.keys()
+    assert not plain.explicit.model.left_open
+    # A VAE-GAN's encoder keeps its objective's.
+    if preset == "vaegan-anime":
+        assert chosen(critic, "lr_vae") == {"lr_vae": 1e-3}
+    assert not critic.is_two_phase
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"beta1": 0.5},
+        {"beta2": 0.999},
+        {"beta1": 0.0, "beta2": 0.0},
+        {"schedule": "1:1"},
+        {"schedule": "two-phase"},
+        {"lr_g": 1e-3, "lr_d": 2e-4},
+    ],
+)
+def test_what_a_user_says_counts_for_wasserstein_gp_too(told: dict[str, Any]) -> None:
+    critic = RUN.updated({"adversarial_loss": "wasserstein-gp"} | told, "test")
+    assert chosen(critic) == CRITIC | told
+    # Also after a detour through a file.
+    again = RunConfig.from_json(json.loads(json.dumps(critic.to_json())), "test")
+    assert again == critic
+    assert chosen(again.updated({"adversarial_loss": "hinge"}, "test")) == chosen(RUN) | told
+
+
+def test_runs_from_before_beta2_keep_what_they_were_trained_with() -> None:
+    saved = RUN.explicit.to_json() | {"adversarial_loss": "wasserstein-gp"}
+    del saved["beta2"], saved["own_lr_d"]
+    expected = {"schedule": "1:1", "beta1": 0.5, "beta2": 0.999, "lr_g": 1e-4, "lr_d": 1e-3}
+    assert chosen(RunConfig.from_json(saved, "config.json")) == expected
+    # A file that a user wrote says nothing of what it does not name.
+    file = {"adversarial_loss": "wasserstein-gp", "beta1": 0.5, "steps": 7}
+    assert chosen(RunConfig.from_json(file, "mine.json")) == CRITIC | {"beta1": 0.5}
+
+
+@pytest.mark.parametrize("name", ["beta1", "beta2"])
+@pytest.mark.parametrize("value", [1.0, -0.5, -2.0, float("nan")])
+def test_decays_out_of_range_are_refused(name: str, value: float) -> None:
+    with pytest.raises(
+        UserError, match=rf"--{name} .*: must be in \[0, 1\), or -1 for the default"
+    ):
+        replace(RUN, model=replace(RUN.model, **{name: value}))  # type: ignore[arg-type]
 
 
 def test_presets_have_the_reference_systems_images_and_lengths() -> None:
@@ -91,12 +164,37 @@ def test_presets_have_the_reference_systems_images_and_lengths() -> None:
     }
     assert length("vae-celeba", 162_079) == 28_000
     assert length("dcgan-celeba", 162_079) == 3 * 162_079 // 128
-    # Half of each batch of 128 comes from the dataset.
-    assert length("dcgan-anime", 19_000) == 20 * 19_000 // 64
+    # The article's epochs have as many iterations as batches of 128 fit into the images, although
+    # only half of each comes from the dataset; those that a user asks for are passes over it.
+    assert length("dcgan-anime", 20_000) == 20 * 156 == 3_120
+    assert length("dcgan-anime", 20_000, half_batches=False) == 3_120
+    assert length("dcgan-anime", 20_000, batch_size=64) == 20 * 312
+    assert length("dcgan-anime", 20_000, epochs=20.0) == 20 * 20_000 // 64
+    assert length("dcgan-anime", 100) == 20 * 100 // 128
+    assert length("dcgan-anime", 3_200, data=DRAWN) == 4 * 3_200 // 64
     assert length("dcgan-anime", 19_000, schedule="two-phase") == 4_000
     assert length("vaegan-anime", 19_000) == 4_000
     assert length("vaegan-anime", 19_000, epochs=2.0) == 2 * 19_000 // 256
     assert length("vae-celeba", 3_200, data=DRAWN) == 4 * 3_200 // 32
+
+
+def test_updates_of_each_network_are_known_from_schedule_and_steps() -> None:
+    def updates(preset: str, steps: int, total: int, **options: Any) -> dict[str, int]:
+        return PRESETS[preset].updated(options, "test").updates(steps, total)
+
+    assert updates("vae-celeba", 7, 10) == {"encoder": 7, "decoder": 7}
+    assert updates("dcgan-anime", 3_120, 3_120) == {"generator": 3_120, "discriminator": 3_120}
+    two_phase = {"generator": 2_500, "discriminator": 2_500}
+    assert updates("dcgan-anime", 4_000, 4_000, schedule="two-phase") == two_phase
+    critic = {"adversarial_loss": "wasserstein-gp"}
+    assert updates("dcgan-celeba", 50, 99, **critic) == {"generator": 10, "discriminator": 50}
+    vaegan = {"encoder": 2_500, "decoder": 2_500, "discriminator": 2_500}
+    assert updates("vaegan-anime", 4_000, 4_000) == vaegan
+    article = updates("vaegan-anime", 4_000, 4_000, objective="article")
+    # The decoder steps as generator and as part of the VAE.
+    assert article == vaegan | {"decoder": 5_000}
+    # A family that says nothing of turns updates all that it has in each step.
+    assert ModelConfig().updates(5, 10) == {"networks": 5}
 
 
 def test_half_batches_need_an_even_batch() -> None:
@@ -225,7 +323,16 @@ def test_when_an_option_may_change_is_declared_with_it() -> None:
     # These decide what is learnt.
     assert not resumable & {"batch_size", "seed", "width", "precision", "sync_bn", *fixed}
     changeable = having(VAEGANConfig, Policy.CHANGEABLE)
-    assert {"lr_g", "lr_d", "lr_vae", "beta1", "gamma", "schedule", "ema_images"} < changeable
+    assert {
+        "lr_g",
+        "lr_d",
+        "lr_vae",
+        "beta1",
+        "beta2",
+        "gamma",
+        "schedule",
+        "ema_images",
+    } < changeable
     # These decide the networks, or what the optimizers remember.
     assert not changeable & {"latent_size", "spectral_norm", "adversarial_loss", "objective"}
     assert having(VAEConfig, Policy.CHANGEABLE) == {"lr", "kl_weight", "ema_images"}

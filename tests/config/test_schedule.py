@@ -97,6 +97,26 @@ def test_someone_steps_in_every_iteration() -> None:
             assert len(written(text, total, range(total))) == total
 
 
+@pytest.mark.parametrize("text", ["1:1", "5:1", "1:2", "2:3", "7:3", "100:99", "two-phase"])
+@pytest.mark.parametrize("total", [1, 2, 3, 101, 400])
+def test_steps_are_counted_as_they_are_taken(text: str, total: int) -> None:
+    schedule = Schedule.parse(text)
+    discriminator = generator = 0
+    for iteration in range(total):
+        assert schedule.steps(iteration, total) == (discriminator, generator)
+        turn = schedule.turn(iteration, total)
+        discriminator += turn.discriminator
+        generator += turn.generator
+    assert schedule.steps(total, total) == (discriminator, generator)
+
+
+def test_steps_of_the_reference_systems() -> None:
+    # 2,000 iterations each of 4:1 and 1:4.
+    assert Schedule.parse("two-phase").steps(4_000, 4_000) == (2_500, 2_500)
+    assert Schedule.parse("two-phase").steps(2_000, 4_000) == (2_000, 500)
+    assert Schedule.parse("1:1").steps(3_120, 3_120) == (3_120, 3_120)
+
+
 @pytest.mark.parametrize("text", ["100:1", "1:100", "100:100"])
 def test_ratios_up_to_a_hundred_are_taken(text: str) -> None:
     assert len(Schedule.parse(text).phases) == 1

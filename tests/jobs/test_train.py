@@ -42,6 +42,7 @@ def test_a_run_trains_and_leaves_everything_in_its_folder_and_goes_on(
     lines = output.splitlines()
     assert "4 steps of 16 images on 2 CPU workers; 48 training images" in output
     assert lines[-2].split()[-1] == f"{storage}/first/samples"
+    assert lines[-3] == "updates:     generator 4, discriminator 4"
     assert lines[-1].endswith(f"jobs/watch.py --storage {storage}")
     assert "ray::" not in output
 
@@ -59,6 +60,10 @@ def test_a_run_trains_and_leaves_everything_in_its_folder_and_goes_on(
     assert summary["best"]["score"] == min(scores)
     assert last_values(history) == summary["metrics"]
     assert (summary["images_seen"], summary["global_step"], summary["num_workers"]) == (64, 4, 2)
+    assert (summary["total_steps"], summary["updates"]) == (
+        4,
+        {"generator": 4, "discriminator": 4},
+    )
     assert 0 < summary["seconds_to_first_step"] < summary["seconds"]
     assert summary["images_per_second"] > 0
     assert 0 <= summary["data_wait_fraction"] <= 1

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from raygen.cli import TrainCommand, parse_run
+from raygen.config.run import RunConfig
 from raygen.core.history import last_values, read_history
 from raygen.core.storage import Folder
 from raygen.evaluation.objective import Objective
@@ -74,6 +75,7 @@ def test_a_sweep_finds_the_best_and_train_runs_it(
     assert f"5 trials of at most {STEPS * BATCH} images, 2 trials at once on CPUs" in output
     assert "ray::" not in output
     assert "Traceback" not in output
+    assert "generator/discriminator updates" in output
     trials = records(place)
     assert [trial["number"] for trial in trials] == [0, 1, 2, 3, 4]
     assert {trial["status"] for trial in trials} <= {"finished", "stopped"}
@@ -98,6 +100,8 @@ def test_a_sweep_finds_the_best_and_train_runs_it(
         summary = read_summary(Folder.at(folder))
         assert (summary.kind, summary.status) == ("trial", trial["status"])
         assert (summary.images_seen, summary.metrics) == (seen[-1], last["metrics"])
+        run = RunConfig.from_json(json.loads((folder / "config.json").read_text()), "test")
+        assert summary.updates == run.updates(summary.global_step, STEPS)
         assert summary.best
         assert summary.best.score <= last["objective"]
         assert last_values(read_history(Folder.at(folder))).items() >= last["metrics"].items()

@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,6 +37,7 @@ from raygen.models.adversarial import (
 )
 from raygen.models.dcgan import DCGAN
 from raygen.models.layers import PENALTY_NOISE, latents
+from raygen.models.vaegan import VAEGAN
 
 pytestmark = pytest.mark.numeric
 
@@ -488,6 +490,26 @@ def test_each_loss_teaches_a_discriminator_flat_images_from_noise(
         assert float(history[-1]["accuracy/discriminator"]) == 1
         first, last = (float(history[k]["loss/discriminator"]) for k in (0, -1))
         assert last < 0.4 * first
+
+
+@pytest.mark.parametrize("preset", ["dcgan-celeba", "vaegan-anime"])
+def test_wasserstein_gp_trains_with_rates_decays_and_a_schedule_of_its_own(preset: str) -> None:
+    def settings(**told: Any) -> tuple[Any, ...]:
+        model = build_any(small_config(preset, **told))
+        assert isinstance(model, DCGAN | VAEGAN)
+        generator = "generator" if isinstance(model, DCGAN) else "decoder"
+        groups = [model.optimizers[n].param_groups[0] for n in (generator, "discriminator")]
+        assert len({group["betas"] for group in groups}) == 1
+        turns = [model.schedule.turn(number, 1_000) for number in range(10)]
+        steps = sum(t.discriminator for t in turns), sum(t.generator for t in turns)
+        return groups[0]["betas"], groups[0]["lr"], groups[1]["lr"], steps
+
+    critic = {"adversarial_loss": "wasserstein-gp"}
+    assert settings(**critic) == ((0.0, 0.9), 1e-4, 1e-4, (10, 2))
+    own = {"beta1": 0.3, "beta2": 0.99, "lr_g": 2e-4, "lr_d": 3e-4, "schedule": "1:2"}
+    expected = (0.3, 0.99), 2e-4, 3e-4, (5, 10)
+    assert settings(**critic, **own) == settings(**own) == expected
+    assert settings()[0] == (0.5, 0.999)
 
 
 @pytest.mark.slow

@@ -342,32 +342,42 @@ def test_a_step_leaves_the_gradients_of_the_network_that_rests(half_batches: boo
         assert all(p.grad is not None and bool((p.grad == 7).all()) for p in parameters)
 
 
-def test_validation_measures_both_losses_without_touching_the_networks() -> None:
-    model = build(DCGAN, tiny_config(label_smoothing=0.2))
-    moves = Moves(model)
+@pytest.mark.parametrize("preset", ["dcgan-celeba", "dcgan-anime"])
+def test_validation_measures_both_losses_without_touching_the_networks(preset: str) -> None:
+    chosen = small_config(preset, label_smoothing=0.2, ema_images=1_000)
+    model, side = build(DCGAN, chosen), chosen.image.height
+    for number in range(2):
+        shown = scaled_images(chosen.step_images, side, side, seed=number)
+        model.update(batch_of(shown), step_of(number, chosen.step_images))
+    moves, real = Moves(model), scaled_images(8, side, side, seed=5)
     states = {n: {k: v.clone() for k, v in m.state_dict().items()} for n, m in nets(model)}
-    first: Metrics = model.validate(batch_of(images(8)), 3)
-    again = model.validate(batch_of(images(8)), 3)
+    first: Metrics = model.validate(batch_of(real), 3)
+    again = model.validate(batch_of(real), 3)
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(
-        first["validation/generator"],
-        model.validate(batch_of(images(8)), 4)["validation/generator"],
+        first["validation/generator"], model.validate(batch_of(real), 4)["validation/generator"]
     )
     assert not moves.take()
     for name, network in nets(model):
         for key, value in network.state_dict().items():
             assert torch.equal(value, states[name][key])
         assert network.training == (not name.endswith("_ema"))
-    generator, discriminator = (model.networks[n].eval() for n in ("generator", "discriminator"))
+    # As in the discriminator's own step: each kind in a training batch of its own, here without
+    # dropout. The images are those of the averaged generator.
+    generator, discriminator = (model.networks[n] for n in ("generator_ema", "discriminator"))
+    for layer in discriminator.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0
     with torch.no_grad():
-        real = discriminator(images(8))
-        fake = discriminator(generator(model.fixed_noise(8, VALIDATION_NOISE, 3)))
-    halves = cross_entropy(real, 0.8), cross_entropy(fake, 0.0)
+        real_logits = discriminator(real)
+        fake = generator(model.fixed_noise(8, VALIDATION_NOISE, 3))
+        fake_logits = discriminator(fake)
+    halves = cross_entropy(real_logits, 0.8), cross_entropy(fake_logits, 0.0)
     expected = {
         "discriminator": sum(halves) / 2,
         "discriminator_real": halves[0],
         "discriminator_fake": halves[1],
-        "generator": cross_entropy(fake, 1.0),
+        "generator": cross_entropy(fake_logits, 1.0),
     }
     assert first.keys() == {f"validation/{name}" for name in expected}
     for name, value in expected.items():
@@ -399,6 +409,6 @@ def test_two_workers_with_half_the_batch_equal_one_with_all_of_it(tmp_path: Path
 
 
 def test_options_out_of_range_are_refused() -> None:
-    for name, value in (("lr_g", 0.0), ("beta1", 1.0), ("label_smoothing", -0.1)):
+    for name, value in (("lr_g", -1.0), ("beta1", 1.0), ("label_smoothing", -0.1)):
         with pytest.raises(UserError, match=f"--{name.replace('_', '-')}"):
             updated(DCGANConfig(), {name: value}, "here")

@@ -17,8 +17,10 @@ from raygen.models.layers import (
     initialise_uniform,
     kl_divergence,
     latents,
+    recompute_statistics,
     reparameterize,
     scaled,
+    with_batch_statistics,
 )
 
 pytestmark = pytest.mark.numeric
@@ -86,6 +88,68 @@ def test_a_frozen_network_passes_gradients_and_keeps_none() -> None:
     assert network.weight.grad is None
     assert network.weight.requires_grad
     assert not network.bias.requires_grad
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, nn.SyncBatchNorm])
+def test_batch_statistics_normalise_a_batch_and_are_not_kept(
+    kind: type[nn.BatchNorm2d | nn.SyncBatchNorm], training: bool
+) -> None:
+    norm = kind(3)
+    network = nn.Sequential(norm, nn.Dropout(0.9)).train(training)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    norm.running_mean.fill_(7.0)
+    norm.running_var.fill_(0.1)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    buffers = dict(network.named_buffers())
+    images = torch.randn(5, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 3 + 2
+    with with_batch_statistics(network):
+        result = network(images.requires_grad_(True))
+    assert not result.requires_grad
+    mean, variance = images.mean((0, 2, 3)), images.var((0, 2, 3), correction=0)
+    expected = (images - mean.view(3, 1, 1)) / (variance.view(3, 1, 1) + norm.eps).sqrt()
+    torch.testing.assert_close(result, expected.detach(), rtol=1e-4, atol=1e-5)
+    assert network.training == norm.training == training
+    after = network.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    # The same tensors, which data-parallel wrappers and averages know.
+    assert all(value is buffers[name] for name, value in network.named_buffers())
+
+
+def test_recomputed_statistics_are_means_over_batches_and_nothing_else_changes() -> None:
+    norm = nn.BatchNorm2d(3, momentum=0.2)
+    network = nn.Sequential(nn.Conv2d(2, 3, 1), nn.Dropout(0.5), norm, nn.Dropout(0.5)).eval()
+    for _ in range(3):
+        network.train()(torch.randn(8, 2, 4, 4) * 3)
+    network.eval()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    buffers, random = dict(network.named_buffers()), torch.get_rng_state()
+    batches = torch.randn(24, 2, 4, 4, generator=torch.Generator().manual_seed(0)).split(8)
+    recompute_statistics(network, batches)
+    assert torch.equal(torch.get_rng_state(), random)
+    with torch.no_grad():
+        features = torch.stack([network[0](batch) for batch in batches])
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    torch.testing.assert_close(norm.running_mean, features.mean((0, 1, 3, 4)))
+    variances = features.var((1, 3, 4), correction=1).mean(0)
+    torch.testing.assert_close(norm.running_var, variances)
+    for name, value in network.state_dict().items():
+        changed = name.endswith(("running_mean", "running_var"))
+        assert torch.equal(value, before[name]) is not changed, name
+    assert all(value is buffers[name] for name, value in network.named_buffers())
+    assert norm.momentum == 0.2
+    assert not any(module.training for module in network.modules())
+
+
+def test_batch_statistics_are_given_back_after_an_error() -> None:
+    network = nn.BatchNorm2d(2)
+    mean = network.running_mean
+    with pytest.raises(ValueError, match="expected 4D"), with_batch_statistics(network):
+        network(torch.zeros(2))
+    assert network.running_mean is mean
+    assert network.training
 
 
 def test_scaled_channels() -> None:

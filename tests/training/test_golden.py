@@ -27,7 +27,10 @@ CASES: dict[str, tuple[str, dict[str, object]]] = {
     "vae-celeba": ("vae-celeba", {}),
     "vae-celeba-adam": ("vae-celeba", {"optimizer": "adam", "kl_weight": 0.01}),
     "dcgan-celeba": ("dcgan-celeba", {}),
-    "dcgan-celeba-wasserstein": ("dcgan-celeba", {"adversarial_loss": "wasserstein-gp"}),
+    "dcgan-celeba-wasserstein": (
+        "dcgan-celeba",
+        {"adversarial_loss": "wasserstein-gp", "schedule": "1:1"},
+    ),
     "dcgan-celeba-spectral": (
         "dcgan-celeba",
         {"spectral_norm": True, "adversarial_loss": "hinge", "schedule": "1:2"},

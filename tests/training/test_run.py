@@ -23,8 +23,8 @@ def open_run(path: Path) -> RunFolder:
     return run
 
 
-def save_step_2(run: RunFolder) -> None:
-    model = build_model(tiny_config())
+def save_step_2(run: RunFolder, **options: Any) -> None:
+    model = build_model(tiny_config(**options))
     save_checkpoint(run.checkpoints, model, Position(2, 16, 1.0), {"dataset": "abc"}, 3)
 
 
@@ -202,6 +202,45 @@ def test_a_run_of_a_version_that_noted_no_family_and_size(tmp_path: Path) -> Non
     with pytest.raises(UserError, match="--size 64x64: the run in .* has 32x32"):
         run.open(tiny_config(size="64"), restart=False)
     run.open(tiny_config(), restart=False)
+
+
+OLDER = {"beta1": 0.5, "schedule": "1:1", "lr_g": 1e-4, "lr_d": 1e-3}
+"""What the config.json of an older run says, whatever its loss."""
+
+
+@pytest.mark.parametrize("loss", ["non-saturating", "wasserstein-gp"])
+def test_a_run_from_before_losses_had_defaults_goes_on_with_its_own(
+    tmp_path: Path, loss: str
+) -> None:
+    run, config = open_run(tmp_path), tiny_config(adversarial_loss=loss)
+    save_step_2(run, adversarial_loss=loss)
+    rewrite(tmp_path / "run/config.json", adversarial_loss=loss, **OLDER, beta2=None, own_lr_d=None)
+    loaded = raygen.load(str(tmp_path / "run")).config.explicit.to_json()
+    same = run.resumed(config, restart=False)
+    for values in (loaded, same.to_json()):
+        assert {name: values[name] for name in (*OLDER, "beta2")} == OLDER | {"beta2": 0.999}
+    # Other values are refused, those from before `beta2` too.
+    for name, value in (("beta2", 0.5), ("beta1", 0.0), ("schedule", "5:1"), ("lr_d", 0.5)):
+        other = config.updated({name: value}, "test")
+        with pytest.raises(UserError, match=f"--{name.replace('_', '-')} {value}: the run in"):
+            run.open(run.resumed(other, restart=False), restart=False)
+    assert run.resumed(config, restart=True) == config
+    run.open(same, restart=False)
+    saved = json.loads((tmp_path / "run/config.json").read_text())
+    assert {name: saved[name] for name in (*OLDER, "beta2")} == OLDER | {"beta2": 0.999}
+
+
+def test_a_run_notes_the_defaults_that_it_was_trained_with(tmp_path: Path) -> None:
+    run = RunFolder.at(str(tmp_path), "run")
+    config = tiny_config(adversarial_loss="wasserstein-gp")
+    assert run.resumed(config, restart=False) == config
+    run.open(config, restart=False)
+    saved = json.loads((tmp_path / "run/config.json").read_text())
+    assert (saved["schedule"], saved["beta1"], saved["beta2"]) == ("5:1", 0.0, 0.9)
+    assert (saved["lr_g"], saved["lr_d"]) == (1e-4, 1e-4)
+    save_step_2(run)
+    assert run.resumed(config, restart=False) == config.explicit
+    run.open(config, restart=False)
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     best = Best(31.5, "quality/swd", 4)
     summary = Summary(**OLD, kind="trial", run_name="003", status="stopped", best=best)
     summary = replace(summary, dataset="ab", began_at=1e9, ended_at=1e9 + 5, torch_version="2.9")
+    summary = replace(summary, total_steps=9, updates={"generator": 4, "discriminator": 8})
     assert read(tmp_path, summary.to_json()) == summary
 
 
@@ -56,6 +57,7 @@ def test_a_file_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     summary = read(tmp_path, OLD)
     assert summary == Summary(**OLD)
     assert (summary.kind, summary.status, summary.best) == ("training", "finished", None)
+    assert (summary.total_steps, summary.updates) == (0, {})
     assert not summary.is_final
     # All that it said is still said, under the same names.
     assert summary.to_json().items() >= OLD.items()
@@ -77,6 +79,7 @@ DAMAGED: dict[str, tuple[Any, str]] = {
     "steps": (OLD | {"global_step": -1}, "global_step is -1"),
     "metrics": (OLD | {"metrics": {"a": "x"}}, "metrics.a is 'x', but must be a number, or null"),
     "best": (OLD | {"best": {"score": 1}}, "best.metric is missing"),
+    "updates": (OLD | {"updates": {"generator": -1}}, "updates.generator is -1"),
     "began": (OLD | {"began_at": "today"}, "began_at is 'today'"),
 }
 
@@ -134,6 +137,8 @@ def test_a_run_says_that_it_began_and_how_it_ended(session: Session) -> None:
         ended_at=ended.ended_at,
         raygen_version=raygen.__version__,
         torch_version=torch.__version__,
+        total_steps=4,
+        updates={"generator": 4, "discriminator": 4},
     )
     assert ended.ended_at
     assert ended.ended_at - began_at == pytest.approx(ended.seconds, abs=0.02)
@@ -165,6 +170,7 @@ def test_a_trial_says_how_far_it_is_each_time_that_it_is_measured(session: Sessi
     summary = summary_of(session)
     assert (summary.kind, summary.status) == ("trial", "running")
     assert (summary.global_step, summary.images_seen) == (3, 24)
+    assert summary.updates == {"generator": 3, "discriminator": 3}
     assert summary.images_per_second == 12.5
     # The sweep stops it.
     note_end(session.run.folder, "stopped")

@@ -124,6 +124,22 @@ def test_everything_happens_when_its_images_have_been_seen(tmp_path: Path) -> No
     assert 0 <= outcome.data_wait_fraction < 1
 
 
+def test_averages_are_saved_with_statistics_of_their_own_weights(tmp_path: Path) -> None:
+    config = tiny_config(checkpoint_images=16)
+    go(tmp_path, config, 5)
+    model = build_model(config)
+    for step in (2, 4, 5):
+        saved = tmp_path / f"run/checkpoints/step-{step:08d}"
+        networks = {n: load_file(saved / f"{n}.safetensors") for n in model.networks}
+        for name, network in model.networks.items():
+            network.load_state_dict(networks[name])
+        model.refresh_averages()
+        for key, value in model.networks["generator_ema"].state_dict().items():
+            assert torch.equal(value, networks["generator_ema"][key]), key
+            raw = networks["generator"][key]
+            assert torch.equal(value, raw) == key.endswith("num_batches_tracked"), key
+
+
 def test_logged_values_are_means_over_the_steps_since_the_last(tmp_path: Path) -> None:
     every = [go(tmp_path / str(k), tiny_config(log_images=8), k)[1] for k in (1, 2, 3)]
     together = go(tmp_path / "all", tiny_config(log_images=24), 3)[1]
@@ -327,8 +343,8 @@ def _statistics(networks: list[nn.Module]) -> torch.Tensor:
 def test_statistics_differ_between_checkpoints_and_are_averaged_in_each(tmp_path: Path) -> None:
     run_processes(2, each_checkpoint, str(tmp_path))
     first, second = load_file(tmp_path / "rank0"), load_file(tmp_path / "rank1")
-    # Once for each step with a checkpoint, whatever else was due then.
-    assert len(first) == 3
+    # Before the first step, and once for each with a checkpoint, whatever else was due then.
+    assert len(first) == 4
     for name in first:
         (a_before, a_after), (b_before, b_after) = first[name], second[name]
         assert torch.equal(a_after, b_after)

@@ -34,6 +34,43 @@ def test_an_option_that_is_not_searched_keeps_what_depends_on_those_that_are() -
     assert [(model.lr_g, model.lr_vae) for model in rates] == [(1e-3, 1e-3), (1e-4, 3e-4)]  # type: ignore[attr-defined]
 
 
+def test_a_sweep_over_the_adversarial_loss_tries_each_with_its_own_defaults() -> None:
+    plan = planned("dcgan-celeba", "adversarial_loss=choice(non-saturating,wasserstein-gp)")
+    models = [plan.config.updated(values, "test").model.explicit for values in plan.trials()]
+    found = [
+        (m.adversarial_loss, m.schedule, m.beta1, m.beta2, m.lr_g, m.lr_d)  # type: ignore[attr-defined]
+        for m in models
+    ]
+    assert found == [
+        ("non-saturating", "1:1", 0.5, 0.999, 1e-4, 1e-3),
+        ("wasserstein-gp", "5:1", 0.0, 0.9, 1e-4, 1e-4),
+    ]
+    # What is searched or told is the same for both.
+    plan = planned(
+        "dcgan-celeba",
+        "adversarial_loss=choice(non-saturating,wasserstein-gp)",
+        "beta2=choice(0.9,0.99)",
+        options={"lr_d": 3e-4},
+    )
+    assert plan.defaults == {"adversarial_loss": "non-saturating", "beta2": 0.999}
+    models = [plan.config.updated(values, "test").model.explicit for values in plan.trials()]
+    assert {m.lr_d for m in models} == {3e-4}  # type: ignore[attr-defined]
+    assert {m.beta2 for m in models} == {0.9, 0.99, 0.999}  # type: ignore[attr-defined]
+
+
+def test_wasserstein_gp_is_searched_around_its_own_defaults() -> None:
+    critic = {"adversarial_loss": "wasserstein-gp"}
+    plan = planned("dcgan-celeba", options=critic, space="", search="random", trials="4")
+    assert {n: plan.defaults[n] for n in ("schedule", "beta1", "lr_d")} == {
+        "schedule": "5:1",
+        "beta1": 0.0,
+        "lr_d": 1e-4,
+    }
+    assert str(plan.space["lr_d"]) == "loguniform(1e-05,0.001)"
+    with pytest.raises(UserError, match="unknown option 'own_lr_d'"):
+        planned("dcgan-celeba", "own_lr_d=choice(1,2)")
+
+
 def test_a_learning_rate_of_its_own_is_searched_around_the_number_it_stands_for() -> None:
     plan = planned("vaegan-anime", space="", search="random", trials="4")
     assert plan.defaults["lr_g"] == 1e-3

@@ -8,6 +8,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from helpers import tiny_config
 
 from raygen.config.domains import Range
 from raygen.core.errors import RunError
@@ -19,6 +20,7 @@ from raygen.tuning.options import SweepOptions
 from raygen.tuning.records import SweepFolder, Trial
 from raygen.tuning.sweep import Watch
 from raygen.tuning.table import LiveTable
+from raygen.tuning.trial import Task
 
 
 @pytest.fixture(autouse=True)
@@ -44,12 +46,45 @@ def watch(
         objective=Objective("quality/swd"),
         status=mock.Mock(),
         total_images=900,
+        updates=lambda trial, images: {},
     )
     signals: Any = mock.Mock()
     signals.stop.is_set.return_value = stop
     space: Any = {"lr_g": Range(1e-5, 1e-3, log=True)}
     options, lease = SweepOptions(), mock.Mock()
     return Watch(task, space, 4, history, LiveTable(), signals, options, lease, end_search)
+
+
+def test_a_trial_s_updates_follow_from_its_values(tmp_path: Path) -> None:
+    nothing: Any = None
+    task = Task(
+        config=tiny_config(),
+        sweep=SweepFolder(Folder.at(tmp_path)),
+        data=nothing,
+        manifest=nothing,
+        stored=nothing,
+        objective=Objective("quality/swd"),
+        capacity=nothing,
+        status=nothing,
+        total_images=800,
+        report_images=80,
+    )
+
+    def updates(images: int, *changes: str, **values: Any) -> dict[str, int]:
+        return task.updates(Trial(0, values, changes=list(changes)), images)
+
+    assert updates(80) == {"generator": 10, "discriminator": 10}
+    assert updates(80, schedule="5:1") == {"generator": 2, "discriminator": 10}
+    # Trials see equally many images, whatever their batch.
+    assert updates(80, batch_size=4) == {"generator": 20, "discriminator": 20}
+    # The first half of 100 steps is 4:1.
+    assert updates(800, schedule="two-phase") == {"generator": 62, "discriminator": 62}
+    assert updates(320, schedule="two-phase") == {"generator": 10, "discriminator": 40}
+    assert updates(80, "8 images: lr_g 0.1 -> 0.2") == updates(80)
+    # What it was before is not known any more, nor anything of values that conflict.
+    assert updates(80, "8 images: lr_g 0.1 -> 0.2, schedule 1:1 -> 5:1") == {}
+    assert updates(80, "8 images: schedule 1:1 -> 5:1") == {}
+    assert updates(80, schedule="0:1") == {}
 
 
 def tune_trial(number: int) -> Any:

@@ -44,6 +44,25 @@ def test_rows_begin_with_what_runs_and_then_what_is_best() -> None:
     assert rows[4][1:] == ["stopped", "100", "80", "1.0e-04", "5:1", "not among the best third"]
 
 
+def test_rows_say_how_often_each_network_was_updated() -> None:
+    def updates(trial: Trial, images: int) -> dict[str, int]:
+        # Of a trial whose values conflict, nothing is known.
+        return {} if trial.number == 3 else {"generator": images // 50, "discriminator": images}
+
+    heading, *rows = trial_rows(TRIALS, LOW, SPACE, LIVE, updates)
+    assert heading[-2:] == ["generator/discriminator updates", "why"]
+    assert {row[0]: row[-2] for row in rows} == {
+        "0": "18/900",
+        "1": "2/100",
+        # A running trial's are those of its latest word.
+        "2": "9/450",
+        "3": "",
+        "4": "18/900",
+        "5": "1/90",
+    }
+    assert {len(row) for row in rows} == {len(heading)}
+
+
 def test_columns_are_aligned() -> None:
     assert aligned([["a", "bb", "why"], ["100", "2", ""]]) == ["  a  bb  why", "100   2"]
 

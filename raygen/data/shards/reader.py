@@ -136,9 +136,16 @@ class ShardReader:
         if name not in known:
             has = f"it has {', '.join(known)}" if known else "it has none"
             raise UserError(f"--attribute {name}: the dataset {self.folder.uri} lacks it; {has}")
-        number = known.index(name)
-        values = [as_array(c).view(np.int8)[:, number] for c in self._columns(ATTRIBUTES)]
-        return np.concatenate([np.empty(0, np.int8), *values])
+        return self.attributes()[name]
+
+    def attributes(self) -> dict[str, np.ndarray]:
+        """All attributes of every row of the split by name, as `attribute` returns one."""
+        known = self.manifest.attributes
+        if not known:
+            return {}
+        parts = [as_array(c).view(np.int8) for c in self._columns(ATTRIBUTES)]
+        values = np.concatenate([np.empty((0, len(known)), np.int8), *parts])
+        return dict(zip(known, values.T, strict=True))
 
     def labels(self, rows: np.ndarray) -> tuple[list[str], np.ndarray]:
         """Read the ids of these rows, in order, and all their attributes, (N, attributes) int8."""
