@@ -17,6 +17,7 @@ USES_RAY = {
     "raygen/data/prepare/parts.py",
     "raygen/data/stream/ray_data.py",
     "raygen/data/shards/object_store.py",
+    "raygen/jobs/evaluate.py",
     "raygen/cluster/local_ray.py",
     "raygen/cluster/private_ray.py",
     "raygen/training/planned_shards.py",

@@ -122,6 +122,7 @@ def train(
     names: Sequence[str],
     progress: Progress = lambda done, total: None,
     device: torch.device | str = "cpu",
+    steps: int = STEPS,
 ) -> Domain | None:
     """Train the classifier of attributes on images; the same images give the same one.
 
@@ -141,11 +142,11 @@ def train(
     network = AttributeClassifier(len(chosen), side_of(*images.shape[1:3])).to(device)
     torch.random.set_rng_state(state)
     optimizer = torch.optim.Adam(network.parameters(), RATE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
     network.train()
     batch = min(BATCH, len(images))
     order = np.empty(0, np.int64)
-    for step in range(STEPS):
+    for step in range(steps):
         if len(order) < batch:
             order = np.concatenate([order, random.permutation(len(images))])
         rows, order = order[:batch], order[batch:]
@@ -158,7 +159,7 @@ def train(
         loss.backward()
         optimizer.step()
         schedule.step()
-        progress(step + 1, STEPS)
+        progress(step + 1, steps)
     network.eval()
     accuracy, chance = _accuracy(network, *held_out, chosen, device)
     network.requires_grad_(False).to("cpu")

@@ -85,6 +85,7 @@ class Subject:
     Attributes:
         name: for messages; run: the run's folder, or None; step: the checkpoint's.
         real: what it is compared with.
+        trained_on: fingerprint of the dataset that the run was trained on; empty: not known.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Subject:
     config: RunConfig | None = None
     step: int = 0
     images: str = ""
+    trained_on: str = ""
 
     @cached_property
     def can_encode(self) -> bool:
@@ -156,7 +158,7 @@ def _open_run(path: str, options: EvaluateOptions) -> Subject:
     data = dataset_of(run.folder, config, options.data, path, again)
     real = _open_data(data)
     config.check_images(real.manifest.height, real.manifest.width)
-    return Subject(path, real, run.folder, config, step)
+    return Subject(path, real, run.folder, config, step, trained_on=run.dataset())
 
 
 def _open_images(options: EvaluateOptions) -> Subject:
@@ -310,6 +312,11 @@ class _Job:
             self._note(
                 "the dataset has no test split, so the validation images are measured on, which "
                 "checkpoints and settings may have been chosen on; prepare it again for one"
+            )
+        if self._subject.trained_on not in ("", self._real.manifest.fingerprint):
+            self._note(
+                f"the run was trained on another dataset than {self._real.folder.uri}, which may "
+                "have had these images among its training images"
             )
         if self._subject.images:
             self._source = folder_of_images(self._subject.images)

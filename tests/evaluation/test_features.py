@@ -26,7 +26,7 @@ LADDERS = (
 )
 
 
-def distances(extractor: Extractor, count: int = 512) -> dict[str, float]:
+def distances(extractor: Extractor, count: int = 200) -> dict[str, float]:
     """The Fréchet distance of each damaged set from real faces, and of other real faces."""
     real, _ = faces(0, count)
     other, _ = faces(count, count)
