@@ -43,7 +43,9 @@ from raygen.data.shards.manifest import MANIFEST, Manifest, write_shard
 from raygen.data.shards.reader import ShardReader
 from raygen.data.sources.huggingface import huggingface
 from raygen.data.splits import TRAIN
+from raygen.evaluation import domain
 from raygen.evaluation.objective import Objective
+from raygen.evaluation.record import Evaluation, Measured
 from raygen.inference.model import load
 from raygen.inference.options import SampleOptions
 from raygen.jobs.tune import resumed
@@ -83,6 +85,10 @@ class Kind:
     sign: Callable[[Path], None] | None = None
 
 
+def _extractor_of(place: Path) -> tuple[Folder, str]:
+    return Folder.at(place / "faces"), "own.safetensors"
+
+
 def make(place: Path) -> None:
     """Write a valid file of each kind."""
     save_run(place / "run", PRESET, schedule="1:1")
@@ -98,6 +104,13 @@ def make(place: Path) -> None:
     source = {"kind": "files", "images": "x", "count": 7, "seed": 3}
     manifest = Manifest(4, 4, ("Bald", "Hat"), {TRAIN: (shard,)}, source, 0, rejected, ("4x4",))
     folder.write_json(MANIFEST, manifest.to_json())
+    network = domain.AttributeClassifier(2, 16).eval()
+    domain.save(
+        domain.Domain(domain._extractor(network), ("a", "b"), 1.0, 0.5), *_extractor_of(place)
+    )
+    figures = Measured(1.5, 1.0, math.nan, 0.5, 9.0, 100, "domain")
+    evaluation = Evaluation("domain/fd", {"domain/fd": figures}, {"split": "test", "notes": ["a"]})
+    _write(place / "run/evaluation.json", evaluation.to_json())
     begun = Folder.at(place / "begun")
     marker.write(begun, "dataset")
     records = begun.join(".prepare")
@@ -264,9 +277,9 @@ def _read_sweep(place: Path) -> None:
 def _read_space(place: Path) -> None:
     known = RUN.to_json()
     space = read_space({}, str(place / "space.json"), (), known)
-    for name, domain in space.items():
-        for value in domain.extremes:
-            RUN.updated({name: value}, f"--set {name}={domain}")
+    for name, range_ in space.items():
+        for value in range_.extremes:
+            RUN.updated({name: value}, f"--set {name}={range_}")
     defaults = {name: known[name] for name in space}
     for _, values in zip(range(3), random_trials(space, defaults, 0), strict=False):
         RUN.updated(values, "trial")
@@ -346,6 +359,9 @@ JSON = {
     "state of a saved dataset": Kind("hf/train/state.json", _read_huggingface),
     "marker": Kind("begun/raygen.json", lambda place: marker.read(Folder.at(place / "begun"))),
     "claim": Kind(f"owned/{OTHER_CLAIM}", _read_claims),
+    "evaluation": Kind(
+        "run/evaluation.json", lambda place: Evaluation.read(Folder.at(place / "run"))
+    ),
 }
 LINES = {"history": Kind(HISTORY, _read_history)}
 """Files of a line of JSON for each thing."""
@@ -356,6 +372,9 @@ BINARY = {
         "faces/train-00000.parquet", _read_dataset("faces"), (f"faces/{MANIFEST}",), _sign_shards
     ),
     "arrow": Kind("hf/train/data.arrow", _read_huggingface),
+    "extractor": Kind(
+        "faces/extractors/own.safetensors", lambda place: domain.load(*_extractor_of(place))
+    ),
 }
 KINDS = JSON | LINES | BINARY
 
