@@ -48,7 +48,7 @@ PART = 250
 """Images of one task."""
 RECONSTRUCTED = 2_000
 """Upper limit of the images that are reconstructed."""
-NEAREST_SHOWN = 16
+NEAREST_SHOWN, PAIRS_PER_ROW = 16, 4
 FOLDER = "evaluation"
 """Folder in a run's for pictures and TensorBoard's events."""
 MODEL, FLOOR, UNTRAINED = "model", "floor", "untrained"
@@ -185,6 +185,41 @@ def _target(subject: Subject, options: EvaluateOptions) -> Folder:
     return subject.run.join(FILE) if subject.run else file_to_write("--out", "", FILE)
 
 
+@dataclass(frozen=True)
+class _Gathered:
+    """What figures are computed from.
+
+    Attributes:
+        count: number of images of each set.
+        sets: references to the parts of each set of images; real: those of the real ones.
+        features: features of each set, by extractor; of_real, train, others: those of the real
+            images, of training images and of validation images, empty where there are none.
+        train_rows: rows of the training images.
+        encoded: references to what `_encode` returns.
+    """
+
+    count: int
+    sets: Mapping[str, Sequence[Any]]
+    real: Sequence[Any]
+    features: Mapping[str, Mapping[str, np.ndarray]]
+    of_real: Mapping[str, np.ndarray]
+    train: Mapping[str, np.ndarray]
+    others: Mapping[str, np.ndarray]
+    train_rows: np.ndarray
+    encoded: Sequence[Any]
+
+    def feature_sets(self, which: str, kind: str, extractor: str) -> FeatureSets | None:
+        """What a kind of figures of a set needs; None if there is nothing to compute."""
+        nothing = np.empty((0, 0), np.float32)
+        fake, train = self.features[which][extractor], nothing
+        if kind == "memorisation":
+            train = self.train.get(extractor, nothing)
+            if which == FLOOR:
+                # Training images are no nearer to training images than themselves.
+                fake = self.others.get(extractor, nothing)
+        return FeatureSets(self.of_real[extractor], fake, train) if len(fake) else None
+
+
 class _Job:
     """The measurement of one subject, as tasks of Ray."""
 
@@ -202,73 +237,76 @@ class _Job:
         self._gpus = 1 if cluster.total(cluster.nodes(), "GPU") >= 1 else 0
 
     def run(self) -> Evaluation:
+        """Measure everything, draw the nearest pairs, and log the values to TensorBoard."""
         began = time.monotonic()
         extractors = self._extractors()
-        self._shared = ray.put(extractors)
-        count = self._count()
-        fakes = self._fakes(count)
-        # The images that were generated may be fewer than wanted.
-        sets: dict[str, list[Any]] = {MODEL: fakes}
-        real = self._read(self._real.split, count, keep=True)
-        train_rows = self._real.rows(TRAIN, max(self._options.train_images, count), 1)
-        train = self._read_rows(TRAIN, train_rows, keep=count)
-        if self._subject.run:
+        self._best = domain.DOMAIN if domain.DOMAIN in extractors else RANDOM_VGG
+        gathered = self._gather(self._count(), ray.put(extractors))
+        metrics = self._measure(gathered, list(extractors))
+        about = self._about(extractors, gathered.count, time.monotonic() - began)
+        if self._subject.run and self._subject.config:
+            self._draw_nearest(gathered)
+            values = {tag: measured.value for tag, measured in metrics.items()}
+            images_seen = self._subject.step * self._subject.config.step_images
+            write_events(self._subject.run.join(FOLDER), values, images_seen)
+        return Evaluation(f"{self._best}/fd", metrics, about)
+
+    def _gather(self, count: int, extractors: Any) -> "_Gathered":
+        """Generate, read and encode images, and extract their features.
+
+        Args: count: images of each set; extractors: a reference to all of them.
+        """
+        self._shared = extractors
+        subject, real = self._subject, self._real
+        sets = {MODEL: self._fakes(count)}
+        # Training images are as real as test images: what they score is the floor.
+        sets[FLOOR] = self._read(TRAIN, count, keep=True)
+        if subject.run:
             sets[UNTRAINED] = self._generated(count, untrained=True)
-        others = self._read(VALIDATION, count) if self._real.split == TEST else []
-        encoded = self._encoded(count) if self._subject.can_encode else []
-        self._wait(
-            [*real, *train, *others, *encoded, *(p for parts in sets.values() for p in parts)]
+        reals = self._read(real.split, count, keep=True)
+        train_rows = real.rows(TRAIN, self._options.train_images, self._options.seed + 1)
+        train = self._read_rows(TRAIN, train_rows)
+        others = self._read(VALIDATION, count) if real.split == TEST else []
+        encoded = self._encoded(count) if subject.can_encode else []
+        made = [part for parts in sets.values() for part in parts]
+        self._wait([*made, *reals, *train, *others, *encoded])
+        return _Gathered(
+            count,
+            {which: [part[0] for part in parts] for which, parts in sets.items()},
+            [part[0] for part in reals],
+            {which: _features(parts) for which, parts in sets.items()},
+            _features(reals),
+            _features(train),
+            _features(others),
+            train_rows,
+            encoded,
         )
 
-        features = {name: _features(parts) for name, parts in sets.items()}
-        of_real, of_train, of_others = (_features(parts) for parts in (real, train, others))
-        # Training images are as real as test images: what they score is the floor.
-        floor_parts = train[: -(-count // PART)]
-        features[FLOOR] = _features(floor_parts)
-        sets[FLOOR] = floor_parts
-        tasks: dict[tuple[str, str], Any] = {}
-        nothing = np.empty((0, 0), np.float32)
+    def _measure(self, gathered: "_Gathered", extractors: Sequence[str]) -> dict[str, Measured]:
+        """Compute all figures of all sets, each in a task of its own."""
+        seed = self._options.seed
+        tasks: list[tuple[str, Any]] = []
+        of_features = _task(_feature_figures, self._gpus)
         for extractor in extractors:
             for kind in measures.OF_FEATURES:
-                for which, found in features.items():
-                    fake = found[extractor]
-                    learnt = of_train[extractor]
-                    if kind == "memorisation" and which == FLOOR:
-                        fake = of_others.get(extractor, nothing)
-                    if kind != "memorisation":
-                        learnt = nothing
-                    if len(fake):
-                        feature_sets = FeatureSets(of_real[extractor], fake, learnt)
-                        task = _task(_feature_figures, self._gpus).remote(
-                            kind, extractor, feature_sets, self._options.seed
-                        )
-                        tasks[which, f"{extractor} {kind}"] = task
-        same_size = self._same_size(fakes)
-        for kind in measures.OF_IMAGES if same_size else ():
-            for which, parts in sets.items():
-                images = [part[0] for part in parts]
-                reals = [part[0] for part in real]
-                tasks[which, kind] = _task(_image_figures, 0).remote(
-                    kind, self._options.seed, len(reals), *reals, *images
-                )
-        if encoded:
-            tasks[MODEL, "reconstruction"] = _task(_reconstruction_figures, 0).remote(
-                math.prod(self._real.manifest.shape(1)), self._options.seed, *encoded
-            )
-        self._wait_for_figures(list(tasks.values()))
+                for which in gathered.sets:
+                    if sets := gathered.feature_sets(which, kind, extractor):
+                        tasks.append((which, of_features.remote(kind, extractor, sets, seed)))
+        self._same_size = self._has_one_size(gathered.sets[MODEL])
+        for kind in measures.OF_IMAGES if self._same_size else ():
+            for which, parts in gathered.sets.items():
+                both = (len(gathered.real), *gathered.real, *parts)
+                tasks.append((which, _task(_image_figures, 0).remote(kind, seed, *both)))
+        if gathered.encoded:
+            dimensions = math.prod(self._real.manifest.shape(1))
+            reconstruct = _task(_reconstruction_figures, 0)
+            tasks.append((MODEL, reconstruct.remote(dimensions, seed, *gathered.encoded)))
+        for done in _finished([task for _, task in tasks]):
+            self._line.show(f"comparing: {done} of {len(tasks)} computations")
         by_set: dict[str, Figures] = {MODEL: {}, FLOOR: {}, UNTRAINED: {}}
-        for (which, _), task in tasks.items():
+        for which, task in tasks:
             by_set[which] |= ray.get(task)
-        metrics = _joined(by_set, extractors)
-        self._draw_nearest(extractors, features[MODEL], of_train, train_rows, fakes)
-        objective = f"{domain.DOMAIN if domain.DOMAIN in extractors else RANDOM_VGG}/fd"
-        about = self._about(extractors, count, time.monotonic() - began)
-        evaluation = Evaluation(objective, metrics, about)
-        if self._subject.run:
-            values = {tag: measured.value for tag, measured in metrics.items()}
-            step_images = self._subject.config.step_images if self._subject.config else 0
-            write_events(self._subject.run.join(FOLDER), values, self._subject.step * step_images)
-        return evaluation
+        return _joined(by_set, extractors)
 
     def _extractors(self) -> dict[str, Extractor]:
         found = {RANDOM_VGG: random_vgg()}
@@ -319,8 +357,7 @@ class _Job:
                 "have had these images among its training images"
             )
         if self._subject.images:
-            self._source = folder_of_images(self._subject.images)
-            count = min(count, len(self._source.ids))
+            count = min(count, len(folder_of_images(self._subject.images).ids))
             if count < LEAST_SAMPLES:
                 raise UserError(
                     f"--images {self._subject.images}: holds {count} images, but {LEAST_SAMPLES} "
@@ -360,10 +397,10 @@ class _Job:
         ]
 
     def _read(self, split: str, count: int, keep: bool = False) -> list[Any]:
-        rows = self._real.rows(split, count, self._options.seed)
-        return self._read_rows(split, rows, keep=len(rows) if keep else 0)
+        """Read at most so many images. Args: keep: keep them beside their features."""
+        return self._read_rows(split, self._real.rows(split, count, self._options.seed), keep)
 
-    def _read_rows(self, split: str, rows: np.ndarray, keep: int) -> list[Any]:
+    def _read_rows(self, split: str, rows: np.ndarray, keep: bool = False) -> list[Any]:
         read = _task(_read, self._gpus)
         return [
             read.options(num_returns=2).remote(
@@ -372,7 +409,7 @@ class _Job:
                 split,
                 rows[first:stop],
                 self._shared,
-                first < keep,
+                keep,
             )
             for first, stop in _parts(len(rows))
         ]
@@ -402,13 +439,9 @@ class _Job:
             rate = images / max(time.monotonic() - began, 1e-6)
             self._line.show(f"sampling and reading: {describe(images, total * PART, rate)}")
 
-    def _wait_for_figures(self, tasks: Sequence[Any]) -> None:
-        for done in _finished(tasks):
-            self._line.show(f"comparing: {done} of {len(tasks)} computations")
-
-    def _same_size(self, fakes: Sequence[Any]) -> bool:
+    def _has_one_size(self, fakes: Sequence[Any]) -> bool:
         """Whether generated and real images have one size, so that they can be compared as such."""
-        shape = ray.get(fakes[0][0]).shape[1:3]
+        shape = ray.get(fakes[0]).shape[1:3]
         manifest = self._real.manifest
         if shape == (manifest.height, manifest.width):
             return True
@@ -418,25 +451,19 @@ class _Job:
         )
         return False
 
-    def _draw_nearest(
-        self,
-        extractors: Extractors,
-        fake: Mapping[str, np.ndarray],
-        train: Mapping[str, np.ndarray],
-        rows: np.ndarray,
-        parts: Sequence[Any],
-    ) -> None:
+    def _draw_nearest(self, gathered: "_Gathered") -> None:
         """Draw the samples that are nearest to training images, each beside its nearest one."""
-        name = domain.DOMAIN if domain.DOMAIN in extractors else RANDOM_VGG
-        if not self._subject.run or len(train[name]) < 2 or not self._same_size(parts):
+        if not len(gathered.train_rows) or not self._same_size:
             return
-        nearest, distance = nearest_images(train[name], fake[name])
+        fake = gathered.features[MODEL][self._best]
+        nearest, distance = nearest_images(gathered.train[self._best], fake)
         closest = np.argsort(distance, kind="stable")[:NEAREST_SHOWN]
-        images = np.concatenate(ray.get([part[0] for part in parts]))[closest]
+        images = np.concatenate(ray.get(gathered.sets[MODEL]))[closest]
         reader = ShardReader(self._real.folder, self._real.manifest, TRAIN)
-        beside = reader.images(rows[nearest[closest]])
+        beside = reader.images(gathered.train_rows[nearest[closest]])
         pairs = np.stack([images, beside], axis=1).reshape(-1, *images.shape[1:])
-        sheet = encode_png(grid(as_images(pairs), 2 * 4))
+        sheet = encode_png(grid(as_images(pairs), 2 * PAIRS_PER_ROW))
+        assert self._subject.run
         self._subject.run.join(FOLDER).write_bytes("nearest.png", sheet)
 
     def _about(self, extractors: Extractors, count: int, seconds: float) -> dict[str, Any]:
@@ -508,7 +535,7 @@ def _features(parts: Sequence[Any]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part[name] for part in found]) for name in names}
 
 
-def _joined(by_set: Mapping[str, Figures], extractors: Extractors) -> dict[str, Measured]:
+def _joined(by_set: Mapping[str, Figures], extractors: Sequence[str]) -> dict[str, Measured]:
     def value(which: str, tag: str) -> float:
         figure = by_set[which].get(tag)
         return figure.value if figure else math.nan
@@ -521,7 +548,7 @@ def _joined(by_set: Mapping[str, Figures], extractors: Extractors) -> dict[str, 
             value(FLOOR, tag),
             value(UNTRAINED, tag),
             figure.n,
-            extractors[tag.partition("/")[0]].name if tag.partition("/")[0] in extractors else "",
+            next((name for name in extractors if tag.startswith(f"{name}/")), ""),
         )
         for tag, figure in by_set[MODEL].items()
     }
