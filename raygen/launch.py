@@ -128,6 +128,9 @@ def launched(
             # second replaces the job's working directory as soon as a worker of the job starts
             # there, which an import that is under way does not survive.
             _import_torch()
+            import raygen.training.hardware
+            import raygen.training.ray_driver
+            import raygen.training.record  # noqa: F401
         with _importing_torch():
             connection.enter_context(cluster.connected(verbose))
         yield Launch(signals, line, leases, actors)

@@ -17,7 +17,7 @@ from raygen.evaluation.distances import Moments, frechet_distance
 
 @pytest.fixture(scope="module")
 def trained() -> domain.Domain:
-    images, values = faces(400, 600)
+    images, values = faces(800, 1_000)
     found = domain.train(images, values, faces(0, 200), ATTRIBUTES)
     assert found
     return found
@@ -28,7 +28,7 @@ def trained() -> domain.Domain:
 def test_it_learns_the_attributes_and_ranks_known_damage(trained: domain.Domain) -> None:
     assert trained.accuracy > trained.chance + 0.1
     assert trained.accuracy > 0.9
-    real, other = faces(0, 200)[0], faces(200, 200)[0]
+    real, other = faces(0, 400)[0], faces(400, 400)[0]
     moments = Moments.of(trained.extractor.features([real], "cpu"))
     found = {
         name: frechet_distance(moments, Moments.of(trained.extractor.features([images], "cpu")))
