@@ -1,6 +1,7 @@
 """Drawn faces, and sets of them that are damaged in known ways, for tests of metrics."""
 
 import functools
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor
 from raygen.config.run import ImageFormat
 from raygen.data.images import fit_image
 from raygen.data.sources import drawn_faces
+from raygen.evaluation.distances import Moments, frechet_distance
+from raygen.evaluation.features import Extractor
+from raygen.evaluation.grids import to_uint8
 
 
 @functools.cache
@@ -38,12 +42,7 @@ def damaged(images: np.ndarray) -> dict[str, np.ndarray]:
         for count in (64, 16, 4)
     }
     sets["box blur 3x3"] = F.avg_pool2d(F.pad(real, (1, 1, 1, 1), "reflect"), 3, 1)
-    return {name: _pixels(changed) for name, changed in sets.items()}
-
-
-def _pixels(images: Tensor) -> np.ndarray:
-    pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().byte()
-    return pixels.permute(0, 2, 3, 1).contiguous().numpy()
+    return {name: to_uint8(changed) for name, changed in sets.items()}
 
 
 def _blurred(images: Tensor, sigma: float) -> Tensor:
@@ -53,3 +52,30 @@ def _blurred(images: Tensor, sigma: float) -> Tensor:
     kernel = (line / line.sum()).expand(3, 1, 1, -1)
     padded = F.pad(images, (reach,) * 4, "reflect")
     return F.conv2d(F.conv2d(padded, kernel, groups=3), kernel.transpose(2, 3), groups=3)
+
+
+LADDERS = (
+    ("blur 1", "blur 2", "blur 3"),
+    ("noise 0.1", "noise 0.2", "noise 0.4"),
+    ("brightness 0.1", "brightness 0.2", "brightness 0.4"),
+    ("contrast 0.85", "contrast 0.7", "contrast 0.5"),
+    ("colour 0.1", "colour 0.2", "colour 0.4"),
+    ("faces 64", "faces 16", "faces 4"),
+)
+
+
+def check_ladder(extractor: Extractor, count: int) -> None:
+    """Check that every kind of damage counts in an extractor's features, and more of it more.
+
+    Args: count: number of images of each set.
+    """
+    real, other = faces(0, count)[0], faces(count, count)[0]
+    moments = Moments.of(extractor.features([real], "cpu"))
+    found = {
+        name: frechet_distance(moments, Moments.of(extractor.features([images], "cpu")))
+        for name, images in (damaged(other) | {"other": other}).items()
+    }
+    for ladder in LADDERS:
+        for weaker, stronger in pairwise(("other", *ladder)):
+            assert found[weaker] < found[stronger], (weaker, stronger, found)
+    assert found["faces 16"] > found["box blur 3x3"]

@@ -21,6 +21,7 @@ from raygen.core.checked import parse
 from raygen.core.errors import UserError
 from raygen.core.storage import Folder
 from raygen.evaluation.features import RESIZER, Extractor, resized, weights_hash
+from raygen.evaluation.grids import to_uint8
 
 DOMAIN = "domain"
 VERSION = 1
@@ -97,11 +98,9 @@ def side_of(height: int, width: int) -> int:
 def reduced(images: np.ndarray) -> np.ndarray:
     """Images (N, H, W, 3) uint8 at the size that the network sees, which takes less memory."""
     side = side_of(*images.shape[1:3])
-    parts = [
-        ((resized(torch.from_numpy(some).permute(0, 3, 1, 2), side) + 1) * 127.5).round().byte()
-        for some in np.array_split(images, -(-len(images) // BATCH))
-    ]
-    return torch.cat(parts).permute(0, 2, 3, 1).contiguous().numpy()
+    parts = np.array_split(images, -(-len(images) // BATCH))
+    tensors = (torch.from_numpy(part).permute(0, 3, 1, 2) for part in parts)
+    return np.concatenate([to_uint8(resized(part, side)) for part in tensors])
 
 
 def learnable(values: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raygen.data.pixels import scale_images
 from raygen.models.layers import evaluating
 
 RANDOM_VGG = "random-vgg"
@@ -71,7 +72,7 @@ class Extractor:
 
 def resized(images: Tensor, side: int) -> Tensor:
     """uint8 images (N, 3, H, W) -> float32 in [-1, 1], of `side` pixels a side; antialiased."""
-    scaled = images.float() / 127.5 - 1
+    scaled = scale_images(images.permute(0, 2, 3, 1), images.device)
     if images.shape[2:] == (side, side):
         return scaled
     size = (side, side)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raygen.data.pixels import as_images
 from raygen.evaluation import swd
 from raygen.evaluation.distances import (
     Interval,
@@ -29,6 +30,7 @@ from raygen.evaluation.latent_statistics import (
 from raygen.evaluation.neighbours import clipped_coverage, compare_manifolds, memorisation
 from raygen.evaluation.similarity import LEAST_SIDE, ms_ssim, psnr, ssim
 from raygen.evaluation.two_sample import two_sample_test
+from raygen.models.layers import kl_divergence
 
 Device = torch.device | str
 AT_ONCE = 64
@@ -179,7 +181,7 @@ def swd_by_real(sets: ImageSets, seed: int = 0) -> Figures:
     for draw in range(4):
         at = [draw * count % (len(images) - count + 1) for images in (sets.real, sets.fake)]
         real, fake = (
-            _as_tensor(images[start : start + count])
+            as_images(images[start : start + count])
             for images, start in zip((sets.real, sets.fake), at, strict=True)
         )
         values.append(swd.sliced_wasserstein(real, fake, seed + draw))
@@ -224,10 +226,7 @@ def pair_similarity(sets: ImageSets, seed: int = 0) -> Figures:
     values = []
     for first in range(0, pairs, AT_ONCE):
         rows = order[2 * first : 2 * (first + AT_ONCE)]
-        # Sorted, so that a file that is mapped into memory is read forwards.
-        images = _as_tensor(sets.fake[np.sort(rows)])
-        ranks = torch.from_numpy(np.argsort(np.argsort(rows)))
-        images = images[ranks]
+        images = as_images(sets.fake[rows])
         values.append(ms_ssim(images[::2], images[1::2]))
     return {"diversity/ms_ssim": Figure.of(mean_of(torch.cat(values).numpy()), pairs)}
 
@@ -246,7 +245,7 @@ def reconstruction_figures(found: Autoencoded, seed: int = 0) -> Figures:
     def statistics(rows: np.ndarray) -> LatentStatistics:
         return latent_statistics(found.mean[rows], found.log_var[rows])
 
-    kl = -0.5 * (1 + found.log_var - np.square(found.mean) - np.exp(found.log_var)).sum(axis=1)
+    kl = kl_divergence(torch.from_numpy(found.mean), torch.from_numpy(found.log_var)).numpy()
 
     def bits(parts: np.ndarray) -> float:
         error, divergence = parts.mean(axis=0).tolist()
@@ -269,11 +268,6 @@ def compare_reconstructions(images: Tensor, decoded: Tensor) -> dict[str, np.nda
     small = min(images.shape[2:]) < LEAST_SIDE
     found["ms_ssim"] = torch.empty(0) if small else ms_ssim(images, decoded)
     return {name: values.cpu().numpy() for name, values in found.items()}
-
-
-def _as_tensor(images: np.ndarray) -> Tensor:
-    """(N, H, W, 3) uint8 -> (N, 3, H, W) float32 in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 OF_FEATURES: Mapping[str, Callable[[FeatureSets, int, Device], Figures]] = {

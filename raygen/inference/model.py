@@ -202,8 +202,8 @@ class TrainedModel:
         return self.decode(moved.flatten(0, 1))
 
 
-def load(run: str, which: str | int = "last", device: str = "cpu") -> TrainedModel:
-    """Load a checkpoint of a run; see `raygen.load`."""
+def open_run(run: str) -> tuple[RunFolder, RunConfig]:
+    """A run's folder and its options. Raises: UserError if there is no such run."""
     if not run:
         raise UserError("RUN: is required; name the folder or URI of a run, such as runs/NAME")
     folder = RunFolder(Folder.at(run))
@@ -212,6 +212,12 @@ def load(run: str, which: str | int = "last", device: str = "cpu") -> TrainedMod
     if folder.begins_anew(restart=False):
         raise UserError(f"{run}: is being deleted by --restart; train it first")
     config = RunConfig.from_json(folder.saved_config(), folder.folder.join(CONFIG).uri)
+    return folder, config
+
+
+def load(run: str, which: str | int = "last", device: str = "cpu") -> TrainedModel:
+    """Load a checkpoint of a run; see `raygen.load`."""
+    folder, config = open_run(run)
     step = find_checkpoint(folder, which)
     saved = checkpoint_index.at_step(folder.checkpoints, step)
     # Options may ask for networks of any size, so they get no memory before the checkpoint's files

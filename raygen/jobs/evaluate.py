@@ -38,11 +38,10 @@ from raygen.evaluation.neighbours import nearest_images
 from raygen.evaluation.pretrained import PUBLISHED, load_weights
 from raygen.evaluation.record import FILE, Evaluation, Measured
 from raygen.inference.dataset import dataset_of
-from raygen.inference.model import TrainedModel, find_checkpoint, load
+from raygen.inference.model import TrainedModel, find_checkpoint, load, open_run
 from raygen.inference.options import LEAST_SAMPLES, EvaluateOptions
 from raygen.models import build_model
 from raygen.tensorboard.run_log import write_events
-from raygen.training.run import CONFIG, RunFolder
 
 PART = 250
 """Images of one task."""
@@ -143,10 +142,7 @@ def evaluate(options: EvaluateOptions, line: ProgressLine | None = None) -> list
 
 def _open_run(path: str, options: EvaluateOptions) -> Subject:
     """Raises: UserError if there is no such run, or neither a checkpoint nor its dataset."""
-    run = RunFolder(Folder.at(path))
-    if not run.folder.exists(CONFIG):
-        raise UserError(f"{path}: holds no {CONFIG}; name the folder of a run, such as runs/NAME")
-    config = RunConfig.from_json(run.saved_config(), run.folder.join(CONFIG).uri)
+    run, config = open_run(path)
     which = options.checkpoint
     try:
         step = find_checkpoint(run, which)
@@ -572,11 +568,12 @@ def _sample(
     extractors: Extractors,
 ) -> Part:
     """Generate a part of a run's samples. Args: part: first, stop, and number of all samples."""
-    trained = load(run, step, _device())
     if untrained:
-        model = build_model(trained.config)
+        model = build_model(open_run(run)[1])
         model.to(torch.device(_device()))
         trained = TrainedModel(model, 0)
+    else:
+        trained = load(run, step, _device())
     first, stop, count = part
     images = to_uint8(trained.from_noise(trained.codes(count, seed)[first:stop]))
     return images, _extracted(images, extractors)
