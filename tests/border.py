@@ -445,6 +445,15 @@ class Reader:
         Args: signed: with the sizes and checksums that other files say of it.
         Returns: read, refused, or what else happened; and the error's text.
         """
+        found = self._read(key, data, signed)
+        if found[0] == "MemoryError":
+            # Whether this file takes too much, or the ones before it left too little, shows in a
+            # process that has read no others.
+            self.stop()
+            found = self._read(key, data, signed)
+        return found
+
+    def _read(self, key: str, data: bytes, signed: bool) -> tuple[str, str]:
         if self._process is None:
             self.start()
         self._pipe.send((key, data, signed))

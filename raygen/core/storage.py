@@ -12,7 +12,7 @@ import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -27,6 +27,7 @@ from raygen.core.uris import check_uri
 
 Result = TypeVar("Result")
 
+PIECE_BYTES = 2**24
 TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
 """Matches the names of files that are being written, or that a killed process left so."""
 RESERVED = ":/?#@!$&'()*+,;=%~"
@@ -209,11 +210,11 @@ class Folder:
         if self.is_local:
             # Python opens local files, because pyarrow refuses names that are not UTF-8.
             with open_regular(self.path_of(name)) as file:
-                return file.read(-1 if at_most is None else at_most)
+                return _read(file, at_most)
 
         def read() -> bytes:
             with self.filesystem.open_input_stream(self.path_of(name)) as stream:
-                return bytes(stream.read(at_most))
+                return _read(stream, at_most)
 
         return self.patiently(read)
 
@@ -335,6 +336,21 @@ class Folder:
             raise UserError(
                 f"{self.uri}: cannot write there ({error}); choose another folder"
             ) from error
+
+
+def _read(stream: BinaryIO | pa.NativeFile, at_most: int | None) -> bytes:
+    """The next bytes of a stream, `at_most` or all.
+
+    A limit is read in pieces, because a stream reserves memory for as many bytes as it is asked
+    for, whatever the file's size.
+    """
+    if at_most is None:
+        return bytes(stream.read())
+    parts, left = [], at_most
+    while left > 0 and (part := stream.read(min(left, PIECE_BYTES))):
+        parts.append(bytes(part))
+        left -= len(part)
+    return b"".join(parts)
 
 
 def _cannot_look_up(uri: str, error: OSError | ValueError) -> UserError:

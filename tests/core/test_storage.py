@@ -2,6 +2,7 @@
 
 import os
 import socket
+import tracemalloc
 from pathlib import Path
 from unittest import mock
 
@@ -9,7 +10,7 @@ import pytest
 from pyarrow import fs
 
 from raygen.core.errors import UserError
-from raygen.core.storage import Folder
+from raygen.core.storage import PIECE_BYTES, Folder
 
 
 @pytest.fixture(params=["local", "uri", "object store"])
@@ -44,6 +45,22 @@ def test_files_and_folders_come_and_go(folder: Folder) -> None:
         folder.read_bytes("b")
     folder.delete()
     assert not folder.exists()
+
+
+def test_a_limit_on_what_is_read_costs_no_memory(folder: Folder) -> None:
+    folder.write_bytes("small", b"abcd")
+    tracemalloc.start()
+    try:
+        assert folder.read_bytes("small", 2**31) == b"abcd"
+        assert folder.read_bytes("small", 3) == b"abc"
+        assert folder.read_bytes("small", 0) == b""
+        assert tracemalloc.get_traced_memory()[1] < 2**26
+    finally:
+        tracemalloc.stop()
+    long = bytes(range(251)) * 2 * (PIECE_BYTES // 251)
+    folder.write_bytes("long", long)
+    for length in (PIECE_BYTES, PIECE_BYTES + 1, len(long) - 1, len(long), len(long) + 1):
+        assert folder.read_bytes("long", length) == long[:length]
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:

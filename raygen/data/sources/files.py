@@ -23,7 +23,6 @@ from pyarrow import fs
 
 from raygen.core.errors import StorageError, UserError, one_line, reason_of
 from raygen.core.printable import printable
-from raygen.core.regular_file import open_regular
 from raygen.core.storage import Folder
 from raygen.data.file_types import HEAD_BYTES, is_unread_picture, unread_type
 from raygen.data.images import MAX_FILE_BYTES, SUFFIXES, BadImage
@@ -225,11 +224,8 @@ class Files:
                         _open_archive(self.place, self.opened).read_at(entry.size, entry.start)
                     )
                 )
-            if self.place.is_local:
-                with open_regular(self.place.path_of(entry.path)) as file:
-                    # The file may have grown since it was listed.
-                    return file.read(MAX_FILE_BYTES)
-            return self.place.read_bytes(entry.path)
+            # The file may have grown since it was listed.
+            return self.place.read_bytes(entry.path, MAX_FILE_BYTES)
         except OSError as error:
             # The error that bzip2 raises for damaged data has no errno.
             if self.container == "zip" and str(error) == "Invalid data stream":
