@@ -4,19 +4,12 @@ It estimates; nothing here is measured. Parameters and FLOPs are those of the co
 torch's meta device, which needs neither memory nor a GPU. `docs/scaling.md` shows the tables.
 """
 
-import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from unittest import mock
-
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from raygen.config.run import PRESETS, RunConfig
-from raygen.data.batch import Batch
-from raygen.models import build_model
-from raygen.models.base import Step
+from raygen.models.flops import on_meta, training_flops
 
 PEAK = 989e12
 """Peak of an H100 in dense bf16 matrix products, in FLOP/s."""
@@ -84,26 +77,12 @@ class Estimate:
 
 
 def workload(config: RunConfig) -> Workload:
-    """Count a step's parameters and FLOPs. A multiplication and an addition are two FLOPs."""
-    with torch.device("meta"):
-        model = build_model(config)
-    shape = (config.step_images, *model.image_shape)
-    images = torch.empty(shape, device="meta").to(memory_format=torch.channels_last)
-    nothing = torch.empty(0, device="meta")
-    step = Step(number=0, total=2, images=config.step_images, images_seen=0)
-    # The meta device has no autocast, which does not change the number of FLOPs.
-    with (
-        mock.patch.object(model, "autocast", contextlib.nullcontext),
-        # Nor has it the optimizers' kernels, which are not counted either.
-        mock.patch.object(model, "take_step"),
-        FlopCounterMode(display=False) as counter,
-    ):
-        model.update(Batch(images, nothing, nothing), step)
+    """Count a step's parameters and FLOPs."""
+    model = on_meta(config)
     parameters = {
         name: sum(p.numel() for p in model.networks[name].parameters()) for name in model.trained
     }
-    flops = counter.get_total_flops() / config.batch_size
-    return Workload(config.batch_size, parameters, flops)
+    return Workload(config.batch_size, parameters, training_flops(config))
 
 
 def all_reduce_seconds(sizes: Sequence[float], gpus: int) -> float:

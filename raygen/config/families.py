@@ -26,6 +26,8 @@ Optimizer = Literal["rmsprop", "adam"]
 OPEN: Mapping[str, str | float] = {"schedule": "auto", "beta1": -1.0, "beta2": -1.0}
 """Values that mean "the default", of options of which 0 cannot mean that."""
 
+FD = "quality/fd"
+"""Tag of the Fréchet distance between samples and validation images, in whatever features."""
 LEAST_SIDE = 8
 """Side of the smallest images whose quality can be measured, in pixels."""
 LARGEST_LATENT = 2**16
@@ -112,7 +114,7 @@ class ModelConfig:
     @property
     def best_by(self) -> str:
         """Tag of the metric that selects the best checkpoint and a sweep's best trial."""
-        return "quality/swd"
+        return FD
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,9 @@ MOST_SAMPLES = 4096
 MOST_DRAWN, MOST_SIDE, LONGEST_SIZE = 10**7, 2**14, 20
 """Upper limits: drawn faces; an image's side in pixels; the text of an image size in characters."""
 
+QUALITY_SAMPLES = 512
+"""Default number of samples whose quality is measured in training."""
+
 OnNan = Literal["stop", "restore"]
 Precision = Literal["auto", "fp32", "bf16"]
 Reader = Literal["direct", "ray-data"]
@@ -170,6 +173,9 @@ class RunConfig:
     0: once in each pass over the training images."""
     validation_count: Resumable[int] = 1_000
     """Validation images to measure them on, the first ones."""
+    quality_samples: Resumable[int] = 0
+    """Samples that are drawn and compared with as many validation images at the same time; 0: 512,
+    or in a sweep as many as take about 5 % of a trial's time."""
     projector_images: Resumable[int] = 500
     """Validation images whose codes are shown in TensorBoard's projector whenever losses are
     measured on them, where the model has an encoder; 0: none."""
@@ -197,7 +203,7 @@ class RunConfig:
         object.__setattr__(self, "crop", image.crop)
         self.model.check_size(image.height, image.width, self.size)
         require_seed(self)
-        require_at_least(self, 0, "validate_images", "projector_images")
+        require_at_least(self, 0, "validate_images", "projector_images", "quality_samples")
         require_at_least(self, 0, "read_tasks", most=MOST_WORKERS)
         require_at_least(self, 0, "num_workers", "max_failures", most=MOST_WORKERS)
         require_at_least(self, 0, "steps", "own_steps", "own_two_phase_steps", most=MOST_STEPS)

@@ -22,9 +22,9 @@ from raygen.core.errors import UserError
 from raygen.core.storage import Folder
 from raygen.evaluation.features import RESIZER, Extractor, resized, weights_hash
 from raygen.evaluation.grids import to_uint8
+from raygen.evaluation.metrics import DOMAIN
 
-DOMAIN = "domain"
-VERSION = 1
+VERSION = 2
 """Of the network and its training; another one makes another extractor."""
 FOLDER = "extractors"
 """Folder inside the dataset's that holds trained extractors."""
@@ -33,7 +33,9 @@ FEATURES = FILTERS[-1]
 LARGEST_SIDE = 64
 MOST_IMAGES = 20_000
 """Upper limit of the training images to learn from."""
-STEPS, BATCH, RATE = 800, 64, 2e-3
+STEPS, EPOCHS, BATCH, RATE = 800, 25, 64, 2e-3
+"""Upper limits of the steps of the training and of its passes over the images; its batch size and
+learning rate."""
 LEAST_SHARE = 0.02
 """Attributes that fewer images have, or lack, are not learnt."""
 MOST_BYTES = 64 * 2**20
@@ -121,7 +123,7 @@ def train(
     names: Sequence[str],
     progress: Progress = lambda done, total: None,
     device: torch.device | str = "cpu",
-    steps: int = STEPS,
+    steps: int = 0,
 ) -> Domain | None:
     """Train the classifier of attributes on images; the same images give the same one.
 
@@ -129,12 +131,13 @@ def train(
         images: (N, H, W, 3) uint8, perhaps from `reduced`; values: (N, attributes) int8: 1 true,
             -1 false, 0 unknown.
         held_out: the same of validation images, on which the accuracy is measured.
-        names: the attributes.
+        names: the attributes; steps: 0: as many as suit the number of images.
     Returns: None if there is no attribute that can be learnt.
     """
     chosen = learnable(values)
     if not len(chosen):
         return None
+    steps = steps or min(STEPS, -(-EPOCHS * len(images) // BATCH))
     random = np.random.default_rng(VERSION)
     state = torch.random.get_rng_state()
     torch.manual_seed(VERSION)

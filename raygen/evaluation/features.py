@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raygen.data.pixels import scale_images
+from raygen.evaluation.metrics import RANDOM_VGG
 from raygen.models.layers import evaluating
 
-RANDOM_VGG = "random-vgg"
 BATCH = 64
 RESIZER = "bilinear, antialiased"
 

@@ -11,16 +11,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from raygen.config.families import ModelConfig
+from raygen.config.families import FD, ModelConfig
 from raygen.config.run import PRESETS
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 Direction = Literal["min", "max"]
 Compute = Callable[["Tensor", "Tensor", int, int], float]
 """Takes dataset images and as many samples, (N, 3, H, W) in [-1, 1] on the CPU, and which part of
 how many to compute; the results of all parts add up to the metric."""
+Compare = Callable[["np.ndarray", "np.ndarray"], float]
+"""Takes features of dataset images and of as many samples, (N, D) each; N >= 2."""
+DOMAIN, RANDOM_VGG = "domain", "random-vgg"
+"""Names of the extractors that need no weights of others."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,8 @@ class Metric:
         label: its name in a sentence.
         short: its name in the progress line; empty: not shown there.
         direction: whether a low or a high value is good.
-        compute: computes it from samples; None: the model's family logs it.
+        compute: computes it from samples.
+        compare: computes it from features of samples. Without either, the model's family logs it.
     """
 
     tag: str
@@ -42,6 +48,7 @@ class Metric:
     short: str = ""
     direction: Direction = "min"
     compute: Compute | None = None
+    compare: Compare | None = None
 
     @property
     def name(self) -> str:
@@ -53,6 +60,54 @@ def _swd(real: "Tensor", fake: "Tensor", part: int, parts: int) -> float:
     from raygen.evaluation.swd import sliced_wasserstein
 
     return sliced_wasserstein(real, fake, part=part, parts=parts)
+
+
+def _fd(real: "np.ndarray", fake: "np.ndarray") -> float:
+    from raygen.evaluation.distances import Moments, frechet_distance
+
+    return frechet_distance(Moments.of(real), Moments.of(fake))
+
+
+def _variety(real: "np.ndarray", fake: "np.ndarray") -> float:
+    from raygen.evaluation.neighbours import variety
+
+    return variety(real, fake)
+
+
+VARIETY = "quality/variety"
+_COMPARED = (
+    Metric(
+        FD,
+        "squared Fréchet distance between samples and validation images; lower is better. Compare "
+        "values of one number of images only.",
+        label="FD",
+        short="FD",
+        compare=_fd,
+    ),
+    Metric(
+        VARIETY,
+        "median distance of samples to the nearest other sample, over that of validation images; "
+        "far below 1, samples repeat.",
+        label="variety",
+        direction="max",
+        compare=_variety,
+    ),
+)
+
+
+def in_features(tag: str, extractor: str) -> str:
+    """A metric's tag as runs log it: with the extractor's name, where it compares features."""
+    return f"{tag}_{extractor}" if tag in COMPARED else tag
+
+
+def _of_extractor(metric: Metric, extractor: str) -> Metric:
+    """The entry of a metric of features, as it is logged for one extractor."""
+    return replace(
+        metric,
+        tag=f"{metric.tag}_{extractor}",
+        description=f"In the features of {extractor}: {metric.description}",
+        label=f"{metric.label} ({extractor})",
+    )
 
 
 _ALL = (
@@ -88,6 +143,7 @@ _ALL = (
         short="D accuracy",
         direction="max",
     ),
+    *(_of_extractor(metric, name) for metric in _COMPARED for name in (DOMAIN, RANDOM_VGG)),
     Metric(
         "quality/swd",
         "Sliced Wasserstein distance between samples and validation images, times 1000; lower is "
@@ -125,6 +181,8 @@ METRICS: dict[str, Metric] = {metric.tag: metric for metric in _ALL}
 """Metrics that training logs, by tag; validation/ ones derive from loss/ ones in `metric_of`."""
 COMPUTED: dict[str, Compute] = {m.tag: m.compute for m in _ALL if m.compute}
 """Metrics that are computed from any model's samples, by tag."""
+COMPARED: dict[str, Compare] = {m.tag: m.compare for m in _COMPARED if m.compare}
+"""Metrics that are computed from features of any model's samples; see `in_features`."""
 FEATURES = "features/"
 """Prefix that stands for an extractor's name in the tags of metrics of its features."""
 _EVALUATED = (
@@ -294,9 +352,13 @@ def metric_of(tag: str) -> Metric:
 
 
 def logged_tags(options: ModelConfig) -> list[str]:
-    """Tags of all metrics that a run with these options logs, sorted."""
+    """Tags of all metrics that runs with these options log, sorted.
+
+    Those of features are logged for one extractor only.
+    """
+    computed = {m.tag for m in METRICS.values() if m.compute or m.compare}
     throughput = {tag for tag in METRICS if tag.startswith("throughput/")}
-    return sorted({*options.metric_tags, *COMPUTED, *throughput})
+    return sorted({*options.metric_tags, *computed, *throughput})
 
 
 def metric_help() -> str:

@@ -117,6 +117,24 @@ def clipped_coverage(filled: float, real_count: int, fake_count: int) -> float:
     return float(np.searchsorted(1 - missing / k, filled) / (fake_count + 1))
 
 
+def variety(real: np.ndarray, fake: np.ndarray, most: int = 2_000) -> float:
+    """Median distance of images to the nearest other of their set: generated ones over real ones.
+
+    About 1 for images of the same distribution, 0 if generated images repeat, and less than 1 if
+    they resemble one another more than real ones do. It says nothing of whether they are good.
+
+    Args: real, fake: features, (N, D) each, N >= 2; most: only so many of each are compared.
+    """
+    count = min(len(real), len(fake), most)
+    sets = _centred(real[:count], fake[:count], "cpu")
+    reals, fakes = (
+        # An image's smallest distance is the one to itself.
+        math.sqrt(_median(torch.cat([_smallest(d, 2)[:, 1] for d in distances(s, s)])))
+        for s in sets
+    )
+    return fakes / max(reals, 1e-12)
+
+
 @dataclass(frozen=True)
 class Memorisation:
     """How near generated images are to training images.

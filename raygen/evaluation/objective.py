@@ -1,17 +1,18 @@
 """The objective by which models are compared: any logged metric, with a bound on the KL if needed.
 
 It selects both the best checkpoint of a run and the best trial of a sweep. By default it is the
-sliced Wasserstein distance between samples and validation images, not a GAN's loss, which says how
-well one network does against the other and nothing about the images.
+Fréchet distance between samples and validation images in an extractor's features, which sees blur
+as well as samples that repeat; not a GAN's loss, which says how well one network does against the
+other and nothing about the images.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from raygen.config.run import RunConfig
 from raygen.core.errors import RunError, UserError
-from raygen.evaluation.metrics import Direction, logged_tags, metric_of
+from raygen.evaluation.metrics import COMPARED, Direction, in_features, logged_tags, metric_of
 
 KL = "validation/kl"
 MSE = "validation/mse"
@@ -24,7 +25,7 @@ class Objective:
     """The criterion by which one model is better than another.
 
     Attributes:
-        metric: tag of the metric, as logged.
+        metric: tag of the metric, as logged; `quality/fd` until it is known in which features.
         mode: whether a low or a high value is good.
         max_kl: nats per image; a reconstruction error counts more the farther the KL divergence of
             the latents exceeds it. Without a bound a smaller KL weight always reconstructs better,
@@ -48,6 +49,10 @@ class Objective:
             excess = 0.0 if excess < 0 else excess
             value += excess if self.mode == "min" else -excess
         return value
+
+    def using(self, extractor: str) -> "Objective":
+        """The same objective in a run that compares images in an extractor's features."""
+        return replace(self, metric=in_features(self.metric, extractor))
 
     @property
     def bounds_kl(self) -> bool:
@@ -82,7 +87,7 @@ def choose_objective(config: RunConfig, metric: str, mode: str, max_kl: float) -
     Raises: UserError if runs never log the metric.
     """
     metric = metric or config.model.best_by
-    known = logged_tags(config.model)
+    known = [*COMPARED, *logged_tags(config.model)]
     if metric not in known:
         raise UserError(
             f"--metric {metric}: {config.preset} never logs it; choose one of {', '.join(known)}"

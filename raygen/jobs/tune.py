@@ -18,18 +18,20 @@ from raygen.core.status import tell_rejected
 from raygen.core.uris import names_host
 from raygen.data.dataset import check_files, draw_as_begun, open_dataset, place_of
 from raygen.data.shards.object_store import store_images
-from raygen.data.splits import TRAIN
+from raygen.data.splits import TRAIN, VALIDATION
 from raygen.launch import launched, list_rejected
 from raygen.training.placement import check_sync_bn
 from raygen.training.run import SUMMARY, RunFolder
 from raygen.tuning.capacity import plan_capacity
 from raygen.tuning.findings import BEST, SEED, best_config, over_seeds, sentence, write_findings
+from raygen.tuning.judging import choose_judge
 from raygen.tuning.options import SweepOptions
 from raygen.tuning.planning import (
     Plan,
     check_dataset,
     check_folder,
     check_length,
+    continued,
     lengths,
     make_plan,
     open_folder,
@@ -70,7 +72,10 @@ def tune(command: TuneCommand, line: ProgressLine | None = None) -> Findings:
     job, options = command.job, command.sweep
     sweep = SweepFolder(RunFolder.at(job.storage, job.run_name).folder)
     plan = make_plan(command.run, options)
-    begun = sweep.saved().dataset if options.resume and sweep.folder.exists(SWEEP) else ""
+    begun = ""
+    if options.resume and sweep.folder.exists(SWEEP):
+        saved = sweep.saved()
+        begun, plan = saved.dataset, continued(plan, saved)
     data, manifest = open_dataset(plan.config, job.storage, begun)
     if manifest:
         check_length(plan, manifest)
@@ -109,6 +114,10 @@ def tune(command: TuneCommand, line: ProgressLine | None = None) -> Findings:
         if options.resume:
             check_dataset(sweep, command.run.data, manifest)
         total_images, report_images = lengths(plan.config, manifest)
+        gpus = float(capacity.use_gpu)
+        judge = choose_judge(plan.objective, plan.config, total_images, data, manifest, line, gpus)
+        judged_by = replace(plan.config, quality_samples=judge.samples)
+        plan = replace(plan, config=judged_by, objective=judge.objective)
         open_folder(sweep, command.run, options, plan, manifest)
         manifest = manifest.telling(partial(tell_rejected, status))
         stored, manifest = store_images(
@@ -123,6 +132,7 @@ def tune(command: TuneCommand, line: ProgressLine | None = None) -> Findings:
             manifest=manifest,
             stored=stored,
             objective=plan.objective,
+            extractor=judge.extractor,
             capacity=capacity,
             status=status,
             total_images=total_images,
@@ -150,6 +160,9 @@ def _announce(task: Task, plan: Plan, history: list[Trial] | None, line: Progres
         f"{plan.config.preset}: {plan.count:,} trials of at most {task.total_images:,} images, "
         f"{task.capacity}; {task.manifest.rows(TRAIN):,} training images in {task.data.uri}"
     )
+    if task.objective.metric.startswith("quality/"):
+        count = min(plan.config.quality_samples, task.manifest.rows(VALIDATION))
+        line.tell(f"  compared by {task.objective.name} of {count:,} samples")
     if not task.stored:
         line.tell("the dataset is too large for the object store; trials read its files themselves")
     for name, domain in plan.space.items():
@@ -189,7 +202,7 @@ def resumed(command: TuneCommand, argv: Sequence[str]) -> TuneCommand:
                 f"{option(name)} {value}: the sweep in {folder.uri} has {bare(before)}; leave it "
                 "out to resume it, or choose another --run-name for a new sweep"
             )
-    may_change = RESUMABLE_CHANGES - {"steps", "epochs", "validation_count"}
+    may_change = RESUMABLE_CHANGES - {"steps", "epochs", "validation_count", "quality_samples"}
     for name, value in command.run.to_json().items():
         if name not in may_change and saved.run.get(name, value) != value:
             raise UserError(

@@ -21,10 +21,11 @@ from raygen.data.pixels import as_images
 from raygen.data.shards.reader import ShardReader
 from raygen.data.sources.image_files import folder as folder_of_images
 from raygen.data.splits import TEST, TRAIN, VALIDATION
-from raygen.evaluation import domain, measures
-from raygen.evaluation.features import RANDOM_VGG, Extractor, random_vgg
+from raygen.evaluation import measures
+from raygen.evaluation.features import Extractor, random_vgg
 from raygen.evaluation.grids import encode_png, grid
 from raygen.evaluation.measures import FeatureSets, Figures
+from raygen.evaluation.metrics import DOMAIN, RANDOM_VGG
 from raygen.evaluation.neighbours import nearest_images
 from raygen.evaluation.pretrained import PUBLISHED
 from raygen.evaluation.record import Evaluation, Measured
@@ -101,7 +102,7 @@ class Measurement:
         """Measure everything, draw the nearest pairs, and log the values to TensorBoard."""
         began = time.monotonic()
         extractors = self._extractors()
-        self._best = domain.DOMAIN if domain.DOMAIN in extractors else RANDOM_VGG
+        self._best = DOMAIN if DOMAIN in extractors else RANDOM_VGG
         gathered = self._gather(self._count(), ray.put(extractors))
         metrics = self._measure(gathered, list(extractors))
         about = self._about(extractors, gathered.count, time.monotonic() - began)
@@ -175,9 +176,9 @@ class Measurement:
             self._real.folder, self._real.manifest, self._line, self._gpus, self._note
         )
         if trained:
-            found[domain.DOMAIN] = trained.extractor
+            found[DOMAIN] = trained.extractor
             self._note(
-                f"the extractor {domain.DOMAIN} knows {len(trained.attributes)} attributes, "
+                f"the extractor {DOMAIN} knows {len(trained.attributes)} attributes, "
                 f"{trained.accuracy:.1%} of the time (by chance: {trained.chance:.1%})"
             )
         missing = [name for name in PUBLISHED if name not in self._pretrained]

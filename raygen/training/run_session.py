@@ -13,6 +13,7 @@ from raygen.data.shards.reader import HeldOut
 from raygen.data.splits import TRAIN, VALIDATION
 from raygen.data.stream.prefetch import Prefetcher
 from raygen.data.stream.stream import ReadAhead, own_threads
+from raygen.evaluation.metrics import COMPUTED
 from raygen.models import build_model
 from raygen.models.base import Model
 from raygen.tensorboard.run_log import RunLog
@@ -21,7 +22,7 @@ from raygen.training.finite import NotFinite
 from raygen.training.hardware import check_compiler, use_bf16, use_fast_paths
 from raygen.training.session import Session
 from raygen.training.trainer import Trainer
-from raygen.training.validation import Validation
+from raygen.training.validation import Quality, Validation
 from raygen.training.workers import Workers
 
 MOST_RESTORES = 3
@@ -120,7 +121,14 @@ def _train_from(
         held_out = HeldOut.of(
             session.data, manifest, VALIDATION, config.validation_count, session.stored
         )
-        validation = Validation(held_out, config.validate_images or manifest.rows(TRAIN))
+        compared = HeldOut.of(
+            session.data, manifest, VALIDATION, session.quality_samples, session.stored
+        )
+        # In a sweep, what its trials are not compared by is measured at their end alone.
+        is_trial = session.chosen is not None and session.chosen.metric not in COMPUTED
+        quality = Quality(compared, session.extractor, pixels_at_end=is_trial)
+        every = config.validate_images or manifest.rows(TRAIN)
+        validation = Validation(held_out, every, quality)
         log = None
         if workers.is_first:
             callbacks.started(start.global_step)

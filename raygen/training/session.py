@@ -1,23 +1,31 @@
 """What all workers of a run have to know to train it, from one start of the job to its end."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from raygen.config.run import RAY_DATA, RunConfig
+from raygen.config.run import QUALITY_SAMPLES, RAY_DATA, RunConfig
 from raygen.core.status import Position
 from raygen.core.storage import Folder
 from raygen.data.shards.manifest import Manifest
 from raygen.data.shards.reader import Stored
 from raygen.data.splits import TRAIN
 from raygen.data.stream.stream import ImageStream
+from raygen.evaluation.metrics import RANDOM_VGG
+from raygen.evaluation.objective import Objective, own_objective
 from raygen.training.run import RunFolder
+
+if TYPE_CHECKING:
+    from raygen.evaluation.features import Extractor
 
 
 @dataclass(frozen=True)
 class Session:
     """Everything that a worker needs to know about a run.
 
-    Attributes: stored: copy of the images in the object store, if there is one.
+    Attributes:
+        stored: copy of the images in the object store, if there is one.
+        extractor: whose features of samples and validation images are compared; None: random-vgg.
+        chosen: what a sweep chooses its best trial by, of which this run is one; None: it is none.
     """
 
     config: RunConfig
@@ -28,6 +36,8 @@ class Session:
     use_gpu: bool
     verbose: bool = False
     stored: Stored | None = None
+    extractor: "Extractor | None" = None
+    chosen: Objective | None = None
 
     @property
     def stream(self) -> ImageStream:
@@ -51,6 +61,17 @@ class Session:
         """Images that the run will have seen at its end if it goes on from a position."""
         steps = self.total_steps - start.global_step
         return start.images_seen + steps * self.config.step_images
+
+    @property
+    def quality_samples(self) -> int:
+        """Upper limit of the samples that are compared with as many validation images."""
+        return self.config.quality_samples or QUALITY_SAMPLES
+
+    @property
+    def objective(self) -> Objective:
+        """The criterion by which one of the run's checkpoints is better than another."""
+        objective = self.chosen or own_objective(self.config)
+        return objective.using(self.extractor.name if self.extractor else RANDOM_VGG)
 
     @property
     def about(self) -> dict[str, Any]:

@@ -18,7 +18,6 @@ import torch
 from raygen.core.status import Callbacks, Outcome, Position, Progress
 from raygen.data.batch import RawBatch
 from raygen.evaluation.grids import grid
-from raygen.evaluation.objective import own_objective
 from raygen.models.base import Metrics, Model, Step
 from raygen.models.layers import DROPOUT_NOISE
 from raygen.models.pictures import RECONSTRUCTIONS, Picture
@@ -81,7 +80,7 @@ class Trainer:
         self._about = session.about
         self._log = log
         self._callbacks = callbacks
-        self._objective = own_objective(session.config)
+        self._objective = session.objective
 
         self._step, self._images_seen = start.global_step, start.images_seen
         self._means, self._watch = _Means(), LossWatch(model.losses, workers.device)
@@ -93,9 +92,9 @@ class Trainer:
         self._stopping = False
         self._best: float | None = None
         if workers.is_first:
-            images = validation.images.count
+            metric = self._objective.metric
             self._best = checkpoint_index.best_value(
-                self._run.checkpoints, self._objective.metric, images
+                self._run.checkpoints, metric, validation.count_of(metric)
             )
 
     def train(self, batches: Iterable[RawBatch]) -> Outcome:
@@ -237,7 +236,10 @@ class Trainer:
                 doing = f"validating: {done:,}/{total:,} images"
                 self._callbacks.progress(self._progress(doing))
 
-        self._validation_metrics = self._validation.measure(self._model, self._workers, tell)
+        is_last = self._step == self._total_steps
+        self._validation_metrics = self._validation.measure(
+            self._model, self._workers, tell, is_last
+        )
         self._write_scalars(self._validation_metrics)
         self._show_codes()
         score: Score | None = None
@@ -245,7 +247,8 @@ class Trainer:
         if self._objective.metric in self._validation_metrics:
             value = self._objective.sign * self._objective.value(self._validation_metrics)
             if math.isfinite(value):
-                score = Score(value, self._objective.metric, self._validation.images.count)
+                metric = self._objective.metric
+                score = Score(value, metric, self._validation.count_of(metric))
                 is_better = self._best is None or value < self._best
                 self._best = value if is_better else self._best
         # Only the first worker knows the quality of samples.

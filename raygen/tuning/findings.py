@@ -34,7 +34,8 @@ _ROBUST = 0.8
 def best_config(config: RunConfig, trial: Trial) -> RunConfig:
     """A trial's options at the preset's full length. Args: config: the options not searched."""
     preset = PRESETS[config.preset]
-    own: dict[str, Any] = {name: getattr(preset, name) for name in TRIAL_DEFAULTS}
+    shorter = (*TRIAL_DEFAULTS, "quality_samples")
+    own: dict[str, Any] = {name: getattr(preset, name) for name in shorter}
     return replace(config.updated(trial.values, "trial"), steps=0, epochs=0.0, **own)
 
 

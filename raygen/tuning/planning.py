@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
+from typing import Any
 
 from raygen.config.domains import (
     SURE_TRIALS,
@@ -14,6 +15,7 @@ from raygen.config.domains import (
     random_trials,
     read_space,
 )
+from raygen.config.families import FD
 from raygen.config.fields import Policy, having
 from raygen.config.job import JobOptions
 from raygen.config.run import RESUMABLE_CHANGES, RunConfig
@@ -22,13 +24,13 @@ from raygen.core.checked import shown
 from raygen.core.errors import UserError
 from raygen.data.shards.manifest import Manifest
 from raygen.data.splits import TRAIN, VALIDATION
-from raygen.evaluation.metrics import MEASURED
+from raygen.evaluation.metrics import COMPARED, MEASURED
 from raygen.evaluation.objective import Objective, choose_objective
 from raygen.tensorboard import hparams
 from raygen.training.placement import check_batch
 from raygen.tuning.options import MOST_TRIALS, Search, SweepOptions
 from raygen.tuning.optuna_search import import_optuna
-from raygen.tuning.records import OWN, REPORTS, SWEEP, TRIAL, SweepFolder, Trial
+from raygen.tuning.records import OWN, REPORTS, SWEEP, TRIAL, SavedSweep, SweepFolder, Trial
 
 DEFAULT_TRIALS = 16
 CHECKED_COMBINATIONS = 5_000
@@ -155,6 +157,16 @@ def make_plan(run: RunConfig, sweep: SweepOptions) -> Plan:
     return plan
 
 
+def continued(plan: Plan, saved: SavedSweep) -> Plan:
+    """The plan of a sweep that goes on, whose trials are to be compared as they were so far."""
+    metric = saved.metric or plan.objective.metric
+    if metric == FD:
+        # Earlier versions compared trials by this.
+        metric = "quality/swd"
+    config = replace(plan.config, quality_samples=saved.quality_samples)
+    return replace(plan, config=config, objective=replace(plan.objective, metric=metric))
+
+
 def lengths(config: RunConfig, manifest: Manifest) -> tuple[int, int]:
     """Number of images that a trial sees, and number of images between two reports."""
     steps = config.total_steps(manifest.rows(TRAIN))
@@ -165,10 +177,12 @@ def check_length(plan: Plan, manifest: Manifest) -> None:
     """Raises: UserError if trials have no step, or the metric needs images that do not exist."""
     plan.config.total_steps(manifest.rows(TRAIN))
     metric = plan.objective.metric
-    if not manifest.rows(VALIDATION) and metric.startswith(MEASURED):
+    least = 2 if metric.startswith(tuple(COMPARED)) else 1
+    if manifest.rows(VALIDATION) < least and metric.startswith(MEASURED):
         raise UserError(
             f"--metric {metric}: is measured on validation images, of which {plan.config.data} has "
-            "none; choose another metric, or prepare the dataset with some"
+            f"{manifest.rows(VALIDATION) or 'none'}; choose another metric, or prepare the dataset "
+            "with more"
         )
 
 
@@ -251,7 +265,8 @@ def open_folder(
         marker.write(sweep.folder, "sweep")
     space = {name: str(domain) for name, domain in plan.space.items()}
     searched = asdict(replace(options, resume=False))
-    about = {"run": run.to_json(), "sweep": searched, "space": space}
-    sweep.folder.write_json(SWEEP, about | {"dataset": manifest.fingerprint})
+    about: dict[str, Any] = {"run": run.to_json(), "sweep": searched, "space": space}
+    about |= {"dataset": manifest.fingerprint, "metric": plan.objective.metric}
+    sweep.folder.write_json(SWEEP, about | {"quality_samples": plan.config.quality_samples})
     metrics = {plan.objective.metric: plan.objective.name}
     hparams.write_experiment(sweep.folder, plan.space, metrics)

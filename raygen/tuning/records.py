@@ -18,7 +18,8 @@ from typing import Any, Literal, cast, get_args
 
 from raygen.cluster.lease import Fence
 from raygen.config.domains import Value, Values
-from raygen.config.run import RunConfig
+from raygen.config.fields import MOST
+from raygen.config.run import QUALITY_SAMPLES, RunConfig
 from raygen.core import marker
 from raygen.core.checked import Checked
 from raygen.core.errors import UserError
@@ -162,12 +163,16 @@ class SavedSweep:
         run, sweep: options by name, as given.
         space: the domain of each searched option, as text.
         dataset: the dataset's fingerprint.
+        metric: tag of what the trials are compared by; empty in sweeps of earlier versions.
+        quality_samples: number of samples of each trial that are measured.
     """
 
     run: dict[str, Any]
     sweep: dict[str, Any]
     space: dict[str, str]
     dataset: str
+    metric: str = ""
+    quality_samples: int = QUALITY_SAMPLES
 
 
 @dataclass(frozen=True)
@@ -206,12 +211,16 @@ class SweepFolder:
         RunConfig.from_json(run.value, run.file)
         if "set" in sweep.entries():
             sweep.entry("set").texts()
-        space = values.entry("space").entries()
+        space, known = values.entry("space").entries(), values.entries()
         return SavedSweep(
             run=run.value,
             sweep=sweep.value,
             space={name: domain.text() for name, domain in space.items()},
             dataset=values.entry("dataset").text(),
+            metric=values.entry("metric").text() if "metric" in known else "",
+            quality_samples=values.entry("quality_samples").integer(0, MOST)
+            if "quality_samples" in known
+            else QUALITY_SAMPLES,
         )
 
     def write_trial(self, trial: Trial) -> None:

@@ -37,6 +37,7 @@ from raygen.data.shards.manifest import Manifest
 from raygen.data.shards.object_store import StoredImages
 from raygen.data.stream.ray_data import RayDataReader, ReadTasks
 from raygen.data.stream.stream import ReadAhead, own_threads
+from raygen.evaluation.features import Extractor
 from raygen.evaluation.objective import Objective
 from raygen.training import checkpoint, checkpoint_index
 from raygen.training.hardware import use_cores
@@ -62,6 +63,7 @@ class Task:
 
     Attributes:
         config: the run's options that are not searched.
+        extractor: whose features of samples and images the trials compare; None: random-vgg.
         status: an actor of `Status`; its parts are the trials.
         total_images: upper limit of the images that a trial sees.
         report_images: number of images between two reports.
@@ -78,6 +80,7 @@ class Task:
     status: Any = field(compare=False)
     total_images: int
     report_images: int
+    extractor: Extractor | None = None
     clones: bool = False
     verbose: bool = False
 
@@ -147,6 +150,8 @@ def _run_trial(config: dict[str, Any], task: Task, number: int) -> None:
             capacity.use_gpu,
             task.verbose,
             task.stored,
+            task.extractor,
+            task.objective,
         )
         record = RunRecord(session, "trial", began_at)
         record.begin()

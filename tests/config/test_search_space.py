@@ -214,7 +214,7 @@ def test_presets_search_two_decades_around_their_defaults() -> None:
     assert (vaegan.lr_g, vaegan.lr_vae) == (1e-3, 1e-3)
     assert vaegan.search_space["lr_g"] == Range(1e-4, 1e-2, log=True)
     assert "gamma" in vaegan.search_space
-    assert vaegan.best_by == "quality/swd"
+    assert vaegan.best_by == "quality/fd"
 
 
 def test_every_preset_accepts_all_that_its_space_offers() -> None:

@@ -5,7 +5,14 @@ from typing import Any
 import pytest
 from helpers import batch_of, build_any, scaled_images, small_config, step_of
 
-from raygen.evaluation.metrics import METRICS, logged_tags, metric_help, metric_of, progress_text
+from raygen.evaluation.metrics import (
+    METRICS,
+    in_features,
+    logged_tags,
+    metric_help,
+    metric_of,
+    progress_text,
+)
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("vae-celeba", {}),
@@ -15,7 +22,11 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("vaegan-anime", {"objective": "article", "adversarial_loss": "wasserstein-gp"}),
 ]
 MEASURED_BY_THE_TRAINING = {
+    "quality/fd_domain",
+    "quality/fd_random-vgg",
     "quality/swd",
+    "quality/variety_domain",
+    "quality/variety_random-vgg",
     "throughput/data_wait_fraction",
     "throughput/images_per_second",
 }
@@ -32,7 +43,8 @@ def test_what_a_family_says_it_logs_is_what_it_logs(preset: str, options: dict[s
     assert found == set(model.config.model.metric_tags)
     assert set(logged_tags(model.config.model)) == found | MEASURED_BY_THE_TRAINING
     assert set(model.losses) <= found
-    assert model.config.model.best_by in logged_tags(model.config.model)
+    best_by = in_features(model.config.model.best_by, "domain")
+    assert best_by in logged_tags(model.config.model)
     assert [tag for tag in logged_tags(model.config.model) if not metric_of(tag).description] == []
 
 

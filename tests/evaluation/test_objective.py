@@ -17,7 +17,11 @@ def test_a_metric_that_is_never_logged_is_refused() -> None:
     assert "loss/generator" in str(e.value)
     with pytest.raises(UserError, match="validation/mse"):
         choose_objective(config, "validation/mse", "min", 0)
-    assert choose_objective(config, "", "auto", 0) == Objective("quality/swd")
+    assert choose_objective(config, "", "auto", 0) == Objective("quality/fd", max_kl=0)
+    assert choose_objective(config, "", "auto", 0).using("domain").metric == "quality/fd_domain"
+    assert choose_objective(config, "quality/swd", "auto", 0).using("domain") == Objective(
+        "quality/swd"
+    )
     accuracy = choose_objective(config, "accuracy/discriminator", "auto", 0)
     assert accuracy == Objective("accuracy/discriminator", "max")
     assert choose_objective(config, "accuracy/discriminator", "min", 0).mode == "min"

@@ -28,12 +28,14 @@ from raygen.training.finite import NotFinite
 from raygen.training.run import RunFolder
 from raygen.training.session import Session
 from raygen.training.trainer import Stopwatch, Trainer
-from raygen.training.validation import Validation
+from raygen.training.validation import Quality, Validation
 from raygen.training.workers import Workers
 
 pytestmark = pytest.mark.numeric
 
 CPU = torch.device("cpu")
+
+FD_HERE = "quality/fd_random-vgg"
 
 
 def feed(first: int, stop: int = 1_000, rank: int = 0, world_size: int = 1) -> Iterator[RawBatch]:
@@ -46,7 +48,8 @@ def feed(first: int, stop: int = 1_000, rank: int = 0, world_size: int = 1) -> I
 def validation(path: Path, every: int = 10**9, count: int = 4) -> Validation:
     """A few validation images, to be measured every so many training images."""
     manifest, _ = write_dataset(path / "data", (8,), (count,), size=32)
-    return Validation(HeldOut.of(Folder.at(path / "data"), manifest, VALIDATION, count), every)
+    images = HeldOut.of(Folder.at(path / "data"), manifest, VALIDATION, count)
+    return Validation(images, every, Quality(images))
 
 
 def session_of(storage: Path, data: Path, config: RunConfig, steps: int) -> Session:
@@ -203,7 +206,7 @@ def test_validation_losses_are_logged_when_their_images_have_been_seen(tmp_path:
         values = events.Scalars(name)
         assert [event.step for event in values] == [16, 32, 40]
         assert outcome.metrics[name] == pytest.approx(values[-1].value)
-    assert "validating: 4/4 images" in [progress.doing for progress in control.seen]
+    assert "validating: 8/8 images" in [progress.doing for progress in control.seen]
 
 
 def test_the_best_checkpoint_is_kept_beside_the_newest(
@@ -212,7 +215,7 @@ def test_the_best_checkpoint_is_kept_beside_the_newest(
     scores = iter([3.0, 1.0, 2.0, 5.0, 4.0])
 
     def measure(*arguments: Any) -> dict[str, float]:
-        return {"quality/swd": next(scores)}
+        return {FD_HERE: next(scores)}
 
     monkeypatch.setattr(Validation, "measure", measure)
     config = tiny_config(checkpoint_images=8 * 10**6, keep=1)
@@ -221,7 +224,7 @@ def test_the_best_checkpoint_is_kept_beside_the_newest(
     # Saved at each improvement and at the end.
     assert checkpoint_index.complete(saved) == ["step-00000002", "step-00000004"]
     assert checkpoint_index.best_step(saved) == 2
-    assert checkpoint_index.best_value(saved, "quality/swd", 4) == 1.0
+    assert checkpoint_index.best_value(saved, FD_HERE, 4) == 1.0
     # A resumed run knows the best so far.
     go(tmp_path, config, 5, every=8)
     assert checkpoint_index.complete(saved) == ["step-00000002", "step-00000005"]
@@ -231,7 +234,7 @@ def test_a_score_that_is_not_finite_is_never_the_best(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([math.nan, 3.0, math.nan, 2.0])
-    monkeypatch.setattr(Validation, "measure", lambda *_: {"quality/swd": next(scores)})
+    monkeypatch.setattr(Validation, "measure", lambda *_: {FD_HERE: next(scores)})
     go(tmp_path, tiny_config(checkpoint_images=8 * 10**6, keep=9), 4, every=8)
     saved = RunFolder.at(str(tmp_path), "run").checkpoints
     # The first and the third measurement were no reason to save anything.
@@ -243,7 +246,7 @@ def test_scores_of_other_numbers_of_validation_images_are_not_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([1.0, 5.0, 6.0])
-    monkeypatch.setattr(Validation, "measure", lambda *_: {"quality/swd": next(scores)})
+    monkeypatch.setattr(Validation, "measure", lambda *_: {FD_HERE: next(scores)})
     config = tiny_config(checkpoint_images=8 * 10**6, keep=1)
     go(tmp_path, config, 1, every=8)
     saved = RunFolder.at(str(tmp_path), "run").checkpoints

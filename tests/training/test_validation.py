@@ -11,11 +11,15 @@ from raygen.core.storage import Folder
 from raygen.data.shards import reader
 from raygen.data.shards.reader import HeldOut
 from raygen.data.splits import VALIDATION
+from raygen.evaluation.distances import Moments, frechet_distance
+from raygen.evaluation.features import random_vgg
+from raygen.evaluation.grids import to_uint8
+from raygen.evaluation.neighbours import variety
 from raygen.evaluation.swd import sliced_wasserstein
 from raygen.models import build_model
 from raygen.models.layers import QUALITY_NOISE
 from raygen.models.vaegan import VAEGAN
-from raygen.training.validation import Validation
+from raygen.training.validation import Quality, Validation
 from raygen.training.workers import Workers
 
 pytestmark = pytest.mark.numeric
@@ -23,7 +27,8 @@ pytestmark = pytest.mark.numeric
 
 def images_of(path: Path, count: int = 7) -> Validation:
     manifest, _ = write_dataset(path, (4,), (count,), size=64)
-    return Validation(HeldOut.of(Folder.at(path), manifest, VALIDATION, 100), 1)
+    images = HeldOut.of(Folder.at(path), manifest, VALIDATION, 100)
+    return Validation(images, 1, Quality(images))
 
 
 def test_losses_are_means_over_all_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,15 +43,23 @@ def test_losses_are_means_over_all_images(tmp_path: Path, monkeypatch: pytest.Mo
         assert metrics[name] == pytest.approx(sum(values) / 7, rel=1e-5)
     fake = model.decode(model.fixed_noise(7, QUALITY_NOISE))
     assert metrics["quality/swd"] == pytest.approx(sliced_wasserstein(real, fake))
-    assert told[-1] == (7, 7)
+    assert told[-1] == (14, 14)
+    pixels = (to_uint8(images) for images in (real, fake))
+    features = [random_vgg().features([images], CPU) for images in pixels]
+    distance = frechet_distance(*map(Moments.of, features))
+    assert metrics["quality/fd_random-vgg"] == pytest.approx(distance, rel=1e-3)
+    assert metrics["quality/variety_random-vgg"] == pytest.approx(
+        variety(features[0], features[1]), rel=1e-3
+    )
 
 
 def test_without_validation_images_nothing_is_measured(tmp_path: Path) -> None:
     manifest, _ = write_dataset(tmp_path, (4,), size=64)
     images = HeldOut.of(Folder.at(tmp_path), manifest, VALIDATION, 100)
     model = build(VAEGAN, small_config("vaegan-anime"))
-    assert Validation(images, 1).measure(model, Workers()) == {}
-    pictures = model.pictures(4, Validation(images, 1).first(16, CPU))
+    validation = Validation(images, 1, Quality(images))
+    assert validation.measure(model, Workers()) == {}
+    pictures = model.pictures(4, validation.first(16, CPU))
     assert set(pictures) == {"samples", "interpolation"}
 
 
@@ -75,5 +88,5 @@ def test_workers_share_the_images_and_agree(
     assert second == first
     # It has no losses of its own, and need not know their names.
     third = json.loads((tmp_path / "2.json").read_text())
-    assert third == {"quality/swd": first["quality/swd"]}
+    assert third == {name: value for name, value in first.items() if "quality" in name}
     assert torch.isfinite(torch.tensor(list(first.values()))).all()
