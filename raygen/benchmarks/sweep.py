@@ -7,8 +7,10 @@ from pathlib import Path
 
 from raygen.benchmarks.figures import Figure, local_ray, run_job_script, say
 from raygen.benchmarks.options import SweepBenchOptions
+from raygen.config.families import FD
 from raygen.core.errors import RunError
 from raygen.core.storage import Folder
+from raygen.evaluation.metrics import DOMAIN, in_features
 from raygen.evaluation.objective import Objective
 from raygen.tuning.records import SweepFolder, Trial, best_trial
 
@@ -45,7 +47,7 @@ def sweep(options: SweepBenchOptions, place: Path, jobs: Path) -> list[Figure]:
             f"{images[0]:,} : {images[1]:,}",
         ),
         Figure(
-            "best SWD with asha : all to the end",
+            "best FD with asha : all to the end",
             best[0] / best[1],
             1,
             False,
@@ -75,7 +77,7 @@ def run_sweep(
     say(f"measuring a sweep: {name}")
     common = ["--batch-size", str(options.batch_size), "--width", str(options.width)]
     common += ["--drawn-count", str(options.drawn_count), "--storage", str(place)]
-    common += ["--run-name", name, "--restart"]
+    common += ["--run-name", name, "--restart", "--confirm", "0"]
     run_job_script(jobs / "tune.py", PRESET, *common, *arguments)
     trials = SweepFolder(Folder.at(place / name)).read_trials()
     for trial in trials:
@@ -97,7 +99,7 @@ def startup(trials: list[Trial]) -> float:
 
 
 def best_objective(trials: list[Trial]) -> float:
-    best = best_trial(trials, Objective("quality/swd"))
+    best = best_trial(trials, Objective(in_features(FD, DOMAIN)))
     if best is None or best.objective is None:
         raise RunError("no trial was measured")
     return best.objective

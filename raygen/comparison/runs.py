@@ -32,7 +32,8 @@ class RunInfo:
         uri: path or URI of its folder.
         name: name of its folder.
         kind: `training`, or `trial` for a sweep's trial.
-        sweep: name of the folder of the trial's sweep; empty for trainings.
+        sweep: name of the folder of the trial's sweep, with `/confirmation` for trainings that
+            confirm its results; empty for trainings.
         preset: empty if it is unknown.
         status: the status that the run or its sweep recorded; `begun` if none recorded an end:
             the run may still be training, or may have been killed.
@@ -131,15 +132,22 @@ def _runs(place: _Place) -> list[_Place]:
     """The runs in a place: the run itself, or the trials of a sweep."""
     if not place.is_sweep:
         return [place]
-    trials = place.folder.join(TRIALS)
+    sweep = SweepFolder(place.folder)
+    found = _trials(place.folder, place.folder.name)
+    return found + _trials(sweep.confirmation.folder, sweep.confirmation.name)
+
+
+def _trials(folder: Folder, sweep: str) -> list[_Place]:
+    """The trials in a sweep's folder. Args: sweep: its name."""
+    trials = folder.join(TRIALS)
     try:
         names = trials.folders()
     except UserError:
         # Listing it as a run meets the problem again and reports it.
-        return [_Place(trials, (), sweep=place.folder.name)]
+        return [_Place(trials, (), sweep=sweep)]
     # By number: 1000 comes after 999.
     ordered = sorted(names, key=lambda name: (len(name), name))
-    return [_Place(trials.join(name), (), sweep=place.folder.name) for name in ordered]
+    return [_Place(trials.join(name), (), sweep=sweep) for name in ordered]
 
 
 def _describe(place: _Place) -> RunInfo:

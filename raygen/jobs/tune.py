@@ -1,6 +1,8 @@
 """Search for better hyperparameters of a preset: the work of `jobs/tune.py`."""
 
 import io
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -8,6 +10,7 @@ from typing import Any
 
 from raygen.cli import TuneCommand, command_line, given_options, parse_run, watch_command
 from raygen.cluster import connection as cluster
+from raygen.cluster.lease import Lease
 from raygen.config.fields import option, updated
 from raygen.config.job import JobOptions
 from raygen.config.run import RESUMABLE_CHANGES, RunConfig
@@ -19,11 +22,22 @@ from raygen.core.uris import names_host
 from raygen.data.dataset import check_files, draw_as_begun, open_dataset, place_of
 from raygen.data.shards.object_store import store_images
 from raygen.data.splits import TRAIN, VALIDATION
-from raygen.launch import launched, list_rejected
+from raygen.launch import Launch, launched, list_rejected
 from raygen.training.placement import check_sync_bn
 from raygen.training.run import SUMMARY, RunFolder
 from raygen.tuning.capacity import plan_capacity
-from raygen.tuning.findings import BEST, SEED, best_config, over_seeds, sentence, write_findings
+from raygen.tuning.confirming import (
+    Confirmed,
+    candidates,
+    compare,
+    fresh_seeds,
+    plan_confirmation,
+    read_list,
+    reserve_seconds,
+)
+from raygen.tuning.confirming import rows as confirmation_rows
+from raygen.tuning.confirming import sentence as confirmation_sentence
+from raygen.tuning.findings import BEST, best_config, counts, over_seeds, sentence, write_findings
 from raygen.tuning.judging import choose_judge
 from raygen.tuning.options import SweepOptions
 from raygen.tuning.planning import (
@@ -37,12 +51,19 @@ from raygen.tuning.planning import (
     open_folder,
     read_trials,
 )
-from raygen.tuning.records import ENDED, SWEEP, SweepFolder, Trial, best_trial
+from raygen.tuning.records import ENDED, SEED, SWEEP, SweepFolder, Trial, best_trial
 from raygen.tuning.sweep import Finished, run_sweep
 from raygen.tuning.table import LiveTable, aligned, trial_rows
 from raygen.tuning.trial import Task
 
-MAY_CHANGE = {"trials", "max_concurrent", "time_budget", "resume", "workers_per_trial"}
+MAY_CHANGE = {
+    "trials",
+    "max_concurrent",
+    "time_budget",
+    "resume",
+    "workers_per_trial",
+    "confirm",
+}
 """Options of a sweep that may differ when it is resumed."""
 
 
@@ -54,13 +75,15 @@ class Findings:
         trials: all trials that have begun, in the order of their numbers.
         best: the options of the best trial, at the preset's full length.
         sentence: a summary of the results in one line.
-        left: number of trials that have not ended.
+        left: number of trials, and of trainings that confirm them, that have not ended.
+        confirmed: what the best settings reached with new seeds; None if that was not tried.
     """
 
     trials: list[Trial]
     best: RunConfig
     sentence: str
     left: int
+    confirmed: Confirmed | None = None
 
 
 def tune(command: TuneCommand, line: ProgressLine | None = None) -> Findings:
@@ -140,18 +163,74 @@ def tune(command: TuneCommand, line: ProgressLine | None = None) -> Findings:
             verbose=job.verbose,
         )
         _announce(task, plan, history if options.resume else None, line)
+        began = time.monotonic()
+        reserve = partial(
+            reserve_seconds,
+            seeds=options.confirm,
+            total_images=total_images,
+            at_once=capacity.at_once,
+        )
         try:
-            finished = run_sweep(task, options, plan, history, table, launch.signals, lease)
+            finished = run_sweep(
+                task, options, plan, history, table, launch.signals, lease, reserve
+            )
+            confirmed = None
+            if options.confirm:
+                spent = time.monotonic() - began
+                confirmed = _confirm(
+                    task, options, plan, finished.trials, table, launch, lease, spent
+                )
         finally:
             list_rejected(sweep.folder, manifest, status)
         # The live table gives way to the final one, which lists all trials.
         table.clear()
         leave()
         launch.signals.ignore()
-        findings = conclude(task, command, plan, finished, line)
+        findings = conclude(task, command, plan, finished, confirmed, line)
         if findings.left and launch.signals.stop.is_set():
             raise Interrupted("interrupted")
         return findings
+
+
+def _confirm(
+    task: Task,
+    options: SweepOptions,
+    plan: Plan,
+    trials: list[Trial],
+    table: LiveTable,
+    launch: Launch,
+    lease: Lease,
+    spent: float,
+) -> Confirmed | None:
+    """Train the best settings again, as far as the time goes.
+
+    Args: trials: of the search; spent: seconds that the search has taken.
+    Returns: None if the search has found nothing.
+    """
+    if not best_trial(trials, plan.objective):
+        return None
+    folder = task.sweep.confirmation
+    settings, seeds = candidates(trials, plan), fresh_seeds(trials, plan, options.confirm)
+    budget = options.budget_seconds()
+    left = math.inf if budget is None else budget - spent
+    trained, listed = folder.read_trials(), read_list(folder)
+    if left >= 1 and not launch.signals.stop.is_set():
+        listed_plan, listed, trained = plan_confirmation(folder, trials, plan, options.confirm)
+        ended = sum(trial.status in ENDED for trial in trained)
+        if ended < len(listed):
+            names = ["the defaults", *(f"trial {trial.number}" for trial in settings[1:])]
+            table.clear()
+            table.tell(
+                f"confirming {', '.join(names)} with {options.confirm} new seeds each: "
+                f"{len(listed):,} trainings, of which {ended} have ended"
+            )
+        limit = "" if budget is None else f"{int(left)}s"
+        as_listed = replace(options, scheduler="none", search="random", time_budget=limit)
+        confirming = replace(task, sweep=folder, status=launch.status())
+        trained = run_sweep(
+            confirming, as_listed, listed_plan, trained, table, launch.signals, lease
+        ).trials
+    return compare(settings, listed, trained, plan.objective, seeds)
 
 
 def _announce(task: Task, plan: Plan, history: list[Trial] | None, line: ProgressLine) -> None:
@@ -213,7 +292,12 @@ def resumed(command: TuneCommand, argv: Sequence[str]) -> TuneCommand:
 
 
 def conclude(
-    task: Task, command: TuneCommand, plan: Plan, finished: Finished, line: ProgressLine
+    task: Task,
+    command: TuneCommand,
+    plan: Plan,
+    finished: Finished,
+    confirmed: Confirmed | None,
+    line: ProgressLine,
 ) -> Findings:
     """Write the results and print a summary.
 
@@ -221,7 +305,13 @@ def conclude(
     """
     sweep, at_once = task.sweep, task.capacity.at_once
     trials = finished.trials
-    names = write_findings(sweep.folder, plan.config, plan.space, trials, plan.objective)
+    confirming = confirmed.left if confirmed else 0
+    if confirmed and not confirmed.best.found:
+        confirmed = None
+    is_random = plan.search == "random" and command.sweep.scheduler != "pbt"
+    names = write_findings(
+        sweep.folder, plan.config, plan.space, trials, plan.objective, is_random, confirmed
+    )
     rows = trial_rows(trials, plan.objective, plan.space, {}, task.updates)
     line.tell("\n".join(aligned(rows)))
     ended = sum(trial.status in ENDED for trial in trials)
@@ -235,12 +325,19 @@ def conclude(
     if SEED in plan.space:
         line.tell("\n".join(aligned(over_seeds(trials, plan.objective))))
     found = sentence(trials, plan.objective)
-    line.tell(found)
+    line.tell(f"{counts(trials)}; {found}")
+    chosen = confirmed.best.trial if confirmed else best
+    if confirmed:
+        line.tell("\n".join(aligned(confirmation_rows(confirmed, plan))))
+        found = confirmation_sentence(confirmed)
+        line.tell(found)
+    else:
+        line.tell("this is not confirmed: each setting was trained with one seed")
     summary: dict[str, Any] = {"preset": plan.config.preset, "found": found, "trials": len(trials)}
     summary |= {"images_seen": sum(trial.images_seen for trial in trials), "at_once": at_once}
     if finished.seconds:
         summary |= {"seconds": finished.seconds, "busy_share": finished.busy_share}
-        sweep.folder.write_json(SUMMARY, summary)
+    sweep.folder.write_json(SUMMARY, summary)
     line.tell(f"found:       {', '.join(sweep.folder.join(name).uri for name in names)}")
     there = ["--storage", command.job.storage] if command.job.storage != JobOptions.storage else []
     # A file alone may not decide which machine is sent credentials, so --data is repeated.
@@ -255,10 +352,13 @@ def conclude(
         *data,
     ]
     line.tell(f"train it:    {command_line(*again)}")
-    if ended < plan.count:
+    left = plan.count - ended + confirming
+    if left:
         again = ["jobs/tune.py", plan.config.preset, "--storage", command.job.storage]
         again += ["--run-name", command.job.run_name, "--resume", *data]
         line.tell(
-            f"{ended:,} of {plan.count:,} trials have ended; to go on: {command_line(*again)}"
+            f"{ended:,} of {plan.count:,} trials have ended"
+            + (f", and {confirming} trainings to confirm them have not" if confirming else "")
+            + f"; to go on: {command_line(*again)}"
         )
-    return Findings(trials, best_config(plan.config, best), found, plan.count - ended)
+    return Findings(trials, best_config(plan.config, chosen), found, left, confirmed)

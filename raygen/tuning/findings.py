@@ -5,27 +5,30 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
 from statistics import mean, stdev
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from raygen.config.domains import Choice, Range, Space, Value, short
 from raygen.config.run import PRESETS, RunConfig
 from raygen.core.storage import Folder
 from raygen.evaluation.objective import Objective
+from raygen.tuning.confirming import CONFIRMED, Confirmed
+from raygen.tuning.expected_best import expected_best
 from raygen.tuning.options import TRIAL_DEFAULTS
-from raygen.tuning.records import Trial, best_trial, comparable
+from raygen.tuning.records import SEED, Trial, best_trial, comparable
 from raygen.tuning.table import describe_values
 
 BEST = "best.json"
 TABLE = "trials.csv"
 PARALLEL = "parallel-coordinates.png"
 SENSITIVITY = "sensitivity.png"
-SEED = "seed"
-"""Name of the option whose values are repetitions of the same setting."""
+EXPECTED_BEST = "expected-best.png"
 _DPI = 120
 _ROBUST = 0.8
 """Share of trials that a picture's axis spans; the others are outliers, drawn at its end."""
@@ -55,6 +58,17 @@ def sentence(trials: Sequence[Trial], objective: Objective) -> str:
     return f"{text}, trial {best.number}: {describe_values(best)}"
 
 
+def counts(trials: Sequence[Trial]) -> str:
+    """Count the trials as `16 trials: 2 failed, 1 collapsed (samples repeat)`."""
+    failed = sum(trial.status == "failed" for trial in trials)
+    collapsed = sum(trial.has_collapsed for trial in trials)
+    parts = [f"{failed} failed"] if failed else []
+    if collapsed:
+        parts.append(f"{collapsed} collapsed (samples repeat)")
+    text = f"{len(trials):,} trial{'s'[len(trials) == 1 :]}"
+    return f"{text}: {', '.join(parts)}" if parts else text
+
+
 def over_seeds(trials: Sequence[Trial], objective: Objective) -> list[list[str]]:
     """A heading and a row for each setting that was tried with several seeds, the best first.
 
@@ -79,22 +93,39 @@ def over_seeds(trials: Sequence[Trial], objective: Objective) -> list[list[str]]
 
 
 def write_findings(
-    folder: Folder, config: RunConfig, space: Space, trials: Sequence[Trial], objective: Objective
+    folder: Folder,
+    config: RunConfig,
+    space: Space,
+    trials: Sequence[Trial],
+    objective: Objective,
+    is_random: bool = True,
+    confirmed: Confirmed | None = None,
 ) -> list[str]:
-    """Write all results of the trials so far. Returns: the names of the files."""
+    """Write all results of the trials so far.
+
+    Args:
+        is_random: whether the trials' values were drawn independently of one another.
+        confirmed: the results of a confirmation, which decide what is best.
+    Returns: the names of the files.
+    """
     names = [TABLE]
     folder.write_bytes(TABLE, as_csv(trials, space, objective).encode())
     best = best_trial(trials, objective)
     if best is not None:
-        folder.write_json(BEST, best_config(config, best).to_json())
+        chosen = confirmed.best.trial if confirmed else best
+        folder.write_json(BEST, best_config(config, chosen).to_json())
         for name, figure in (
             (PARALLEL, parallel_coordinates(trials, space, objective)),
             (SENSITIVITY, sensitivity(trials, space, objective)),
+            (EXPECTED_BEST, best_of_trials(trials, objective, is_random, confirmed)),
         ):
             file = io.BytesIO()
             figure.savefig(file, format="png", dpi=_DPI)
             folder.write_bytes(name, file.getvalue())
-        names += [BEST, PARALLEL, SENSITIVITY]
+        names += [BEST, PARALLEL, SENSITIVITY, EXPECTED_BEST]
+    if confirmed:
+        folder.write_json(CONFIRMED, confirmed.to_json())
+        names.append(CONFIRMED)
     return names
 
 
@@ -255,3 +286,70 @@ def sensitivity(trials: Sequence[Trial], space: Space, objective: Objective) -> 
         fontsize=9,
     )
     return figure
+
+
+def best_of_trials(
+    trials: Sequence[Trial], objective: Objective, is_random: bool, confirmed: Confirmed | None
+) -> Figure:
+    """Plot the best value against the number of trials: what to expect of a smaller sweep.
+
+    Trials that failed count as the worst that was measured. What a confirmation found stands at
+    the right.
+
+    Args: is_random: whether any other choice of the trials might have been made; otherwise the
+        best so far is drawn, trial by trial.
+    """
+    measured = _measured(trials)
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes: Axes = figure.subplots()
+    values = [value for trial, value in measured if trial.number]
+    if values:
+        failed = sum(trial.status == "failed" and trial.number > 0 for trial in trials)
+        values += [max(values, key=lambda value: objective.sign * value)] * failed
+        _plot_best(axes, values, objective, is_random)
+    default = next((value for trial, value in measured if trial.number == 0), None)
+    if default is not None:
+        axes.axhline(default, color="black", linestyle="--", label="defaults")
+    if confirmed:
+        _plot_confirmed(axes, confirmed, len(values) + 1)
+    better = "lower" if objective.mode == "min" else "higher"
+    axes.set_xlabel("trials" + (" - new seeds at the right" if confirmed else ""))
+    axes.set_ylabel(f"{objective.name} ({better} is better)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8)
+    return figure
+
+
+def _plot_best(axes: Axes, values: Sequence[float], objective: Objective, is_random: bool) -> None:
+    if is_random:
+        found = expected_best(values, objective.sign)
+        axes.fill_between(found.trials, found.low, found.high, alpha=0.2, linewidth=0)
+        axes.plot(found.trials, found.mean, marker="." if len(found.trials) < 30 else "")
+        title = "the best of so many random trials: mean, and where 80 % of them lie"
+    else:
+        so_far = accumulate(values, min if objective.sign > 0 else max)
+        axes.plot(range(1, len(values) + 1), list(so_far), drawstyle="steps-post")
+        title = "the best so far, trial by trial"
+    axes.set_title(title, fontsize=10)
+
+
+def _plot_confirmed(axes: Axes, confirmed: Confirmed, first: int) -> None:
+    """Args: first: where the best setting stands."""
+    found = zip(confirmed.settings, confirmed.means, strict=True)
+    for place, (setting, interval) in enumerate(found):
+        if not setting.found:
+            continue
+        is_default = setting.trial.number == 0
+        name = "defaults" if is_default else f"trial {setting.trial.number}"
+        half = interval.high - interval.value
+        axes.errorbar(
+            first + place,
+            interval.value,
+            half if math.isfinite(half) else None,
+            fmt="s" if is_default else "o",
+            color="black" if is_default else "crimson" if place == 0 else "C1",
+            capsize=3,
+            label=f"{name}, {len(setting.found)} new seeds",
+        )

@@ -17,6 +17,9 @@ measured nine times even if it is short."""
 MOST_TRIALS = 1_000_000
 """Upper limit of the number of trials."""
 
+MOST_SEEDS = 100
+"""Upper limit of the seeds of a confirmation."""
+
 Search = Literal["random", "optuna", "grid"]
 Scheduler = Literal["asha", "pbt", "none"]
 Mode = Literal["auto", "min", "max"]
@@ -54,11 +57,15 @@ class SweepOptions:
     """Search an option, as lr_g=loguniform(1e-5,1e-3), uniform(0,0.3), randint(16,64),
     schedule=choice(1:1,two-phase); or keep it out of the search, as beta1=fixed. May be
     repeated."""
+    confirm: int = 3
+    """After the search, train the three best settings and the defaults again with so many seeds
+    that no trial had; the result rests on these trainings alone. 0: do not."""
     resume: bool = False
     """Go on with the sweep of this name, with the options that it has."""
 
     def __post_init__(self) -> None:
         require_at_least(self, 0, "max_kl")
+        require_at_least(self, 0, "confirm", most=MOST_SEEDS)
         require_at_least(self, 1, "workers_per_trial")
         require_choice(self, "search", Search)
         require_choice(self, "scheduler", Scheduler)

@@ -50,6 +50,7 @@ class Plan:
         count: number of trials.
         search: how the values of the other trials are chosen.
         workers: workers per trial.
+        listed: the values of all trials, if they are not searched for.
     """
 
     config: RunConfig
@@ -59,6 +60,7 @@ class Plan:
     count: int
     search: Search
     workers: int = 1
+    listed: tuple[Values, ...] = ()
 
     @property
     def mutable(self) -> Space:
@@ -72,6 +74,8 @@ class Plan:
         The same each time. With `--search optuna`, which chooses from results, only trial 0's.
         Raises: UserError if no random values are allowed.
         """
+        if self.listed:
+            return iter(self.listed)
         if self.search == "grid":
             return grid_trials(self.space, self.defaults)
         if self.search == "optuna":

@@ -4,6 +4,7 @@
         sweep.json              options, search space, dataset
         trials/<number>/        a run's folder for each trial, and in it
             trial.json          what this file reads and writes
+        confirmation/           the trainings that confirm the best settings, kept likewise
 
 A sweep that was cut off goes on from these files alone.
 """
@@ -25,6 +26,7 @@ from raygen.core.checked import Checked
 from raygen.core.errors import UserError
 from raygen.core.marker import Marker
 from raygen.core.storage import Folder
+from raygen.evaluation.metrics import VARIETY
 from raygen.evaluation.objective import Objective
 from raygen.training.run import RunFolder
 from raygen.tuning.options import MOST_TRIALS
@@ -32,13 +34,20 @@ from raygen.tuning.options import MOST_TRIALS
 SWEEP = "sweep.json"
 TRIAL = "trial.json"
 TRIALS = "trials"
+CONFIRMATION = "confirmation"
+"""Folder of the trainings with which a sweep's results are confirmed."""
 OWN = re.compile(
-    r"sweep\.json|best\.json|summary\.json|rejected\.json|trials|trials\.csv|sensitivity\.png|"
-    r"parallel-coordinates\.png|events\.out\.tfevents\..*|\.ray-.*"
+    r"sweep\.json|best\.json|summary\.json|rejected\.json|confirmed\.json|trials|confirmation|"
+    r"trials\.csv|sensitivity\.png|parallel-coordinates\.png|expected-best\.png|events\.out\.tfevents\..*|\.ray-.*"
 )
 """Matches the names that raygen writes into a sweep's folder. All others are the user's."""
 
 _ADVICE = "restore the file, or begin another sweep under another --run-name"
+
+SEED = "seed"
+"""Name of the option whose values are repetitions of the same setting."""
+COLLAPSED = 0.2
+"""Variety of samples below which a trial counts as collapsed: its samples repeat."""
 
 TrialStatus = Literal["waiting", "running", "finished", "stopped", "failed", "interrupted"]
 ENDED: tuple[TrialStatus, ...] = ("finished", "stopped", "failed")
@@ -107,6 +116,12 @@ class Trial:
     def is_measured(self) -> bool:
         """Whether the last report has a finite objective."""
         return self.objective is not None and math.isfinite(self.objective)
+
+    @property
+    def has_collapsed(self) -> bool:
+        """Whether the samples of the last report repeat."""
+        last = self.reports[-1].metrics if self.reports else {}
+        return any(v < COLLAPSED for tag, v in last.items() if tag.startswith(f"{VARIETY}_"))
 
     @property
     def images_seen(self) -> int:
@@ -179,11 +194,20 @@ class SavedSweep:
 class SweepFolder:
     """`<storage>/<run-name>/` of a sweep.
 
-    Attributes: fence: lets writers check that the job still owns the sweep.
+    Attributes:
+        fence: lets writers check that the job still owns the sweep.
+        name: identifies it within its storage; empty: the folder's name does.
     """
 
     folder: Folder
     fence: Fence | None = None
+    name: str = ""
+
+    @property
+    def confirmation(self) -> "SweepFolder":
+        """The place of the trainings that confirm its results, as if they were a sweep's."""
+        name = f"{self.folder.name}/{CONFIRMATION}"
+        return replace(self, folder=self.folder.join(CONFIRMATION), name=name)
 
     def patient(self, seconds: float) -> "SweepFolder":
         """The same sweep, retrying for so many seconds during outages of its storage."""

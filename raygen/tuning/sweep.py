@@ -64,12 +64,14 @@ def run_sweep(
     table: LiveTable,
     signals: Signals,
     lease: Lease,
+    reserve: Callable[[Sequence[Trial]], float] = lambda trials: 0.0,
 ) -> Finished:
     """Run all trials that have not ended yet, at most until the time budget is spent.
 
     Args:
         history: trials of earlier sessions.
         lease: ownership of the sweep's folder.
+        reserve: seconds of the time budget to leave for what follows, given the trials so far.
     Returns: all trials in their current state, and how the time was spent.
     Raises: RunError if the sweep cannot go on, or another job has taken it over.
     """
@@ -85,7 +87,16 @@ def run_sweep(
     else:
         search = PlannedSearch(plan.trials(), plan.count, history, at_once)
     watch = Watch(
-        task, plan.space, plan.count, history, table, signals, options, lease, search.set_finished
+        task,
+        plan.space,
+        plan.count,
+        history,
+        table,
+        signals,
+        options,
+        lease,
+        search.set_finished,
+        reserve,
     )
     if not search.left:
         return Finished(list(history), 0.0, 0.0)
@@ -197,9 +208,12 @@ class Watch(tune.Callback):
         options: SweepOptions,
         lease: Lease,
         end_search: Callable[[], None] = lambda: None,
+        reserve: Callable[[Sequence[Trial]], float] = lambda trials: 0.0,
     ) -> None:
-        """Args: end_search: called when no more trials are to begin."""
+        """Args: end_search: called when no more trials are to begin; reserve: see `run_sweep`."""
         self.ending = Ending()
+        # What confirms trials is told from them.
+        self._noun = "training" if task.sweep.name else "trial"
         self._task = task
         self._space = space
         self._count = count
@@ -213,6 +227,7 @@ class Watch(tune.Callback):
         self._end_search = end_search
         self._scheduler: Scheduler = options.scheduler
         self._budget = options.budget_seconds()
+        self._reserve = reserve
         self._began_at = time.monotonic()
         self._stop_at: float | None = None
         self._state = Poll()
@@ -246,7 +261,8 @@ class Watch(tune.Callback):
         self._progress.pop(known.number, None)
         run = self._task.sweep.trial_run(known.number).folder
         # TensorBoard would merge sessions of one name into one trial, even across sweeps.
-        name = f"{self._task.sweep.folder.name}/{trial_name(known.number)}"
+        sweep = self._task.sweep
+        name = f"{sweep.name or sweep.folder.name}/{trial_name(known.number)}"
         hparams.write_start(run, name, self._space, values, time.time())
         self._note(known)
 
@@ -269,7 +285,7 @@ class Watch(tune.Callback):
         name, value = self._task.objective.name, known.objective
         told = "" if value is None else f": {name} {value:.4g}"
         if known.status == "finished":
-            self._end(known, f"trial {known.number} finished{told}")
+            self._end(known, f"{self._noun} {known.number} finished{told}")
         elif self._stop_at is not None or self.error:
             self._interrupt(known, "the sweep was ended")
         elif value is None:
@@ -277,14 +293,14 @@ class Watch(tune.Callback):
         else:
             known.status = "stopped"
             known.reason = f"not among the best third after {known.images_seen:,} images"
-            self._end(known, f"trial {known.number} stopped{told} is {known.reason}")
+            self._end(known, f"{self._noun} {known.number} stopped{told} is {known.reason}")
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         # The trial's process may have died before the run began.
         known, reason = self._known(trial), _reason(trial)
         known.failures.append(reason)
         known.status, known.reason = "waiting", "to be started again"
-        self._table.tell(f"trial {known.number} failed ({reason}); it is started again")
+        self._table.tell(f"{self._noun} {known.number} failed ({reason}); it is started again")
         self._note(known)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -296,19 +312,23 @@ class Watch(tune.Callback):
         elif reason == DIED:
             # The trial is not at fault, for example if its machine was taken away twice.
             self._interrupt(known, reason)
-            self._table.tell(f"trial {known.number}: {reason}, twice; --resume goes on with it")
+            self._table.tell(
+                f"{self._noun} {known.number}: {reason}, twice; --resume goes on with it"
+            )
         else:
             self._fail(known, reason)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         now = time.monotonic()
-        spent = now - self._began_at
-        over = self._budget is not None and spent > self._budget
+        left = self._budget_left()
+        over = left is not None and left < 0
         self._lease.check()
         if self._stop_at is None and (over or self.error or self._signals.stop.is_set()):
             self._stop_at = now
             if over:
-                self._table.tell("the time budget is spent; trials are being saved")
+                self._table.tell(
+                    f"the time budget of these {self._noun}s is spent; they are being saved"
+                )
             self._end_search()
             self._task.status.stop.remote()
         if self._stop_at is not None:
@@ -321,6 +341,14 @@ class Watch(tune.Callback):
             if state is not None:
                 self._take(state)
             self._show()
+
+    def _budget_left(self) -> float | None:
+        """Seconds for which trials may still run; negative: they have to end."""
+        if self._budget is None:
+            return None
+        # However much is to follow, half of the time is the search's.
+        to_follow = min(self._reserve(self.trials), self._budget / 2)
+        return self._budget - to_follow - (time.monotonic() - self._began_at)
 
     def close(self) -> None:
         """Record trials that have not ended as interrupted, because the sweep is over."""
@@ -355,10 +383,10 @@ class Watch(tune.Callback):
         task, trials = self._task, self.trials
         to_the_end = self._scheduler != "asha"
         left = seconds_left(trials, self._count, self._progress, task.total_images, to_the_end)
-        if self._budget is not None:
-            rest = self._budget - (time.monotonic() - self._began_at)
+        rest = self._budget_left()
+        if rest is not None:
             left = max(0.0, rest if left is None else min(left, rest))
-        text = headline(trials, self._count, task.objective, self._progress, left)
+        text = headline(trials, self._count, task.objective, self._progress, left, self._noun)
         stopping = "stopping: " if self._stop_at is not None else ""
         stopping += f"{self._outage} - " if self._outage else ""
         rows = trial_rows(trials, task.objective, self._space, self._progress, task.updates)
@@ -384,7 +412,7 @@ class Watch(tune.Callback):
 
     def _fail(self, trial: Trial, reason: str) -> None:
         trial.status, trial.reason = "failed", reason
-        self._end(trial, f"trial {trial.number} failed: {reason}")
+        self._end(trial, f"{self._noun} {trial.number} failed: {reason}")
 
 
 def _reason(trial: Any) -> str:

@@ -117,12 +117,13 @@ def headline(
     objective: Objective,
     progress: Mapping[int, Progress],
     left: float | None,
+    noun: str = "trial",
 ) -> str:
     """Format as `5 of 16 trials ended - 212 images/s - 12:31 left - best SWD 48.1: trial 5`."""
     ended = sum(trial.status in ENDED for trial in trials)
     running = [t.number for t in trials if t.status == "running" and t.number in progress]
     rate = sum(progress[number].images_per_second for number in running)
-    parts = [f"{ended:,} of {count:,} trials ended"]
+    parts = [f"{ended:,} of {count:,} {noun}s ended"]
     if rate:
         parts.append(f"{rate:,.0f} images/s")
     if left is not None:
@@ -130,7 +131,7 @@ def headline(
     best = best_trial(trials, objective)
     if best:
         seen = f" after {best.images_seen:,} images"
-        parts.append(f"best {objective.name} {best.objective:.4g}{seen}: trial {best.number}")
+        parts.append(f"best {objective.name} {best.objective:.4g}{seen}: {noun} {best.number}")
     return " - ".join(parts)
 
 

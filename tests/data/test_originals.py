@@ -216,7 +216,8 @@ def test_a_run_and_a_sweep_train_straight_from_an_archive(
     # As if they were too large for the object store: each trial has tasks read for it.
     monkeypatch.setattr(object_store, "STORE_SHARE", 0.0)
     tune = ["dcgan-celeba", *common, "--crop", "0", "--trials", "2", "--steps", "9"]
-    assert run_script("tune", *tune, "--run-name", "sweep", "--scheduler", "none") == 0
+    tune += ["--run-name", "sweep", "--scheduler", "none", "--confirm", "0"]
+    assert run_script("tune", *tune) == 0
     assert "trials read its files themselves" in capsys.readouterr().out
     summary = json.loads((tmp_path / "runs/sweep/summary.json").read_text())
     assert (summary["trials"], summary["images_seen"]) == (2, 2 * 9 * 16)

@@ -128,8 +128,10 @@ def test_jobs_other_than_evaluation_do_not_read_it(
     assert "resuming" in capsys.readouterr().out
     assert run_script("train", *train, "--steps", "4", "--restart") == 0
     tune = ("vae-celeba", *there, "--run-name", "sweep", "--trials", "2", "--steps", "9")
-    assert run_script("tune", *tune, "--scheduler", "none") == 0
-    assert run_script("tune", *tune, "--scheduler", "none", "--restart") == 0
+    tune_to_the_end = (*tune, "--scheduler", "none", "--confirm")
+    assert run_script("tune", *tune_to_the_end, "1") == 0
+    assert "confirmed with 1 new seed: " in capsys.readouterr().out
+    assert run_script("tune", *tune_to_the_end, "0", "--restart") == 0
     strip = ("--attribute", "Smiling", "--out", tmp_path / "strip.png", "-n", "2")
     assert run_script("sample", storage / "run", *strip) == 0
     assert run_script("sample", storage / "run", "-n", "2", "--out", tmp_path / "grid.png") == 0
@@ -159,7 +161,7 @@ def test_jobs_on_originals_do_not_read_it(
     assert run_script("train", *train, "--steps", "8") == 0
     assert run_script("train", *train, "--steps", "8", "--restart") == 0
     tune = (*common, *small, "--run-name", "sweep", "--trials", "2", "--steps", "9")
-    assert run_script("tune", *tune, "--scheduler", "none") == 0
+    assert run_script("tune", *tune, "--scheduler", "none", "--confirm", "0") == 0
     assert "left out" not in capsys.readouterr().out
     assert [*storage.rglob("rejected.json")] == []
     with pytest.raises(ShardError):

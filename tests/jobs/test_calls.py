@@ -50,11 +50,12 @@ def test_images_are_prepared_trained_on_tuned_and_sampled_from_python(
     again = raygen.train("dcgan-celeba", steps=6, num_workers=1, validate_images=24, **common)
     assert again == summary
 
-    found = raygen.tune("dcgan-celeba", steps=4, trials=2, scheduler="none", **common)
+    found = raygen.tune("dcgan-celeba", steps=4, trials=2, scheduler="none", confirm=0, **common)
     assert [trial.status for trial in found.trials] == ["finished", "finished"]
     assert (found.left, found.best.preset) == (0, "dcgan-celeba")
     more = raygen.tune("dcgan-celeba", trials=3, resume=True, **common)
     assert [trial.number for trial in more.trials] == [0, 1, 2]
+    assert more.confirmed is None
 
     known = {run.name: run.kind for run in raygen.list_runs(storage)}
     assert list(known.values()).count("trial") == 3

@@ -47,9 +47,9 @@ def test_a_run_and_a_sweep_on_drawn_faces_go_on_with_theirs(
     small = ("--width", "0.03", "--batch-size", "4", "--drawn-count", "24")
     common = ("vae-celeba", "--size", "32", "--storage", tmp_path, *small, "--latent-size", "8")
     train = (*common, "--sample-count", "2", "--num-workers", "1", "--run-name")
-    searched = ("dcgan-celeba", *small, "--sample-count", "1", "--scheduler", "none")
+    searched = ("dcgan-celeba", *small, "--sample-count", "1", "--scheduler", "none", "--confirm")
     there = ("--storage", tmp_path, "--run-name", "sweep")
-    sweep = (*searched, *there, "--steps", "9", "--trials")
+    sweep = (*searched, "0", *there, "--steps", "9", "--trials")
     resume = ("dcgan-celeba", *there, "--resume", "--trials")
     with older_version(monkeypatch):
         assert run_script("train", *train, "run", "--steps", "2") == 0
@@ -85,10 +85,10 @@ def test_a_run_and_a_sweep_on_originals_go_on_with_theirs(
     common = ("dcgan-celeba", "--data", data, "--crop", "0", "--storage", tmp_path)
     there = (*common, "--width", "0.03", "--batch-size", "4", "--sample-count", "1", "--run-name")
     train = (*there, "run", "--num-workers", "1", "--steps")
-    sweep = (*there, "sweep", "--scheduler", "none", "--steps", "9", "--trials", "1")
+    sweep = (*there, "sweep", "--scheduler", "none", "--steps", "9", "--trials", "1", "--confirm")
     with older_version(monkeypatch):
         assert run_script("train", *train, "2") == 0
-        assert run_script("tune", *sweep) == 0
+        assert run_script("tune", *sweep, "0") == 0
         older = open_originals(data, ImageFormat(32, 32, 0))
     assert set(older.splits) == {"train", "validation"}
     assert trained_on(tmp_path / "run") == older.fingerprint

@@ -133,7 +133,7 @@ def test_the_readme_s_commands_run_on_several_nodes(cluster: Head, clone: Path) 
     smaller = {
         "prepare": " --count 60",
         "train": f" --steps 2 {SMALL}",
-        "tune": f" --trials 2 --steps 9 {SMALL}",
+        "tune": f" --trials 2 --steps 9 --confirm 0 {SMALL}",
         "sample": " -n 4",
     }
     outputs = {}
@@ -146,7 +146,7 @@ def test_the_readme_s_commands_run_on_several_nodes(cluster: Head, clone: Path) 
         assert code == 0, outputs[name]
     assert "2 steps of 8 images on 4 CPU workers" in outputs["train"]
     assert any(len(nodes) == 2 for nodes in nodes_of_workers(cluster))
-    assert "best SWD" in outputs["tune"]
+    assert "best FD (" in outputs["tune"]
 
     place = Folder.at(storage)
     assert {"faces-64", "runs", "samples.png"} <= set(place.names())

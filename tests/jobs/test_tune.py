@@ -32,8 +32,9 @@ STEPS = 18
 BATCH = 8
 SMALL = (
     *("dcgan-celeba", "--width", "0.03", "--batch-size", BATCH, "--steps", STEPS),
-    *("--log-images", BATCH, "--validation-count", "40", "--sample-count", "4"),
+    *("--log-images", BATCH, "--validation-count", "40", "--sample-count", "4", "--confirm", "0"),
 )
+FD_HERE = "quality/fd_random-vgg"
 TIMEOUT = 240
 """Seconds; only for the case that something hangs."""
 
@@ -62,7 +63,12 @@ def logged_steps(place: Path, number: int) -> list[int]:
     """The steps that a trial logged, those of all its sessions."""
     events = EventAccumulator(str(place / f"sweep/trials/{number:03d}"), purge_orphaned_data=False)
     events.Reload()
-    return [event.step // BATCH for event in events.Scalars("loss/discriminator")]
+    # With some schedules a network takes no part in some steps.
+    steps = [
+        [event.step // BATCH for event in events.Scalars(f"loss/{network}")]
+        for network in ("discriminator", "generator")
+    ]
+    return sorted(steps[0] + [step for step in steps[1] if step not in steps[0]])
 
 
 @pytest.mark.slow
@@ -92,7 +98,7 @@ def test_a_sweep_finds_the_best_and_train_runs_it(
         assert (seen[-1] == 144) == (trial["status"] == "finished")
         assert logged_steps(place, trial["number"]) == list(range(1, seen[-1] // BATCH + 1))
         last = trial["reports"][-1]
-        assert last["objective"] == last["metrics"]["quality/swd"] > 0
+        assert last["objective"] == last["metrics"][FD_HERE] > 0
         if trial["status"] == "stopped":
             assert f"trial {trial['number']} stopped" in output
             assert trial["reason"] in output
@@ -110,7 +116,7 @@ def test_a_sweep_finds_the_best_and_train_runs_it(
 
     ended = [trial for trial in trials if trial["status"] == "finished"]
     best = min(ended, key=lambda trial: float(trial["reports"][-1]["objective"]))
-    assert re.search(rf"^best SWD .*trial {best['number']}\b", output, re.MULTILINE)
+    assert re.search(rf"; best FD \(random-vgg\) .*trial {best['number']}\b", output, re.MULTILINE)
     with (place / "sweep/trials.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 5
     options = json.loads((place / "sweep/best.json").read_text())
@@ -127,19 +133,65 @@ def test_a_sweep_finds_the_best_and_train_runs_it(
 
 
 @pytest.mark.slow
+def test_the_best_settings_are_confirmed_with_seeds_that_no_trial_had(
+    ray_session: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--trials", "4", "--set", "lr_d=choice(0.001,1e-9)", "--steps", "9")
+    with Job(ray_session, place, *options, "--confirm", "2") as job:
+        trainings = place / "sweep/confirmation/trials"
+        job.wait_for(lambda: (trainings / "002/trial.json").exists())
+        job.process.send_signal(signal.SIGINT)
+        assert job.process.wait(TIMEOUT) != 0
+    assert "to confirm them have not; to go on: " in job.log.read_text()
+    first = (trainings / "000/trial.json").read_bytes()
+    assert tune(place, *options, "--resume", "--confirm", "2") == 0
+    output = capsys.readouterr().out
+    assert (trainings / "000/trial.json").read_bytes() == first
+    trials = records(place)
+    confirmed = json.loads((place / "sweep/confirmed.json").read_text())
+    assert confirmed["metric"] == FD_HERE
+    assert len(confirmed["settings"]) == 4
+    for setting in confirmed["settings"]:
+        number = setting["trial"]
+        assert setting["values"] == trials[number]["values"]
+        assert len(setting["trainings"]) == 2
+        own = trials[number]["reports"][-1]["objective"]
+        found = [metrics[FD_HERE] for metrics in setting["trainings"]]
+        assert own not in found
+        assert setting["mean"]["value"] == pytest.approx(sum(found) / 2)
+        assert setting["mean"]["low"] < min(found)
+        assert {"quality/swd", FD_HERE} < set(setting["trainings"][0])
+    means = [setting["mean"]["value"] for setting in confirmed["settings"]]
+    assert means == sorted(means)
+    seeds = {
+        json.loads((folder / "config.json").read_text())["seed"] for folder in trainings.iterdir()
+    }
+    assert len(list(trainings.iterdir())) == 8
+    assert seeds == {1, 2}
+    best = json.loads((place / "sweep/best.json").read_text())
+    values = confirmed["settings"][0]["values"]
+    assert {name: best[name] for name in values} == values
+    assert best["seed"] == 0
+    assert output.splitlines()[-3] == confirmed["found"]
+    summary = json.loads((place / "sweep/summary.json").read_text())
+    assert summary["found"].startswith("confirmed with 2 new seeds (8 collapsed): ")
+    assert (place / "sweep/expected-best.png").exists()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "metric", "searched"),
     [
         ("vae-celeba", "validation/mse", {"lr", "kl_weight", "optimizer"}),
-        ("vaegan-anime", "quality/swd", {"gamma", "lr_g", "lr_d", "schedule", "beta1"}),
+        ("vaegan-anime", "quality/fd_domain", {"gamma", "lr_g", "lr_d", "schedule", "beta1"}),
     ],
 )
 def test_every_family_is_searched_by_its_own_space_and_objective(
     ray_session: str, tmp_path: Path, preset: str, metric: str, searched: set[str]
 ) -> None:
-    small = ("--width", "0.03", "--batch-size", "4", "--drawn-count", "24", "--steps", "9")
+    small = ("--width", "0.03", "--batch-size", "4", "--drawn-count", "60", "--steps", "9")
     options = (*small, "--latent-size", "8", "--sample-count", "2", "--max-kl", "1")
-    there = ("--storage", str(tmp_path), "--run-name", "sweep", "--trials", "2")
+    there = ("--storage", str(tmp_path), "--run-name", "sweep", "--trials", "2", "--confirm", "0")
     assert run_script("tune", preset, *options, *there, "--scheduler", "none") == 0
     trials = records(tmp_path)
     assert [trial["status"] for trial in trials] == ["finished"] * 2
@@ -214,7 +266,7 @@ def test_a_sweep_may_lie_in_an_object_store(
     command = parse_run(TrainCommand, words, "")
     assert script == "train.py"
     assert command.job.storage == s3.uri
-    best = best_trial(sweep.read_trials(), Objective("quality/swd"))
+    best = best_trial(sweep.read_trials(), Objective(FD_HERE))
     assert best
     assert command.run.to_json()["lr_g"] == best.values["lr_g"]
     trials = sweep.read_trials()
@@ -323,7 +375,7 @@ def test_a_killed_sweep_goes_on_without_doing_anything_twice(
     assert tune(place, "--resume", "--trials", "6") == 0
     assert [trial["status"] for trial in records(place)] == ["finished"] * 6
     assert tune(place, "--resume") == 0
-    assert "best SWD" in capsys.readouterr().out
+    assert "best FD (random-vgg)" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -471,7 +523,7 @@ def test_a_sweep_is_neither_overwritten_nor_changed_on_the_way(
     assert tune(place, *options, "--scheduler", "none", "--time-budget", "0.01s") == 1
     captured = capsys.readouterr()
     assert "no trial has been measured" in captured.err
-    assert "the time budget is spent" in captured.out
+    assert "the time budget of these trials is spent" in captured.out
     there = ("--data", place / "data", "--storage", place, "--run-name", "sweep")
     assert "holds a sweep; go on with it (--resume)" in fails(capsys, "tune", *there)
     resumed = (*there, "--resume")

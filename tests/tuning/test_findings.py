@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,15 @@ from raygen.config.domains import Choice, Range, Space, Value
 from raygen.config.run import PRESETS, RunConfig
 from raygen.core.storage import Folder
 from raygen.evaluation.objective import Objective
-from raygen.tuning.findings import as_csv, best_config, over_seeds, sentence, write_findings
+from raygen.tuning.confirming import Training, compare
+from raygen.tuning.findings import (
+    as_csv,
+    best_config,
+    counts,
+    over_seeds,
+    sentence,
+    write_findings,
+)
 from raygen.tuning.records import Report, Trial, TrialStatus
 
 SPACE: Space = {
@@ -87,12 +96,21 @@ def test_the_table_has_a_row_for_each_trial() -> None:
 @pytest.mark.parametrize("mode", ["min", "max"])
 def test_everything_is_written_and_the_pictures_show_something(tmp_path: Path, mode: str) -> None:
     objective = Objective("quality/swd", "max" if mode == "max" else "min")
-    names = write_findings(Folder.at(tmp_path), CONFIG, SPACE, TRIALS, objective)
-    assert names == ["trials.csv", "best.json", "parallel-coordinates.png", "sensitivity.png"]
+    # The trainings of trial 5 were better, those of trial 17 and the defaults not.
+    settings = [TRIALS[0], TRIALS[1], TRIALS[4]]
+    runs = [trial(k, objective.sign * value) for k, value in enumerate((30, 29, 9, 31, 30, 10))]
+    listed = [Training(t.number, seed) for seed in (1, 2) for t in settings]
+    confirmed = compare(settings, listed, runs, objective, [1, 2])
+    names = write_findings(
+        Folder.at(tmp_path), CONFIG, SPACE, TRIALS, objective, mode == "min", confirmed
+    )
+    pictures = ["parallel-coordinates.png", "sensitivity.png", "expected-best.png"]
+    assert names == ["trials.csv", "best.json", *pictures, "confirmed.json"]
     assert sorted(names) == sorted(file.name for file in tmp_path.iterdir())
     best = json.loads((tmp_path / "best.json").read_text())
     assert RunConfig.from_json(best, "best.json").to_json() == best
-    for name in names[2:]:
+    assert best["schedule"] == "7:1"
+    for name in pictures:
         pixels = np.asarray(Image.open(tmp_path / name).convert("RGB")).astype(int)
         assert min(pixels.shape[:2]) > 500
         crimson = (abs(pixels - np.array([220, 20, 60])) < 12).all(axis=2)
@@ -103,7 +121,18 @@ def test_everything_is_written_and_the_pictures_show_something(tmp_path: Path, m
 def test_a_single_trial_is_a_finding(tmp_path: Path) -> None:
     for number, trials in enumerate((TRIALS[:1], [trial(0, 0.0)], [trial(0, 5.0), trial(1, 5.0)])):
         names = write_findings(Folder.at(tmp_path / str(number)), CONFIG, SPACE, trials, LOW)
-        assert len(names) == 4
+        assert len(names) == 5
+        best = json.loads((tmp_path / str(number) / "best.json").read_text())
+        assert best["schedule"] == "1:1"
+
+
+def test_failed_and_collapsed_trials_are_counted() -> None:
+    assert counts(TRIALS) == "6 trials"
+    repeating = [Report(900, 9.0, 1, 1, {"quality/variety_domain": variety}) for variety in (0, 1)]
+    more = [replace(TRIALS[0], reports=[report]) for report in repeating]
+    more.append(replace(TRIALS[0], status="failed"))
+    assert counts(more) == "3 trials: 1 failed, 1 collapsed (samples repeat)"
+    assert counts(more[1:2]) == "1 trial"
 
 
 def test_without_a_measurement_there_is_only_the_table(tmp_path: Path) -> None:
