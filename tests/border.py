@@ -52,9 +52,11 @@ from raygen.jobs.tune import resumed
 from raygen.training import checkpoint
 from raygen.training.run import RunFolder
 from raygen.training.summary import Best, Summary, read_summary
+from raygen.tuning.confirming import LIST, candidates, compare, read_list
+from raygen.tuning.confirming import sentence as sentence_of_seeds
 from raygen.tuning.findings import as_csv, over_seeds, sentence
 from raygen.tuning.options import SweepOptions
-from raygen.tuning.planning import Plan, read_trials
+from raygen.tuning.planning import Plan, continued, read_trials
 from raygen.tuning.records import Report, SweepFolder, Trial, best_trial
 from raygen.tuning.table import trial_rows
 
@@ -120,8 +122,15 @@ def make(place: Path) -> None:
     sweep = SweepFolder(Folder.at(place / "sweep"))
     space = {name: str(domain) for name, domain in _space().items()}
     options = {"trials": "4", "set": ["lr_g=uniform(0,1)"], "search": "random"}
-    about = {"run": RUN.to_json(), "sweep": options, "space": space, "dataset": "ab" * 32}
+    about: dict[str, Any] = {
+        "run": RUN.to_json(),
+        "sweep": options,
+        "space": space,
+        "dataset": "ab" * 32,
+    }
+    about |= {"metric": "quality/fd_domain", "quality_samples": 256}
     sweep.folder.write_json("sweep.json", about)
+    sweep.confirmation.folder.write_json(LIST, {"trainings": [[0, 1], [1, 1], [0, 2]]})
     reports = [Report(100 * k, 1.0 / k, 1.5 * k, 1e9, {"quality/swd": 1.0 / k}) for k in (1, 2)]
     trial_values: Any = {"lr_g": 1e-3, "beta1": 0.5, "batch_size": 16}
     for number in range(2):
@@ -263,10 +272,13 @@ def _read_sweep(place: Path) -> None:
     command = resumed(parse_run(TuneCommand, argv, "", "-sweep"), argv)
     sweep = SweepFolder(Folder.at(place / "sweep"))
     sweep.marker()
-    objective = Objective("quality/swd")
     space = _space()
-    plan = Plan(command.run, objective, space, {}, 4, "random")
+    plan = Plan(command.run, Objective("quality/fd"), space, {}, 4, "random")
+    plan = continued(plan, sweep.saved(), command.sweep)
+    objective = Objective("quality/swd")
     trials = read_trials(sweep, plan)
+    listed = read_list(sweep.confirmation)
+    sentence_of_seeds(compare(candidates(trials, plan), listed, trials, objective, [1, 2]))
     trial_rows(trials, objective, space, {})
     as_csv(trials, space, objective)
     sentence(trials, objective)
@@ -345,6 +357,7 @@ JSON = {
     "plan": Kind(f"begun/.prepare/{prepare.PLAN}", _read_begun),
     "record": Kind("begun/.prepare/train-00000.parquet.json", _read_begun),
     "sweep": Kind("sweep/sweep.json", _read_sweep),
+    "trainings": Kind(f"sweep/confirmation/{LIST}", _read_sweep),
     "trial": Kind("sweep/trials/001/trial.json", _read_sweep),
     "summary": Kind("run/summary.json", lambda place: read_summary(Folder.at(place / "run"))),
     "best": Kind(

@@ -98,7 +98,7 @@ def tune(command: TuneCommand, line: ProgressLine | None = None) -> Findings:
     begun = ""
     if options.resume and sweep.folder.exists(SWEEP):
         saved = sweep.saved()
-        begun, plan = saved.dataset, continued(plan, saved)
+        begun, plan = saved.dataset, continued(plan, saved, options)
     data, manifest = open_dataset(plan.config, job.storage, begun)
     if manifest:
         check_length(plan, manifest)

@@ -175,7 +175,7 @@ def plan_confirmation(
     begun = folder.read_trials()
     kept = known[: max((trial.number + 1 for trial in begun), default=0)]
     listed = kept + [training for training in wanted if training not in kept]
-    folder.folder.write_json(LIST, [[t.trial, t.seed] for t in listed])
+    folder.folder.write_json(LIST, {"trainings": [[t.trial, t.seed] for t in listed]})
     settings = {trial.number: _setting(trial) for trial in trials}
     settings |= {number: _setting(trial) for number, trial in chosen.items()}
     values = tuple(settings[t.trial] | {SEED: t.seed} for t in listed)
@@ -193,7 +193,7 @@ def read_list(folder: SweepFolder) -> list[Training]:
         return []
     advice = "delete the folder to have the sweep's results confirmed again"
     values = folder.folder.read_checked(LIST, advice=advice)
-    return [_training(pair) for pair in values.items()]
+    return [_training(pair) for pair in values.entry("trainings").items()]
 
 
 def _training(pair: Checked) -> Training:

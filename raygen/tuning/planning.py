@@ -161,14 +161,18 @@ def make_plan(run: RunConfig, sweep: SweepOptions) -> Plan:
     return plan
 
 
-def continued(plan: Plan, saved: SavedSweep) -> Plan:
-    """The plan of a sweep that goes on, whose trials are to be compared as they were so far."""
+def continued(plan: Plan, saved: SavedSweep, options: SweepOptions) -> Plan:
+    """The plan of a sweep that goes on, whose trials are to be compared as they were so far.
+
+    Raises: UserError if that is by a metric that its runs never log.
+    """
     metric = saved.metric or plan.objective.metric
     if metric == FD:
         # Earlier versions compared trials by this.
         metric = "quality/swd"
     config = replace(plan.config, quality_samples=saved.quality_samples)
-    return replace(plan, config=config, objective=replace(plan.objective, metric=metric))
+    objective = choose_objective(config, metric, options.mode, options.max_kl)
+    return replace(plan, config=config, objective=objective)
 
 
 def lengths(config: RunConfig, manifest: Manifest) -> tuple[int, int]:

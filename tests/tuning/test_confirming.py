@@ -99,8 +99,8 @@ def test_what_has_begun_is_ended_and_the_rest_planned_anew(tmp_path: Path) -> No
     assert [t.number for t in begun] == [0, 1]
     assert again == [*listed[:2], Training(3, 1), Training(0, 2), Training(3, 2)]
     assert read_list(folder) == again
-    for damage in ("[[1]]", '[["a", 1]]', "{}", "[[1, 2]"):
-        (tmp_path / "confirmation" / LIST).write_text(damage)
+    for damage in ("[[1]]", '[["a", 1]]', "{}", "[[1, 2]", "7"):
+        (tmp_path / "confirmation" / LIST).write_text(f'{{"trainings": {damage}}}')
         with pytest.raises(UserError, match="trainings"):
             read_list(folder)
 
