@@ -4,6 +4,8 @@ The spread between seeds is estimated from all settings together, taken as equal
 three seeds of one setting say little of their own spread.
 """
 
+import functools
+import itertools
 import math
 import warnings
 from collections.abc import Sequence
@@ -57,6 +59,37 @@ def differences_from_control(settings: Sequence[Values], control: Values) -> lis
     return [
         Interval(*three) for three in zip(differences, low.tolist(), high.tolist(), strict=True)
     ]
+
+
+def differences_of_pairs(settings: Sequence[Values]) -> dict[tuple[int, int], Interval]:
+    """How far the mean of each setting is from each other's, with simultaneous intervals.
+
+    Returns: the first one's mean minus the second one's, by the numbers of both, in both orders;
+        without settings that have no value.
+    Source: Tukey 1949, Comparing individual means in the analysis of variance; for unequal numbers
+        of values Kramer 1956.
+    """
+    known = [number for number, values in enumerate(settings) if len(values)]
+    spread, freedom = _pooled([settings[number] for number in known])
+    reach = (
+        _studentized_range(len(known), freedom) * spread / math.sqrt(2)
+        if spread and len(known) > 1
+        else math.inf
+    )
+    found = {}
+    for first, second in itertools.permutations(known, 2):
+        difference = float(np.mean(settings[first]) - np.mean(settings[second]))
+        half = reach * math.sqrt(1 / len(settings[first]) + 1 / len(settings[second]))
+        found[first, second] = Interval(difference, difference - half, difference + half)
+    return found
+
+
+@functools.cache
+def _studentized_range(settings: int, freedom: int) -> float:
+    """The quantile of the studentized range, which takes a while to compute."""
+    from scipy import stats
+
+    return float(stats.studentized_range.ppf(LEVEL, settings, freedom))
 
 
 def _seeded() -> dict[str, np.random.Generator]:

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from raygen.evaluation.seeds import differences_from_control, means_over_seeds
+from raygen.evaluation.seeds import (
+    differences_from_control,
+    differences_of_pairs,
+    means_over_seeds,
+)
 
 A, B, C = [3.0, 4.0, 5.5], [7.0, 6.5], [5.0, 5.2, 4.1]
 
@@ -62,3 +66,20 @@ def test_too_little_is_known_of_single_values_and_of_equal_ones() -> None:
     alone, nothing = means_over_seeds([[2.0], []])
     assert (alone.value, alone.low, alone.high) == (2.0, -math.inf, math.inf)
     assert math.isnan(nothing.value)
+
+
+def test_all_pairs_are_compared_as_by_tukey() -> None:
+    found = differences_of_pairs([A, [], B, C])
+    expected = stats.tukey_hsd(A, B, C).confidence_interval(0.95)
+    numbers = {0: 0, 2: 1, 3: 2}
+    assert len(found) == 6
+    for (first, second), interval in found.items():
+        place = numbers[first], numbers[second]
+        assert interval.low == pytest.approx(expected.low[place], rel=1e-4)
+        assert interval.high == pytest.approx(expected.high[place], rel=1e-4)
+        other = found[second, first]
+        assert (interval.value, interval.low) == pytest.approx((-other.value, -other.high))
+    single = differences_of_pairs([[1.0], [2.0]])
+    assert single[0, 1].value == -1
+    assert single[0, 1].high == math.inf
+    assert differences_of_pairs([A]) == {}
