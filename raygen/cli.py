@@ -15,6 +15,7 @@ from unittest import mock
 import tyro
 
 from raygen.benchmarks.options import BenchOptions
+from raygen.comparison.options import CompareOptions
 from raygen.config.fields import option, read_json_object, updated
 from raygen.config.job import JobOptions
 from raygen.config.run import PRESETS, RunConfig
@@ -44,6 +45,7 @@ Plain = TypeVar(
     | ShowOptions
     | BenchOptions
     | EvaluateOptions
+    | CompareOptions
     | TrainedOptions
     | WatchOptions,
 )

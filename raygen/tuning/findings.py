@@ -315,7 +315,8 @@ def best_of_trials(
     better = "lower" if objective.mode == "min" else "higher"
     axes.set_xlabel("trials" + (" - new seeds at the right" if confirmed else ""))
     axes.set_ylabel(f"{objective.name} ({better} is better)")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ticks = MaxNLocator(integer=True).tick_values(0, max(1, len(values)))
+    axes.set_xticks([tick for tick in ticks if 1 <= tick <= max(1, len(values))])
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=8)
@@ -349,7 +350,7 @@ def _plot_confirmed(axes: Axes, confirmed: Confirmed, first: int) -> None:
             interval.value,
             half if math.isfinite(half) else None,
             fmt="s" if is_default else "o",
-            color="black" if is_default else "crimson" if place == 0 else "C1",
+            color="black" if is_default else "crimson" if place == 0 else f"C{place}",
             capsize=3,
             label=f"{name}, {len(setting.found)} new seeds",
         )

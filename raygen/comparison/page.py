@@ -1,0 +1,286 @@
+"""The page that compares contenders: one HTML file without anything beside it."""
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from raygen.comparison import curves
+from raygen.comparison.contenders import Contender, differences
+from raygen.comparison.curves import Line
+from raygen.comparison.pictures import Guess, Shown
+from raygen.comparison.table import Row
+from raygen.config.families import FD
+from raygen.core.errors import UserError
+from raygen.core.history import Measurement, read_history
+from raygen.core.progress import duration
+from raygen.core.storage import Folder
+from raygen.evaluation.metrics import DOMAIN, RANDOM_VGG, in_features, metric_of
+
+HEADLINE = (
+    "features/fd",
+    "features/precision",
+    "features/recall",
+    "features/density",
+    "features/coverage",
+    "features/authentic",
+    "features/distance_ratio",
+    "swd/by_real",
+    "diversity/ms_ssim",
+    "reconstruction/psnr",
+    "reconstruction/ssim",
+)
+"""Metrics of the first table; the others are in the last one."""
+CURVES = (
+    in_features(FD, DOMAIN),
+    in_features(FD, RANDOM_VGG),
+    "quality/swd",
+    "validation/mse",
+)
+"""Curves that are drawn where runs have them."""
+NOTHING = "-"
+COSTS = ("parameters", "images seen", "updates", "time", "images/s", "worker-hours")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A cell of the table of costs. Attributes: sort: the number to sort by."""
+
+    shown: str
+    sort: float | str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that a page shows.
+
+    Attributes:
+        answers: sentences on who is better; notes: on what the reader has to know.
+        extractor: whose features the first table shows.
+        parameters: number of weights of each contender, all networks together.
+        pictures: of each contender; problems: what could not be drawn, and why.
+        guesses: images to tell apart, by contender.
+        protocol: names and values; command: rebuilds the page.
+        price: per worker and hour; 0: not known.
+    """
+
+    title: str
+    contenders: Sequence[Contender]
+    rows: Sequence[Row]
+    answers: Sequence[str]
+    extractor: str
+    parameters: Sequence[int]
+    pictures: Sequence[Shown] = ()
+    problems: Sequence[str] = ()
+    guesses: Mapping[str, Sequence[Guess]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    protocol: Mapping[str, str] = field(default_factory=dict)
+    command: str = ""
+    price: float = 0.0
+
+
+def render(comparison: Comparison) -> str:
+    """The page as HTML. All texts of users are escaped."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    text = resources.files("raygen.comparison").joinpath("page.html").read_text("utf-8")
+    contenders = comparison.contenders
+    wanted = [tag.replace("features/", f"{comparison.extractor}/") for tag in HEADLINE]
+    headline = [row for row in comparison.rows if row.tag in wanted]
+    headline.sort(key=lambda row: wanted.index(row.tag))
+    titles = dict.fromkeys(picture.title for picture in comparison.pictures)
+    return environment.from_string(text).render(
+        title=comparison.title,
+        subtitle=_subtitle(comparison),
+        answers=comparison.answers,
+        notes=comparison.notes,
+        headline=[_columns(row) for row in headline],
+        everything=[_columns(row) for row in comparison.rows],
+        contenders=[
+            {"name": c.name, "runs": _runs(c), "costs": costs(c, p, comparison.price)}
+            for c, p in zip(contenders, comparison.parameters, strict=True)
+        ],
+        cost_names=[*COSTS, *(["price"] if comparison.price else [])],
+        sheets=[(t, [p for p in comparison.pictures if p.title == t]) for t in titles],
+        problems=comparison.problems,
+        guesses=list(comparison.guesses.items()),
+        charts=_charts(contenders),
+        differing=differences(contenders),
+        protocol=list(comparison.protocol.items()),
+        command=comparison.command,
+    )
+
+
+def _subtitle(comparison: Comparison) -> str:
+    runs = sum(len(contender.entries) for contender in comparison.contenders)
+    return f"{len(comparison.contenders)} contenders, {runs} trainings"
+
+
+def _runs(contender: Contender) -> str:
+    count = len(contender.entries)
+    text = f"{count} seed{'s'[count == 1 :]}"
+    return f"{text}, {contender.failed} failed" if contender.failed else text
+
+
+def _columns(row: Row) -> dict[str, Any]:
+    """What the page's table shows of a metric."""
+    known = [v for values in row.values for v in values]
+    ends = [e for m in row.means for e in (m.low, m.high) if math.isfinite(e)]
+    low, high = min([*known, *ends], default=0.0), max([*known, *ends], default=1.0)
+    untrained = [value for value in row.untrained if math.isfinite(value)]
+    return {
+        "name": row.name,
+        "description": metric_of(row.tag).description,
+        "arrow": "↓" if row.direction == "min" else "↑",
+        "best": row.best,
+        "shown": [number(mean.value) for mean in row.means],
+        "sort": [mean.value if math.isfinite(mean.value) else "" for mean in row.means],
+        "ranges": [
+            f"{number(mean.low)} to {number(mean.high)}" if math.isfinite(mean.low) else "one seed"
+            for mean in row.means
+        ],
+        "strips": [
+            curves.strip(values, mean, low, high, place)
+            for place, (values, mean) in enumerate(zip(row.values, row.means, strict=True))
+        ],
+        "floor": number(row.floor),
+        "untrained": _range(untrained),
+    }
+
+
+def _range(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    low, high = number(min(values)), number(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
+def number(value: float) -> str:
+    """Format a figure to four digits; empty for what is not finite."""
+    return f"{value:.4g}" if math.isfinite(value) else ""
+
+
+def costs(contender: Contender, parameters: int, price: float) -> list[Cost]:
+    """What a contender's trainings took, on average. Args: price: per worker and hour."""
+    summaries = [entry.summary for entry in contender.entries if entry.summary]
+    seconds = [spent for entry in contender.entries if (spent := seconds_of(entry.run.uri))]
+    images = [entry.run.images_seen for entry in contender.entries]
+    mean_seconds = sum(seconds) / len(seconds) if seconds else math.nan
+    workers = summaries[0].num_workers if summaries else 1
+    hours = mean_seconds * workers / 3600
+    updates = contender.entries[0].run.updates
+    rates = [summary.images_per_second for summary in summaries]
+    rate = sum(rates) / len(rates) if rates else math.nan
+    seen = sum(images) / len(images)
+    cells = [
+        Cost(f"{parameters:,}", parameters),
+        Cost(f"{seen:,.0f}", seen),
+        Cost(", ".join(f"{name} {count:,}" for name, count in updates.items()) or NOTHING),
+        Cost(duration(mean_seconds), mean_seconds) if seconds else Cost(NOTHING),
+        Cost(f"{rate:,.0f}", rate) if rates else Cost(NOTHING),
+        Cost(f"{hours:.3g}", hours) if seconds else Cost(NOTHING),
+    ]
+    if price:
+        cells.append(Cost(f"{hours * price:.2f}", hours * price) if seconds else Cost(NOTHING))
+    return cells
+
+
+def seconds_of(run: str) -> float:
+    """Time that a run has spent training, over all its sessions; 0 if it is not known."""
+    found = _history(run)
+    return found[-1].seconds if found else 0.0
+
+
+def _history(run: str) -> list[Measurement]:
+    try:
+        return read_history(Folder.at(run))
+    except (FileNotFoundError, UserError):
+        return []
+
+
+def _charts(contenders: Sequence[Contender]) -> list[tuple[str, str]]:
+    """Curves of what runs measured, against images and against seconds."""
+    histories = [(k, e, _history(e.run.uri)) for k, c in enumerate(contenders) for e in c.entries]
+    found = []
+    for tag in CURVES:
+        for label in ("images", "seconds"):
+            lines = [
+                Line(
+                    f"{contenders[k].name}, seed {entry.seed}",
+                    k,
+                    [
+                        (m.images_seen if label == "images" else m.seconds, m.values[tag])
+                        for m in history
+                        if tag in m.values
+                    ],
+                )
+                for k, entry, history in histories
+            ]
+            if drawn := curves.chart(lines, label, metric_of(tag).name):
+                found.append((f"{metric_of(tag).name} against {label}", drawn))
+    return found
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """The figures of a page, every seed's."""
+    return {
+        "format_version": 1,
+        "answers": list(comparison.answers),
+        "contenders": [
+            {
+                "name": c.name,
+                "settings": dict(c.settings),
+                "parameters": parameters,
+                "runs": [
+                    {"run": e.run.uri, "seed": e.seed, "status": e.run.status, "problem": e.problem}
+                    for e in c.entries
+                ],
+            }
+            for c, parameters in zip(comparison.contenders, comparison.parameters, strict=True)
+        ],
+        "metrics": {
+            row.tag: {
+                "direction": row.direction,
+                "n": row.n,
+                "floor": _finite(row.floor),
+                "best": row.best,
+                "values": [list(values) for values in row.values],
+                "means": [
+                    {"value": _finite(m.value), "low": _finite(m.low), "high": _finite(m.high)}
+                    for m in row.means
+                ],
+                "untrained": [_finite(value) for value in row.untrained],
+                "established": [
+                    {"better": first, "than": second, "by": gain.value, "low": gain.low}
+                    for (first, second), gain in sorted(row.beats.items())
+                ],
+            }
+            for row in comparison.rows
+        },
+        "protocol": dict(comparison.protocol),
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def as_csv(comparison: Comparison) -> str:
+    """A row for each training and metric."""
+    file = io.StringIO()
+    writer = csv.writer(file)
+    names = ["value", "low", "high", "floor", "untrained", "n", "extractor"]
+    writer.writerow(["contender", "run", "seed", "metric", *names])
+    for contender in comparison.contenders:
+        for entry in contender.measured:
+            assert entry.evaluation
+            for tag, measured in entry.evaluation.metrics.items():
+                values = measured.to_json()
+                writer.writerow(
+                    [contender.name, entry.run.uri, entry.seed, tag, *(values[n] for n in names)]
+                )
+    return file.getvalue()

@@ -1,0 +1,198 @@
+"""Pictures of contenders for a page: from the same codes and of the same images, not chosen."""
+
+import base64
+import io
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from raygen.comparison.contenders import Contender
+from raygen.core.errors import UserError
+from raygen.core.storage import Folder
+from raygen.data.pixels import as_images
+from raygen.data.shards.manifest import Manifest
+from raygen.data.shards.reader import ShardReader
+from raygen.evaluation.grids import grid
+from raygen.inference.model import TrainedModel, load
+from raygen.models.pictures import INTERPOLATION_STEPS, code_maps, slerp
+
+SAMPLES, SAMPLE_COLUMNS = 24, 8
+RECONSTRUCTED, PAIRS_PER_ROW = 8, 4
+INTERPOLATIONS = 3
+LATENT_MAPS = 3
+STRENGTHS = (-2.0, -1.0, 0.0, 1.0, 2.0)
+VARIED = 3
+"""Images whose attributes are changed."""
+MOST_ATTRIBUTES = 3
+STAGES = 5
+"""Pictures that show how samples evolved."""
+GUESSED = 32
+"""Images of a sheet on which real and generated ones are to be told apart."""
+SIDE = 480
+"""Upper limit of a picture's width in pixels; larger ones are reduced."""
+QUALITY = 88
+NEAREST = "evaluation/nearest.png"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture on the page.
+
+    Attributes:
+        title: what it shows; contender: of which contender; empty: of none.
+        uri: the picture itself, as a data URI; width, height: in pixels.
+    """
+
+    title: str
+    contender: str
+    uri: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Guess:
+    """An image of the sheet that alternates real and generated ones."""
+
+    uri: str
+    answer: str
+
+
+def draw(
+    contender: Contender, data: Folder, manifest: Manifest, split: str, seed: int
+) -> list[Shown]:
+    """Draw the first measured run of a contender, with the same codes and images for each.
+
+    Args: data, manifest, split: of the held-out images; seed: of the codes.
+    Raises: UserError, RunError if its checkpoint cannot be used.
+    """
+    entry = contender.measured[0]
+    assert entry.evaluation
+    trained = load(entry.run.uri, int(entry.evaluation.about["step"]))
+    name = contender.name
+    found = [shown("samples", name, grid(trained.sample(SAMPLES, seed), SAMPLE_COLUMNS))]
+    found.append(shown("interpolations", name, grid(_interpolated(trained, seed), 8)))
+    if trained.model.can_encode:
+        reader = ShardReader(data, manifest, split)
+        rows = np.arange(min(RECONSTRUCTED, manifest.rows(split)))
+        images = as_images(reader.images(rows))
+        found += _of_encoder(trained, images, name)
+        found += _attributes(trained, images[:VARIED], data, manifest, name)
+    run = Folder.at(entry.run.uri)
+    sheets = {"nearest training images": _nearest(run), "evolution": _evolution(run)}
+    found += [shown(title, name, pixels) for title, pixels in sheets.items() if pixels is not None]
+    return found
+
+
+def _interpolated(trained: TrainedModel, seed: int) -> Tensor:
+    ends = trained.codes(2 * INTERPOLATIONS, seed + 1)
+    shares = torch.linspace(0, 1, INTERPOLATION_STEPS)
+    rows = [slerp(first, last, shares) for first, last in ends.unflatten(0, (-1, 2))]
+    return trained.from_noise(torch.cat(rows))
+
+
+def _of_encoder(trained: TrainedModel, images: Tensor, name: str) -> list[Shown]:
+    with torch.no_grad():
+        mean, log_var = (v.float().cpu() for v in trained.model.encode(images))
+    decoded = trained.decode(mean)
+    pairs = torch.stack([images, decoded], dim=1).flatten(0, 1)
+    few = slice(LATENT_MAPS)
+    maps = code_maps(images[few], mean[few], log_var[few], decoded[few])
+    return [
+        shown("images and reconstructions", name, grid(pairs, 2 * PAIRS_PER_ROW)),
+        shown("latent maps", name, grid(maps.images, maps.columns)),
+    ]
+
+
+def _attributes(
+    trained: TrainedModel, images: Tensor, data: Folder, manifest: Manifest, name: str
+) -> list[Shown]:
+    """Strips of images whose attributes are changed."""
+    found = []
+    for attribute in manifest.attributes[:MOST_ATTRIBUTES]:
+        try:
+            vector = trained.attribute_vector(data, attribute, most=500)
+        except UserError:
+            # All images have it, or none.
+            continue
+        varied = trained.vary(images, vector, torch.tensor(STRENGTHS))
+        found.append(shown(f"attribute {attribute}", name, grid(varied, len(STRENGTHS))))
+    return found
+
+
+def _nearest(run: Folder) -> np.ndarray | None:
+    """The sheet of nearest pairs that the run's evaluation drew."""
+    return _read(run.join("evaluation"), "nearest.png")
+
+
+def _evolution(run: Folder) -> np.ndarray | None:
+    """A few of the pictures of samples that training drew, the first and the last among them."""
+    folder = run.join("samples")
+    try:
+        names = sorted(n for n in folder.names() if re.fullmatch(r"samples-\d+\.png", n))
+    except UserError:
+        return None
+    places = np.unique(np.linspace(0, len(names) - 1, min(STAGES, len(names))).astype(int))
+    pictures = [_read(folder, names[place]) for place in places] if names else []
+    known = [picture for picture in pictures if picture is not None]
+    if not known:
+        return None
+    # The upper rows of each, one below the other.
+    height = min(picture.shape[0] for picture in known) // 2
+    width = min(picture.shape[1] for picture in known)
+    return np.concatenate([picture[:height, :width] for picture in known])
+
+
+def _read(folder: Folder, name: str) -> np.ndarray | None:
+    try:
+        with Image.open(io.BytesIO(folder.read_bytes(name))) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, UserError, Image.DecompressionBombError):
+        return None
+
+
+def guesses(
+    contender: Contender, data: Folder, manifest: Manifest, split: str, seed: int
+) -> list[Guess]:
+    """Real and generated images in random order, for a reader's own eye."""
+    entry = contender.measured[0]
+    assert entry.evaluation
+    trained = load(entry.run.uri, int(entry.evaluation.about["step"]))
+    count = min(GUESSED // 2, manifest.rows(split))
+    random = np.random.default_rng(seed)
+    rows = np.sort(random.permutation(manifest.rows(split))[:count])
+    real = as_images(ShardReader(data, manifest, split).images(rows))
+    both = [(image, "real") for image in real]
+    both += [(image, "generated") for image in trained.sample(count, seed + 2)]
+    order = random.permutation(len(both))
+    return [
+        Guess(_encoded(grid(both[place][0][None]))[0], both[place][1]) for place in order.tolist()
+    ]
+
+
+def shown(title: str, contender: str, pixels: np.ndarray) -> Shown:
+    """A picture for the page. Args: pixels: (H, W, 3) uint8."""
+    uri, width, height = _encoded(pixels)
+    return Shown(title, contender, uri, width, height)
+
+
+def _encoded(pixels: np.ndarray) -> tuple[str, int, int]:
+    """A data URI, and the picture's width and height in pixels."""
+    image = Image.fromarray(pixels)
+    if image.width > SIDE:
+        height = max(1, round(image.height * SIDE / image.width))
+        image = image.resize((SIDE, height), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    # Small pictures stay exact; of large ones it would take megabytes.
+    if image.width * image.height <= 2**16:
+        image.save(file, "PNG", optimize=True)
+        kind = "png"
+    else:
+        image.save(file, "WEBP", quality=QUALITY)
+        kind = "webp"
+    text = base64.b64encode(file.getvalue()).decode()
+    return f"data:image/{kind};base64,{text}", image.width, image.height

@@ -1,0 +1,156 @@
+"""Contenders' figures side by side: means over seeds, and what is established of their order."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from raygen.comparison.contenders import Contender
+from raygen.evaluation.distances import Interval
+from raygen.evaluation.metrics import DOMAIN, RANDOM_VGG, Direction, metric_of
+from raygen.evaluation.seeds import differences_of_pairs, means_over_seeds
+
+QUESTIONS = (
+    ("overall", "features/fd"),
+    ("fidelity", "features/density"),
+    ("coverage", "features/coverage"),
+    ("originality", "features/authentic"),
+    ("colours and textures", "swd/by_real"),
+    ("reconstruction", "reconstruction/psnr"),
+)
+"""What is asked of the contenders, and the metric that answers it."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A metric of all contenders.
+
+    Attributes:
+        values: its value in each run of each contender.
+        means: the mean of each contender with its interval over seeds.
+        floor: the value of real images; untrained: of each contender's untrained networks; NaN: not
+            known.
+        beats: pairs of contenders, by number, of which the first is better beyond doubt, and by how
+            much, as a positive number.
+        n: number of images that each value rests on.
+    """
+
+    tag: str
+    values: Sequence[Sequence[float]]
+    means: Sequence[Interval]
+    floor: float
+    untrained: Sequence[float]
+    beats: dict[tuple[int, int], Interval]
+    n: int
+
+    @property
+    def name(self) -> str:
+        return metric_of(self.tag).name
+
+    @property
+    def direction(self) -> Direction:
+        return metric_of(self.tag).direction
+
+    @property
+    def known(self) -> list[int]:
+        """Numbers of the contenders that have the metric."""
+        return [number for number, values in enumerate(self.values) if len(values)]
+
+    @property
+    def best(self) -> int | None:
+        """The contender that is better than every other one beyond doubt, if there is one."""
+        known = self.known
+        for first in known:
+            others = [second for second in known if second != first]
+            if others and all((first, second) in self.beats for second in others):
+                return first
+        return None
+
+
+def compare(contenders: Sequence[Contender]) -> list[Row]:
+    """A row for each metric that some contender has, in the order of evaluations.
+
+    Figures are compared only where all rest on equally many images and one extractor, because they
+    depend on both.
+    """
+    tags = dict.fromkeys(
+        tag for c in contenders for e in c.measured if e.evaluation for tag in e.evaluation.metrics
+    )
+    return [_row(tag, contenders) for tag in tags]
+
+
+def _row(tag: str, contenders: Sequence[Contender]) -> Row:
+    values = [contender.values(tag) for contender in contenders]
+    measured = [
+        e.evaluation.metrics[tag]
+        for c in contenders
+        for e in c.measured
+        if e.evaluation and tag in e.evaluation.metrics
+    ]
+    counts = {m.n for m in measured}
+    sign = 1 if metric_of(tag).direction == "min" else -1
+    beats: dict[tuple[int, int], Interval] = {}
+    if len(counts) == 1:
+        for pair, d in differences_of_pairs(values).items():
+            gain = Interval(-sign * d.value, *sorted((-sign * d.low, -sign * d.high)))
+            if gain.low > 0:
+                beats[pair] = gain
+    floors = [m.floor for m in measured if math.isfinite(m.floor)]
+    return Row(
+        tag,
+        values,
+        means_over_seeds(values),
+        floors[0] if floors else math.nan,
+        [_untrained(contender, tag) for contender in contenders],
+        beats,
+        min(counts),
+    )
+
+
+def _untrained(contender: Contender, tag: str) -> float:
+    for entry in contender.measured:
+        if entry.evaluation and (found := entry.evaluation.metrics.get(tag)):
+            return found.untrained
+    return math.nan
+
+
+def extractor_for_all(contenders: Sequence[Contender]) -> str:
+    """The extractor whose features the answers are given in."""
+    has_own = [
+        f"{DOMAIN}/fd" in (e.evaluation.metrics if e.evaluation else {})
+        for c in contenders
+        for e in c.measured
+    ]
+    return DOMAIN if has_own and all(has_own) else RANDOM_VGG
+
+
+def answers(rows: Sequence[Row], contenders: Sequence[Contender], extractor: str) -> list[str]:
+    """A sentence for each question: who is better than whom, or that this is not established."""
+    by_tag = {row.tag: row for row in rows}
+    names = [contender.name for contender in contenders]
+    found = []
+    for question, tag in QUESTIONS:
+        row = by_tag.get(tag.replace("features/", f"{extractor}/"))
+        if row is None or len(row.known) < 2:
+            continue
+        found.append(f"On {question} ({row.name}), {_order(row, names)}.")
+    return found
+
+
+def _order(row: Row, names: Sequence[str]) -> str:
+    if row.best is not None:
+        others = [names[second] for second in row.known if second != row.best]
+        return f"{names[row.best]} is better than {_listed(others)}"
+    if not row.beats:
+        if max(map(len, row.values)) < 2:
+            return "one seed of each cannot establish a difference"
+        return "no difference is established"
+    parts = [
+        f"{names[first]} is better than "
+        + _listed([names[s] for f, s in sorted(row.beats) if f == first])
+        for first in dict.fromkeys(f for f, _ in sorted(row.beats))
+    ]
+    return "; ".join(parts) + "; other differences are not established"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
