@@ -11,7 +11,11 @@ from raygen.core.errors import RunError
 
 def task(function: Callable[..., Any], gpus: float, cores: int = 1) -> Any:
     """A function as a Ray task. Args: gpus, cores: what it takes while it runs."""
-    return ray.remote(num_cpus=cores, num_gpus=gpus)(function)
+    # Libraries keep the number of threads that they were loaded with, on which their rounding
+    # depends. So that what is measured does not depend on what a process did before, those of more
+    # threads are not used again.
+    kept: dict[str, Any] = {} if cores <= 1 else {"max_calls": 1}
+    return ray.remote(num_cpus=cores, num_gpus=gpus, **kept)(function)
 
 
 def finished(tasks: Sequence[Any]) -> Iterator[int]:
