@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 USES_RAY = {
     "raygen/benchmarks/empty_trainer.py",
+    "raygen/benchmarks/evaluate.py",
     "raygen/benchmarks/figures.py",
     "raygen/benchmarks/ingest.py",
     "raygen/cluster/connection.py",

@@ -173,11 +173,18 @@ def projected_distance(
     at_once = max(1, at_once // len(real))
     total = 0.0
     directions = directions[part::parts]
+    # Used again for each batch, as to get new memory of that size takes as long as to fill it.
+    room = [
+        np.empty((min(at_once, len(directions)), len(each)), np.float32) for each in (real, fake)
+    ]
     for start in range(0, len(directions), at_once):
         some = directions[start : start + at_once]
         # NumPy, because a caller's autocast could make torch multiply in bfloat16.
-        lines = zip(some @ real.T, some @ fake.T, strict=True)
-        total += sum(line_distance(real_line, fake_line) for real_line, fake_line in lines)
+        projected = [
+            np.matmul(some, each.T, out=lines[: len(some)])
+            for each, lines in zip((real, fake), room, strict=True)
+        ]
+        total += sum(line_distance(*pair) for pair in zip(*projected, strict=True))
     return total / DIRECTIONS
 
 
