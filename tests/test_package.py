@@ -20,6 +20,7 @@ USES_RAY = {
     "raygen/data/shards/object_store.py",
     "raygen/jobs/evaluate.py",
     "raygen/measuring/dispatch.py",
+    "raygen/measuring/during_training.py",
     "raygen/measuring/measurement.py",
     "raygen/measuring/own_extractor.py",
     "raygen/cluster/local_ray.py",

@@ -19,6 +19,7 @@ from raygen.config.run import PRESETS
 from raygen.evaluation import domain, measures
 from raygen.evaluation.features import RESIZER, Extractor, random_vgg, weights_hash
 from raygen.evaluation.measures import FeatureSets
+from raygen.evaluation.metrics import DOMAIN
 from raygen.inference.model import TrainedModel
 from raygen.measuring import tasks
 from raygen.measuring.dispatch import finished, task
@@ -82,7 +83,7 @@ def evaluate(options: EvaluateBenchOptions) -> list[Figure]:
             wall,
             MOST_SECONDS if count == FULL else None,
             False,
-            f"{sum(seconds.values()):.0f} s of one core for {count:,} images of {SIZE}x{SIZE}; load of "
+            f"{sum(seconds.values()):.0f} s of a core, {count:,} images of {SIZE}x{SIZE}; load of "
             f"the machine {os.getloadavg()[0]:.1f}",
         ),
         Figure(
@@ -114,7 +115,7 @@ def _images(seed: int, count: int) -> np.ndarray:
 
 def _extractors() -> list[Extractor]:
     network = domain.AttributeClassifier(ATTRIBUTES, SIZE).eval()
-    own = Extractor(domain.DOMAIN, network, domain.FEATURES, weights_hash(network), RESIZER)
+    own = Extractor(DOMAIN, network, domain.FEATURES, weights_hash(network), RESIZER)
     return [random_vgg(), own]
 
 
