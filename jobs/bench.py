@@ -5,6 +5,7 @@ python jobs/bench.py sweep
 python jobs/bench.py start
 python jobs/bench.py scaling
 python jobs/bench.py step
+python jobs/bench.py evaluate
 """
 
 import json
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from raygen.benchmarks.options import (
     BenchOptions,
+    EvaluateBenchOptions,
     IngestBenchOptions,
     ScalingOptions,
     StartBenchOptions,
@@ -31,6 +33,7 @@ SUBCOMMANDS: dict[str, type[BenchOptions]] = {
     "start": StartBenchOptions,
     "scaling": ScalingOptions,
     "step": StepBenchOptions,
+    "evaluate": EvaluateBenchOptions,
 }
 
 
@@ -39,6 +42,7 @@ def main(argv: Sequence[str]) -> None:
     # Import late, because it takes seconds, for which --help and mistakes should not wait.
     import torch
 
+    from raygen.benchmarks.evaluate import evaluate
     from raygen.benchmarks.ingest import ingest
     from raygen.benchmarks.scaling import tables
     from raygen.benchmarks.start import start
@@ -57,6 +61,8 @@ def main(argv: Sequence[str]) -> None:
         figures = start(options, place, jobs)
     elif isinstance(options, StepBenchOptions):
         figures = step(options)
+    elif isinstance(options, EvaluateBenchOptions):
+        figures = evaluate(options)
     else:
         assert isinstance(options, IngestBenchOptions)
         figures = ingest(options, place, jobs)

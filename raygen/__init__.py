@@ -1,6 +1,7 @@
 """raygen: train, tune and compare classic deep generative image models on Ray."""
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from raygen.core.output import open_missing
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from raygen.comparison.runs import RunInfo
     from raygen.core.status import Callbacks
     from raygen.data.shards.manifest import Manifest
+    from raygen.evaluation.record import Evaluation
     from raygen.inference.model import TrainedModel
     from raygen.jobs.tune import Findings
     from raygen.training.summary import Summary
@@ -99,6 +101,31 @@ def load(run: str, checkpoint: str | int = "last", device: str = "cpu") -> "Trai
     from raygen.inference.model import load as load_trained
 
     return load_trained(run, checkpoint, device)
+
+
+def evaluate(
+    runs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    *,
+    quiet: bool = False,
+    **options: Any,
+) -> list["Evaluation"]:
+    """Measure trained models, or any images, on images that nothing was chosen on.
+
+    What is found is written to `evaluation.json` in each run's folder too.
+
+    Args:
+        runs: folder or URI of a run, such as runs/dcgan-celeba, or several of them; none, where the
+            option `images` names a folder of images instead.
+        quiet: tell nothing on the terminal.
+        options: those of `jobs/evaluate.py`, by name: samples=5_000, checkpoint="last",
+            data="data/celeba-64", weights=["inception.pth"], out="found.json", ...
+    Returns: an evaluation for each run: its figures, by tag, each with its interval, the floor that
+        real images reach and the untrained network's value.
+    Raises: UserError for a mistake; RunError if the work cannot go on.
+    """
+    from raygen.jobs.calls import evaluate as call
+
+    return call(runs, quiet, options)
 
 
 def list_runs(storage: str | os.PathLike[str] = "runs") -> list["RunInfo"]:

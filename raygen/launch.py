@@ -8,7 +8,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from raygen.cluster import connection as cluster
 from raygen.cluster.lease import Lease, only_owner
@@ -20,6 +20,8 @@ from raygen.core.status import Status
 from raygen.core.storage import Folder
 from raygen.data.shards.manifest import Manifest, rejections
 from raygen.training.run import REJECTED
+
+Resource = TypeVar("Resource")
 
 
 class Launch:
@@ -49,6 +51,10 @@ class Launch:
         read = {"--data": data} if data else {}
         cluster.check_shared(read, {"--storage": folder.parent})
         return self._leases.enter_context(only_owner(folder, "--run-name", self.line.show))
+
+    def keep(self, resource: contextlib.AbstractContextManager[Resource]) -> Resource:
+        """Enter a context that needs Ray, until the job ends."""
+        return self._actors.enter_context(resource)
 
     def status(self) -> Any:
         """An actor of `Status`, which ends with the job."""

@@ -45,7 +45,13 @@ from raygen.data.sources.huggingface import huggingface
 from raygen.data.splits import TRAIN
 from raygen.evaluation import domain
 from raygen.evaluation.objective import Objective
-from raygen.evaluation.record import Evaluation, Measured
+from raygen.evaluation.record import (
+    EvaluatedCheckpoint,
+    Evaluation,
+    Measured,
+    add_evaluation,
+    read_evaluations,
+)
 from raygen.inference.model import load
 from raygen.inference.options import SampleOptions
 from raygen.jobs.tune import resumed
@@ -113,6 +119,8 @@ def make(place: Path) -> None:
     figures = Measured(1.5, 1.0, math.nan, 0.5, 9.0, 100, "domain")
     evaluation = Evaluation("domain/fd", {"domain/fd": figures}, {"split": "test", "notes": ["a"]})
     _write(place / "run/evaluation.json", evaluation.to_json())
+    for step in (1, 2, 3):
+        add_evaluation(Folder.at(place / "run"), EvaluatedCheckpoint(8 * step, step, evaluation))
     begun = Folder.at(place / "begun")
     marker.write(begun, "dataset")
     records = begun.join(".prepare")
@@ -376,7 +384,12 @@ JSON = {
         "run/evaluation.json", lambda place: Evaluation.read(Folder.at(place / "run"))
     ),
 }
-LINES = {"history": Kind(HISTORY, _read_history)}
+LINES = {
+    "history": Kind(HISTORY, _read_history),
+    "evaluations": Kind(
+        "run/evaluations.jsonl", lambda place: read_evaluations(Folder.at(place / "run"))
+    ),
+}
 """Files of a line of JSON for each thing."""
 BINARY = {
     "weights": Kind(f"{STEP}/generator_ema.safetensors", _read_either, *_TENSORS),

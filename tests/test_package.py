@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 USES_RAY = {
     "raygen/benchmarks/empty_trainer.py",
+    "raygen/benchmarks/evaluate.py",
     "raygen/benchmarks/figures.py",
     "raygen/benchmarks/ingest.py",
     "raygen/cluster/connection.py",
@@ -19,6 +20,7 @@ USES_RAY = {
     "raygen/data/shards/object_store.py",
     "raygen/jobs/evaluate.py",
     "raygen/measuring/dispatch.py",
+    "raygen/measuring/during_training.py",
     "raygen/measuring/measurement.py",
     "raygen/measuring/own_extractor.py",
     "raygen/cluster/local_ray.py",

@@ -110,3 +110,16 @@ class StepBenchOptions(BenchOptions):
         require_at_least(self, 0, "batch_size")
         require(0 < self.width <= 16, "--width", self.width, "be in (0, 16]")
         require_choice(self, "precision", Precision)
+
+
+@dataclass(frozen=True)
+class EvaluateBenchOptions(BenchOptions):
+    """Evaluating, beyond the sampling: all metrics that need no weights, on 2 cores."""
+
+    images: int = 10_000
+    """Images of each of the sets that are compared, 64 by 64."""
+    train_images: int = 20_000
+    """Training images that are searched for copies."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 50, "images", "train_images")

@@ -181,6 +181,10 @@ class RunConfig:
     measured on them, where the model has an encoder; 0: none."""
     checkpoint_images: Resumable[int] = 20_000
     """Save a checkpoint every so many images (and at the end)."""
+    evaluate_images: Resumable[int] = 0
+    """Save a checkpoint every so many images (and at the end), and evaluate it on the validation
+    split as jobs/evaluate.py does on the test split, while the training goes on; 0: never. Sweeps
+    do not."""
     keep: Resumable[int] = 3
     """How many checkpoints to keep: the newest ones; the best one besides."""
     max_failures: Resumable[int] = 3
@@ -204,6 +208,7 @@ class RunConfig:
         self.model.check_size(image.height, image.width, self.size)
         require_seed(self)
         require_at_least(self, 0, "validate_images", "projector_images", "quality_samples")
+        require_at_least(self, 0, "evaluate_images")
         require_at_least(self, 0, "read_tasks", most=MOST_WORKERS)
         require_at_least(self, 0, "num_workers", "max_failures", most=MOST_WORKERS)
         require_at_least(self, 0, "steps", "own_steps", "own_two_phase_steps", most=MOST_STEPS)
@@ -288,6 +293,15 @@ class RunConfig:
                 f"{self.step_images}; lower --batch-size or raise --epochs"
             )
         return steps
+
+    def evaluates(self, step: int, total: int) -> bool:
+        """Whether the checkpoint of a training step is to be saved and evaluated.
+
+        Args: total: the run's length in steps.
+        """
+        every, images = self.evaluate_images, step * self.step_images
+        passed = every and images // every > (images - self.step_images) // every
+        return bool(passed or (every and step == total))
 
     def updates(self, steps: int, total: int) -> dict[str, int]:
         """Optimizer steps of each network, by name, in the first training steps of the run.

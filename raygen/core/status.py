@@ -95,6 +95,9 @@ class Callbacks:
         Called once more if a run is resumed at such a point.
         """
 
+    def saved(self, step: int) -> None:
+        """A checkpoint that is to be evaluated is complete. Called by the thread that writes."""
+
     def notice(self, text: str) -> None:
         """Report an event that the user should see."""
 
@@ -122,13 +125,20 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Saved:
+    """A checkpoint that is to be evaluated is complete."""
+
+    step: int
+
+
+@dataclass(frozen=True)
 class Ended:
     """A run has ended."""
 
     outcome: Outcome
 
 
-Event = Started | Notice | Measured | Ended
+Event = Started | Notice | Measured | Saved | Ended
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 Options have the same names as on the command line, with underscores, and the same defaults.
 """
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -17,6 +18,8 @@ from raygen.core.progress import ProgressLine, Silence
 from raygen.core.status import Callbacks
 from raygen.data.options import SUBCOMMANDS, PrepareOptions
 from raygen.data.shards.manifest import Manifest
+from raygen.evaluation.record import Evaluation
+from raygen.inference.options import EvaluateOptions
 from raygen.jobs.prepare import prepare_dataset
 from raygen.jobs.train import train as run_training
 from raygen.jobs.tune import Findings, resumed
@@ -61,6 +64,24 @@ def tune(preset: str, quiet: bool, options: Mapping[str, Any]) -> Findings:
         # The options of the saved sweep take precedence over defaults, and given ones over them.
         command = resumed(command, _words(preset, options))
     return run_sweep(command, _line(quiet))
+
+
+def evaluate(
+    runs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    quiet: bool,
+    options: Mapping[str, Any],
+) -> list[Evaluation]:
+    """See `raygen.evaluate`."""
+    several = [runs] if isinstance(runs, str | os.PathLike) else runs
+    values = dict(options) | {"runs": [os.fspath(run) for run in several]}
+    if isinstance(values.get("weights"), str):
+        values["weights"] = [values["weights"]]
+    default = EvaluateOptions()
+    wanted = updated(default, _as_texts(default, values), WHERE)
+    # Imported here because it imports torch, which a training has to leave until Ray starts.
+    from raygen.jobs.evaluate import evaluate as run_evaluation
+
+    return run_evaluation(wanted, _line(quiet))
 
 
 def _run(preset: str, values: Mapping[str, Any]) -> RunConfig:

@@ -25,6 +25,7 @@ from raygen.measuring.subjects import RealImages, Subject
 def evaluate(options: EvaluateOptions, line: ProgressLine | None = None) -> list[Evaluation]:
     """Measure runs, or a folder of images, and write what was found.
 
+    Args: line: shows the progress and what is found; None: on the terminal.
     Returns: an evaluation for each run.
     Raises: UserError, RunError.
     """
@@ -50,7 +51,7 @@ def evaluate(options: EvaluateOptions, line: ProgressLine | None = None) -> list
                 found.append(evaluation)
                 target.parent.write_json(target.name, evaluation.to_json())
                 line.close()
-                _report(subject, evaluation, target)
+                _report(subject, evaluation, target, line)
     except RayTaskError as error:
         cause = error.cause
         raise cause if isinstance(cause, UserError) else RunError(one_line(error)) from error
@@ -100,24 +101,26 @@ def _target(subject: Subject, options: EvaluateOptions) -> Folder:
     return subject.run.join(FILE) if subject.run else file_to_write("--out", "", FILE)
 
 
-def _report(subject: Subject, evaluation: Evaluation, target: Folder) -> None:
-    """Print an evaluation as a table."""
+def _report(subject: Subject, evaluation: Evaluation, target: Folder, line: ProgressLine) -> None:
+    """Tell an evaluation as a table."""
     about = evaluation.about
     step = f", step {subject.step:,}" if subject.run else ""
-    print(
+    line.tell(
         f"{subject.name}{step}: {about['samples']:,} images against as many of the "
         f"{about['split']} split"
     )
     shown = [(metric_of(tag).name, m) for tag, m in evaluation.metrics.items()]
     width = max(len(name) for name, _ in shown)
-    print(f"{'':{width}} {'value':>10} {'95 % interval':>23} {'real images':>12} {'untrained':>10}")
+    line.tell(
+        f"{'':{width}} {'value':>10} {'95 % interval':>23} {'real images':>12} {'untrained':>10}"
+    )
     for name, m in shown:
         interval = f"{_number(m.low)} to {_number(m.high)}"
-        print(
+        line.tell(
             f"{name:{width}} {_number(m.value):>10} {interval:>23} {_number(m.floor):>12} "
             f"{_number(m.untrained):>10}"
         )
-    print(f"written to {target.uri}")
+    line.tell(f"written to {target.uri}")
 
 
 def _number(value: float) -> str:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from raygen.cli import TrainCommand, command_line, watch_command
 from raygen.cluster import connection as cluster
@@ -19,6 +20,7 @@ from raygen.core.status import (
     Measured,
     Notice,
     Progress,
+    Saved,
     Started,
     State,
     tell_rejected,
@@ -33,7 +35,11 @@ from raygen.training.run import RunFolder
 from raygen.training.session import Session
 from raygen.training.summary import Summary, read_summary
 
+if TYPE_CHECKING:
+    from raygen.measuring.during_training import Evaluations
+
 SAVING = "a checkpoint is being saved"
+POLL_SECONDS = 0.25
 LONG_WAIT = 0.05
 """Share of a run's time spent waiting for images from which on the user is told so."""
 
@@ -75,6 +81,7 @@ def train(
         # Only now, because `launched` has imported torch while Ray started.
         import torch
 
+        from raygen.measuring.during_training import Evaluations
         from raygen.training.hardware import check_compiler
         from raygen.training.ray_driver import fit
         from raygen.training.record import RunRecord
@@ -101,11 +108,14 @@ def train(
         if config.compile and not use_gpu:
             check_compiler(torch.device("cpu"))
         total_steps = session.total_steps
+        evaluations = launch.keep(Evaluations(session))
         # Everything that could refuse has been asked; this may delete a run.
         run.open(config, job.restart)
         line.close()
         done = run.position().global_step
+        evaluations.begin()
         if done >= total_steps:
+            _await(evaluations, line, launch.signals, lease)
             line.tell(
                 f"this run is complete at step {done:,}; go on with a larger --steps or --epochs, "
                 "or start over with --restart"
@@ -115,6 +125,7 @@ def train(
             record = RunRecord(session, "training", began_at)
             record.begin()
             watcher = Watcher(line, launch.signals, placement, lease, callbacks or Callbacks())
+            watcher.evaluations = evaluations
             try:
                 outcome = fit(session, watcher, launch.signals.stop, placement, status)
             except (UserError, RunError):
@@ -123,9 +134,12 @@ def train(
             finally:
                 list_rejected(run.folder, manifest, status)
             line.close()
-            if outcome.finished:
+            if outcome.finished and not config.evaluate_images:
                 launch.signals.ignore()
             record.end(outcome)
+            if outcome.finished:
+                _await(evaluations, line, launch.signals, lease)
+                launch.signals.ignore()
             if not outcome.finished:
                 raise Interrupted(
                     f"interrupted: saved at step {outcome.position.global_step:,} of "
@@ -145,6 +159,20 @@ def train(
             line.tell(f"go on:       {command_line('jobs/train.py', *again)}")
         line.tell(f"TensorBoard: {watch_command(run.folder.parent)}")
         return read_summary(run.folder)
+
+
+def _await(evaluations: "Evaluations", line: ProgressLine, signals: Signals, lease: Lease) -> None:
+    """Wait for the evaluation of the last checkpoint, or until the user ends the job."""
+    began = time.monotonic()
+    while step := evaluations.unfinished:
+        if signals.stop.wait(POLL_SECONDS):
+            line.tell(f"the evaluation of step {step:,} is left out; the same command makes it")
+            break
+        lease.check()
+        line.show(f"evaluating step {step:,}, {duration(time.monotonic() - began)} so far")
+    line.close()
+    for text in evaluations.news():
+        line.tell(text)
 
 
 def _updates(session: Session, steps: int) -> str:
@@ -207,12 +235,15 @@ class Watcher:
         self._last_at = time.monotonic()
         self._groups = 0
         self._outage = ""
+        self.evaluations: Evaluations | None = None
 
     def __call__(self, state: State) -> None:
         """Show a new state. Raises: RunError if another job has taken the run over."""
         self._lease.check()
         for event in state.events:
             self._tell(event)
+        for text in self.evaluations.news() if self.evaluations else ():
+            self._line.tell(text)
         if state.outage != self._outage:
             self._line.warn(state.outage)
             self._outage = state.outage
@@ -247,6 +278,8 @@ class Watcher:
                 self._callbacks.started(step)
             case Measured(progress):
                 self._callbacks.measured(progress)
+            case Saved(step) if self.evaluations:
+                self.evaluations.saved(step)
 
     def _awaited(self, silent: float) -> str:
         """Describe the resources that the run waits for: not started yet, lost, or in use."""

@@ -5,7 +5,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from raygen.evaluation.pretrained import PUBLISHED
 from raygen.evaluation.record import Evaluation, Measured
 from raygen.inference.options import LEAST_SAMPLES, EvaluateOptions
 from raygen.measuring import tasks
-from raygen.measuring.dispatch import finished, task
+from raygen.measuring.dispatch import Pool, Tasks, finished
 from raygen.measuring.own_extractor import domain_extractor
 from raygen.measuring.subjects import Subject
 from raygen.measuring.tasks import Extractors
@@ -82,6 +82,22 @@ class Gathered:
         return FeatureSets(self.of_real[extractor], fake, train) if len(fake) else None
 
 
+@dataclass
+class Kept:
+    """What is the same for all checkpoints of a run, so that it is computed once.
+
+    Attributes:
+        extractors: those of the dataset; notes: what the user should know of them.
+        images: tasks' results, by what they are of: their images and features, in parts.
+        figures: those of real images and of the untrained network.
+    """
+
+    extractors: dict[str, Extractor] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    images: dict[str, list[Any]] = field(default_factory=dict)
+    figures: dict[str, Figures] = field(default_factory=dict)
+
+
 class Measurement:
     """The measurement of one subject, as tasks of Ray."""
 
@@ -91,12 +107,23 @@ class Measurement:
         options: EvaluateOptions,
         pretrained: Extractors,
         line: ProgressLine,
+        pool: Pool | None = None,
+        kept: Kept | None = None,
     ) -> None:
+        """
+        Args:
+            pretrained: extractors besides raygen's own.
+            line: shows the progress, and is told what the user should know.
+            pool: where the work is done; None: in Ray tasks.
+            kept: results of earlier measurements of the same run by the same options.
+        """
         self._subject, self._options, self._line = subject, options, line
         self._real = subject.real
         self._pretrained = pretrained
         self._notes: list[str] = []
         self._gpus = 1 if cluster.total(cluster.nodes(), "GPU") >= 1 else 0
+        self._pool, self._tasks = pool, pool or Tasks(self._gpus)
+        self._kept = kept or Kept()
 
     def run(self) -> Evaluation:
         """Measure everything, draw the nearest pairs, and log the values to TensorBoard."""
@@ -121,25 +148,28 @@ class Measurement:
         self._shared = extractors
         subject, real = self._subject, self._real
         sets = {MODEL: self._fakes(count)}
-        # Training images are as real as test images: what they score is the floor.
-        sets[FLOOR] = self._read(TRAIN, count, keep=True)
-        if subject.run:
-            sets[UNTRAINED] = self._generated(count, untrained=True)
-        reals = self._read(real.split, count, keep=True)
         train_rows = real.rows(TRAIN, self._options.train_images, self._options.seed + 1)
-        train = self._read_rows(TRAIN, train_rows)
-        others = self._read(VALIDATION, count) if real.split == TEST else []
+        kept = self._kept.images
+        if not kept:
+            # Training images are as real as test images: what they score is the floor.
+            kept[FLOOR] = self._read(TRAIN, count, keep=True)
+            kept[UNTRAINED] = self._generated(count, untrained=True) if subject.run else []
+            kept["real"] = self._read(real.split, count, keep=True)
+            kept["train"] = self._read_rows(TRAIN, train_rows)
+            kept["others"] = self._read(VALIDATION, count) if real.split == TEST else []
+        if not self._kept.figures:
+            sets |= {which: kept[which] for which in (FLOOR, UNTRAINED) if kept[which]}
         encoded = self._encoded(count) if subject.can_encode else []
-        made = [part for parts in sets.values() for part in parts]
-        self._wait([*made, *reals, *train, *others, *encoded])
+        made = [part for parts in (sets[MODEL], *kept.values()) for part in parts]
+        self._wait([*made, *encoded])
         return Gathered(
             count,
             {which: [part[0] for part in parts] for which, parts in sets.items()},
-            [part[0] for part in reals],
+            [part[0] for part in kept["real"]],
             {which: _features(parts) for which, parts in sets.items()},
-            _features(reals),
-            _features(train),
-            _features(others),
+            _features(kept["real"]),
+            _features(kept["train"]),
+            _features(kept["others"]),
             train_rows,
             encoded,
         )
@@ -148,32 +178,43 @@ class Measurement:
         """Compute all figures of all sets, each in a task of its own."""
         seed = self._options.seed
         computing: list[tuple[str, Any]] = []
-        of_features = task(tasks.feature_figures, self._gpus)
         for extractor in extractors:
             for kind in measures.OF_FEATURES:
                 for which in gathered.sets:
                     if sets := gathered.feature_sets(which, kind, extractor):
-                        computing.append((which, of_features.remote(kind, extractor, sets, seed)))
+                        given = (kind, extractor, sets, seed)
+                        found = self._tasks.submit(tasks.feature_figures, *given)
+                        computing.append((which, found))
         self._same_size = self._has_one_size(gathered.sets[MODEL])
         for kind in measures.OF_IMAGES if self._same_size else ():
             for which, parts in gathered.sets.items():
-                both = (len(gathered.real), *gathered.real, *parts)
-                computing.append((which, task(tasks.image_figures, 0).remote(kind, seed, *both)))
+                both = (kind, seed, len(gathered.real), *gathered.real, *parts)
+                found = self._tasks.submit(tasks.image_figures, *both, on_gpu=False)
+                computing.append((which, found))
         if gathered.encoded:
             dimensions = math.prod(self._real.manifest.shape(1))
-            reconstruct = task(tasks.reconstruction_figures, 0)
-            computing.append((MODEL, reconstruct.remote(dimensions, seed, *gathered.encoded)))
+            given = (dimensions, seed, *gathered.encoded)
+            found = self._tasks.submit(tasks.reconstruction_figures, *given, on_gpu=False)
+            computing.append((MODEL, found))
         for done in finished([figures for _, figures in computing]):
             self._line.show(f"comparing: {done} of {len(computing)} computations")
-        by_set: dict[str, Figures] = {MODEL: {}, FLOOR: {}, UNTRAINED: {}}
+        by_set: dict[str, Figures] = {MODEL: {}, FLOOR: {}, UNTRAINED: {}} | self._kept.figures
         for which, figures in computing:
             by_set[which] |= ray.get(figures)
+        self._kept.figures = {which: by_set[which] for which in (FLOOR, UNTRAINED)}
         return _joined(by_set, extractors)
 
     def _extractors(self) -> dict[str, Extractor]:
+        if not self._kept.extractors:
+            self._kept.extractors = self._find_extractors()
+            self._kept.notes = list(self._notes)
+        self._notes = list(self._kept.notes)
+        return self._kept.extractors
+
+    def _find_extractors(self) -> dict[str, Extractor]:
         found = {RANDOM_VGG: random_vgg()}
         trained = domain_extractor(
-            self._real.folder, self._real.manifest, self._line, self._gpus, self._note
+            self._real.folder, self._real.manifest, self._line, self._gpus, self._note, self._pool
         )
         if trained:
             found[DOMAIN] = trained.extractor
@@ -193,7 +234,7 @@ class Measurement:
         """How many images of each kind are compared."""
         wanted = self._options.samples
         count = min(wanted, self._real.manifest.rows(self._real.split))
-        if self._real.split != TEST:
+        if not self._real.manifest.rows(TEST):
             self._note(
                 "the dataset has no test split, so the validation images are measured on, which "
                 "checkpoints and settings may have been chosen on; prepare it again for one"
@@ -221,24 +262,26 @@ class Measurement:
     def _fakes(self, count: int) -> list[Any]:
         if not self._subject.images:
             return self._generated(count)
-        read = task(tasks.read_files, self._gpus)
         return [
-            read.options(num_returns=2).remote(self._subject.images, first, stop, self._shared)
+            self._tasks.submit(
+                tasks.read_files, self._subject.images, first, stop, self._shared, returns=2
+            )
             for first, stop in _parts(count)
         ]
 
     def _generated(self, count: int, untrained: bool = False) -> list[Any]:
         subject = self._subject
         assert subject.run
-        sample = task(tasks.sample, self._gpus)
         return [
-            sample.options(num_returns=2).remote(
+            self._tasks.submit(
+                tasks.sample,
                 subject.run.uri,
                 subject.step,
                 untrained,
                 (first, stop, count),
                 self._options.seed,
                 self._shared,
+                returns=2,
             )
             for first, stop in _parts(count)
         ]
@@ -248,15 +291,16 @@ class Measurement:
         return self._read_rows(split, self._real.rows(split, count, self._options.seed), keep)
 
     def _read_rows(self, split: str, rows: np.ndarray, keep: bool = False) -> list[Any]:
-        read = task(tasks.read, self._gpus)
         return [
-            read.options(num_returns=2).remote(
+            self._tasks.submit(
+                tasks.read,
                 self._real.folder,
                 self._real.manifest,
                 split,
                 rows[first:stop],
                 self._shared,
                 keep,
+                returns=2,
             )
             for first, stop in _parts(len(rows))
         ]
@@ -264,9 +308,9 @@ class Measurement:
     def _encoded(self, count: int) -> list[Any]:
         rows = self._real.rows(self._real.split, min(count, RECONSTRUCTED), self._options.seed)
         assert self._subject.run
-        encode = task(tasks.encode, self._gpus)
         return [
-            encode.remote(
+            self._tasks.submit(
+                tasks.encode,
                 self._subject.run.uri,
                 self._subject.step,
                 self._real.folder,

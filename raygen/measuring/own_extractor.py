@@ -14,7 +14,7 @@ from raygen.data.shards.reader import ShardReader
 from raygen.data.splits import TRAIN, VALIDATION
 from raygen.evaluation import domain
 from raygen.evaluation.domain import Domain
-from raygen.measuring.dispatch import task
+from raygen.measuring.dispatch import Pool, task
 from raygen.measuring.tasks import device
 
 ROWS_AT_ONCE = 250
@@ -27,6 +27,7 @@ def domain_extractor(
     line: ProgressLine,
     gpus: float,
     note: Callable[[str], None],
+    pool: Pool | None = None,
 ) -> Domain | None:
     """The dataset's own extractor, which is trained in a Ray task if it is not there yet.
 
@@ -37,6 +38,7 @@ def domain_extractor(
         line: shows that the extractor is being trained.
         gpus: GPUs, or the share of one, that its training takes.
         note: called with a line if the extractor cannot be kept.
+        pool: where it is trained; None: in a task that takes all free CPUs.
     Returns: None if the dataset has no attributes, or none that can be learnt.
     Raises: UserError if the extractor that is there is damaged; RayTaskError.
     """
@@ -46,8 +48,12 @@ def domain_extractor(
     if found := domain.load(folder, name):
         return found
     line.show("training the extractor of the dataset's attributes")
-    train = task(_train, gpus, cores=max(1, int(cluster.free("CPU"))))
-    trained: Domain | None = ray.get(train.remote(folder, manifest))
+    if pool:
+        training = pool.submit(_train, folder, manifest)
+    else:
+        cores = max(1, int(cluster.free("CPU")))
+        training = task(_train, gpus, cores).remote(folder, manifest)
+    trained: Domain | None = ray.get(training)
     if trained:
         try:
             domain.save(trained, folder, name)

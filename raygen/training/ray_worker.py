@@ -12,7 +12,7 @@ from raygen.cluster.connection import Poll
 from raygen.core.errors import RunError, UserError
 from raygen.core.processors import cores
 from raygen.core.retry import OUTAGES, is_lasting, not_written
-from raygen.core.status import RUN, Callbacks, Ended, Measured, Notice, Progress, tell_outage
+from raygen.core.status import RUN, Callbacks, Ended, Measured, Notice, Progress, Saved, tell_outage
 from raygen.data.splits import TRAIN
 from raygen.data.stream.ray_data import RayDataReader
 from raygen.data.stream.stream import ReadAhead, own_threads
@@ -43,6 +43,9 @@ class WorkerCallbacks(Callbacks):
 
     def measured(self, progress: Progress) -> None:
         ray.get(self._status.tell.remote(Measured(progress)))
+
+    def saved(self, step: int) -> None:
+        ray.get(self._status.tell.remote(Saved(step)))
 
 
 def train_worker(settings: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ REJECTED = "rejected.json"
 """The images that could not be read, where a run or sweep reads the originals."""
 OWN = re.compile(
     r"config\.json|summary\.json|rejected\.json|metrics\.jsonl|trial\.json|checkpoints|samples|export|"
-    r"evaluation|evaluation\.json|"
+    r"evaluation|evaluation\.json|evaluations\.jsonl|"
     r"projector|projector_config\.pbtxt|events\.out\.tfevents\..*|\.ray-.*"
 )
 """Matches the names that raygen writes into a run's folder. All others are the user's."""

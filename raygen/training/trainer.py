@@ -169,7 +169,9 @@ class Trainer:
             log=measure or self._has_passed(config.log_images),
             draw=last or self._has_passed(config.sample_images),
             measure=measure,
-            save=last or self._has_passed(config.checkpoint_images),
+            save=last
+            or self._has_passed(config.checkpoint_images)
+            or config.evaluates(self._step, self._total_steps),
         )
 
     def _has_passed(self, every: int) -> bool:
@@ -291,6 +293,8 @@ class Trainer:
                 score,
                 metrics,
             )
+            if self._config.evaluates(position.global_step, self._total_steps):
+                self._callbacks.saved(position.global_step)
 
         self._writer.submit(save)
         if metrics:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch_fidelity.metric_prc import calculate_precision_recall_full
 
+from raygen.evaluation import neighbours
 from raygen.evaluation.neighbours import clipped_coverage, compare_manifolds, memorisation
 
 pytestmark = pytest.mark.numeric
@@ -39,6 +40,19 @@ def test_the_measures_are_those_of_the_definitions() -> None:
         for i in range(50)
     ]
     np.testing.assert_allclose(found.clipped_density, expected, rtol=1e-6)
+
+
+def test_measures_are_the_same_a_few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, fake, train = normal(17, 120), normal(18, 90) * 1.2, normal(19, 150)
+    whole, copied = compare_manifolds(real, fake), memorisation(train, real, fake)
+    # As with many images, whose distances are not in memory all at once.
+    monkeypatch.setattr(neighbours, "ROWS_AT_ONCE", 1_000)
+    for expected, found in (
+        (whole, compare_manifolds(real, fake)),
+        (copied, memorisation(train, real, fake)),
+    ):
+        for name, values in vars(expected).items():
+            np.testing.assert_allclose(getattr(found, name), values)
 
 
 def test_precision_and_recall_are_an_independent_implementation_s() -> None:

@@ -80,6 +80,29 @@ def test_a_pyramid_is_that_of_the_definition_and_adds_up_to_the_image(
     np.testing.assert_allclose(total, image[0, 0], atol=2e-6)
 
 
+@pytest.mark.parametrize("size", [(7, 9), (33, 47), (64, 130)])
+def test_a_level_by_itself_is_the_pyramid_s(size: tuple[int, int]) -> None:
+    images = pictures(5, 3, *size).numpy()
+    for number, level in enumerate(laplacian_pyramid(images)):
+        assert np.array_equal(swd._laplacian_level(images, number), level)
+
+
+def test_normal_patches_have_no_mean_and_unit_spread_in_each_channel() -> None:
+    random = np.random.default_rng(3)
+    patches = random.normal(size=(5_000, 3, 7, 7)) * [[[[3]], [[0.2]], [[1e-6]]]] + 100
+    patches = patches.astype(np.float32)
+    expected = patches - patches.mean(axis=(0, 2, 3), keepdims=True, dtype=np.float64)
+    spread = expected.std(axis=(0, 2, 3), keepdims=True)
+    assert spread.ravel()[2] < swd.LEAST_SPREAD
+    swd._normalise(patches)
+    # float32 tells apart 8e-6 at 100.
+    np.testing.assert_allclose(
+        patches, expected / spread.clip(swd.LEAST_SPREAD), rtol=1e-5, atol=1e-3
+    )
+    assert patches[:, :2].mean(axis=(0, 2, 3)) == pytest.approx([0, 0], abs=1e-4)
+    assert patches[:, :2].std(axis=(0, 2, 3)) == pytest.approx([1, 1], abs=1e-4)
+
+
 def test_even_colours_have_no_detail_at_any_border() -> None:
     *details, smallest = laplacian_pyramid(np.full((1, 3, 67, 130), 0.7, np.float32))
     assert len(details) == 2

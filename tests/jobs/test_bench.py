@@ -79,6 +79,16 @@ def test_steps_are_measured(tmp_path: Path) -> None:
     assert [figure["bar"] for figure in figures] == [1.9, 0.6]
 
 
+@pytest.mark.slow
+def test_evaluations_are_measured(tmp_path: Path) -> None:
+    figures = measure(tmp_path, "evaluate", "--images", "60", "--train-images", "80")
+    # Features and four kinds of figures of two extractors, three kinds of images, and the sums.
+    assert len(figures) == 2 * (1 + 4) + 3 + 3
+    assert all(figure["value"] > 0 for figure in figures)
+    # The target is for 10,000 images.
+    assert all(figure["bar"] is None for figure in figures)
+
+
 def test_a_figure_says_whether_it_meets_its_bar() -> None:
     assert "MISSED" in str(Figure("speed", 1.6, 1.7, True))
     assert "yes" in str(Figure("speed", 1.7, 1.7, True))
@@ -89,12 +99,13 @@ def test_a_figure_says_whether_it_meets_its_bar() -> None:
 
 def test_mistakes_are_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
-        ((), "the first word must be one of ingest, sweep, start, scaling, step"),
+        ((), "the first word must be one of ingest, sweep, start, scaling, step, evaluate"),
         (("ingest", "--images", "3"), "--images 3: must be at least 40"),
         (("ingest", "--repeats", "0"), "--repeats 0: must be at least 1"),
         (("sweep", "--trials", "1"), "--trials 1: must be at least 2"),
         (("start", "--repeats", "0"), "--repeats 0: must be at least 1"),
         (("step", "--repeats", "0"), "--repeats 0: must be at least 1"),
+        (("evaluate", "--images", "9"), "--images 9: must be at least 50"),
         (("step", "--preset", "gan"), "--preset gan: must be among vae-celeba"),
     ):
         assert run_script("bench", *arguments) == 2

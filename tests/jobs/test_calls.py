@@ -4,10 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import write_dataset
 
 import raygen
 from raygen.core.errors import UserError
 from raygen.core.status import Callbacks, Progress
+from raygen.core.storage import Folder
+from raygen.evaluation.record import Evaluation
 
 SMALL: dict[str, Any] = {"width": 0.05, "batch_size": 8, "latent_size": 8, "validation_count": 16}
 
@@ -29,8 +32,14 @@ class Watching(Callbacks):
         self.swd.append(progress.metrics["quality/swd"])
 
 
+def measured_on(place: Path) -> str:
+    """A dataset with as many test images as an evaluation needs."""
+    write_dataset(place / "other", [70], [60], 32, test=[60])
+    return str(place / "other")
+
+
 @pytest.mark.slow
-def test_images_are_prepared_trained_on_tuned_and_sampled_from_python(
+def test_images_are_prepared_trained_on_tuned_measured_and_sampled_from_python(
     ray_session: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     storage, data = str(tmp_path / "runs"), str(tmp_path / "data")
@@ -59,6 +68,17 @@ def test_images_are_prepared_trained_on_tuned_and_sampled_from_python(
 
     known = {run.name: run.kind for run in raygen.list_runs(storage)}
     assert list(known.values()).count("trial") == 3
+    [evaluation] = raygen.evaluate(
+        f"{storage}/dcgan-celeba",
+        checkpoint="last",
+        samples=60,
+        data=measured_on(tmp_path),
+        quiet=True,
+    )
+    assert evaluation.metrics[evaluation.objective].n == 60
+    assert evaluation.about["step"] == 6
+    assert evaluation == Evaluation.read(Folder.at(f"{storage}/dcgan-celeba"))
+    assert capsys.readouterr().out == ""
     images = raygen.load(f"{storage}/dcgan-celeba").sample(3, seed=1)
     assert images.shape == (3, 3, 32, 32)
 
@@ -74,3 +94,11 @@ def test_mistakes_in_options_are_told_as_on_the_command_line(tmp_path: Path) -> 
         raygen.train("dcgan-anime", size=48)
     with pytest.raises(UserError, match="--trials 0: must be auto"):
         raygen.tune(trials=0)
+    with pytest.raises(UserError, match="unknown option 'sample'"):
+        raygen.evaluate("runs/a", sample=60)
+    with pytest.raises(UserError, match="--samples 3"):
+        raygen.evaluate("runs/a", samples=3)
+    with pytest.raises(UserError, match="name one run or more"):
+        raygen.evaluate()
+    with pytest.raises(UserError, match=r"nowhere: holds no config\.json"):
+        raygen.evaluate([tmp_path / "nowhere"])

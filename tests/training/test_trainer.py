@@ -127,6 +127,23 @@ def test_everything_happens_when_its_images_have_been_seen(tmp_path: Path) -> No
     assert 0 <= outcome.data_wait_fraction < 1
 
 
+def test_checkpoints_that_are_to_be_evaluated_are_saved_and_told_of(tmp_path: Path) -> None:
+    class Told(Callbacks):
+        def __init__(self) -> None:
+            self.saved_at: list[tuple[int, bool]] = []
+
+        def saved(self, step: int) -> None:
+            folder = RunFolder.at(str(tmp_path), "run").checkpoints
+            complete = checkpoint_index.complete(folder)
+            self.saved_at.append((step, f"step-{step:08d}" in complete))
+
+    told = Told()
+    go(tmp_path, tiny_config(checkpoint_images=32, evaluate_images=28, keep=9), 9, told)
+    # After 32, 56 and 72 images, not after 64.
+    assert told.saved_at == [(4, True), (7, True), (9, True)]
+    assert names(tmp_path / "run/checkpoints") == [f"step-{step:08d}" for step in (4, 7, 8, 9)]
+
+
 def test_averages_are_saved_with_statistics_of_their_own_weights(tmp_path: Path) -> None:
     config = tiny_config(checkpoint_images=16)
     go(tmp_path, config, 5)
