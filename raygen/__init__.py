@@ -8,6 +8,7 @@ from raygen.core.output import open_missing
 from raygen.core.version import VERSION
 
 if TYPE_CHECKING:
+    from raygen.comparison.page import Comparison
     from raygen.comparison.runs import RunInfo
     from raygen.core.status import Callbacks
     from raygen.data.shards.manifest import Manifest
@@ -124,6 +125,26 @@ def evaluate(
     Raises: UserError for a mistake; RunError if the work cannot go on.
     """
     from raygen.jobs.calls import evaluate as call
+
+    return call(runs, quiet, options)
+
+
+def compare(
+    runs: Sequence[str | os.PathLike[str]], *, quiet: bool = False, **options: Any
+) -> "Comparison":
+    """Compare trained models side by side, and write a page.
+
+    Runs that differ in nothing but their seeds are one contender. Those that have not been measured
+    yet are measured first, see `evaluate`.
+
+    Args:
+        runs: folders or URIs of runs.
+        quiet: tell nothing on the terminal.
+        options: those of `jobs/compare.py`, by name: out="comparison", samples=5_000, ...
+    Returns: what the page shows: figures, what is established of them, and pictures.
+    Raises: UserError for a mistake; RunError if the work cannot go on.
+    """
+    from raygen.jobs.calls import compare as call
 
     return call(runs, quiet, options)
 

@@ -6,6 +6,7 @@ tests can submit jobs to it and add nodes.
 
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +26,15 @@ from raygen.core.storage import Folder
 # Ray reads these when it is imported.
 os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
 START_SECONDS = 120
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+BROWSER = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+# Drawing in software, without a window, a graphics card or a sandbox (which root has none of).
+SWITCHES = [
+    *("--no-sandbox", "--disable-background-networking", "--ignore-gpu-blocklist"),
+    *("--use-angle=swiftshader", "--enable-unsafe-swiftshader"),
+]
+PAGE_SECONDS = 120
+"""Time for a page to load; only for the case that something hangs."""
 CPUS = 2
 
 
@@ -160,3 +171,18 @@ def s3_server() -> Iterator[str]:
 def s3(s3_server: str) -> Folder:
     """An empty folder on the S3 server, of the test's own."""
     return Folder.at(f"s3://bucket/größe {uuid.uuid4().hex}?{s3_server}")
+
+
+@pytest.fixture
+def page() -> Iterator[Any]:
+    """A page of a browser; skips the test where none is installed."""
+    if BROWSER is None:
+        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=SWITCHES)
+        opened = browser.new_page(viewport={"width": 1200, "height": 900})
+        opened.set_default_timeout(1000 * PAGE_SECONDS)
+        yield opened
+        browser.close()

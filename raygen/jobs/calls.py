@@ -6,9 +6,10 @@ Options have the same names as on the command line, with underscores, and the sa
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from raygen.cli import TrainCommand, TuneCommand
+from raygen.comparison.options import CompareOptions
 from raygen.config.fields import option, updated
 from raygen.config.job import JobOptions
 from raygen.config.run import PRESETS, RunConfig
@@ -26,6 +27,9 @@ from raygen.jobs.tune import Findings, resumed
 from raygen.jobs.tune import tune as run_sweep
 from raygen.training.summary import Summary
 from raygen.tuning.options import TRIAL_DEFAULTS, SweepOptions
+
+if TYPE_CHECKING:
+    from raygen.comparison.page import Comparison
 
 Dataclass = TypeVar("Dataclass", JobOptions, SweepOptions)
 WHERE = "options"
@@ -82,6 +86,20 @@ def evaluate(
     from raygen.jobs.evaluate import evaluate as run_evaluation
 
     return run_evaluation(wanted, _line(quiet))
+
+
+def compare(
+    runs: Sequence[str | os.PathLike[str]], quiet: bool, options: Mapping[str, Any]
+) -> "Comparison":
+    """See `raygen.compare`."""
+    values = dict(options) | {"runs": [os.fspath(run) for run in runs]}
+    if isinstance(values.get("weights"), str):
+        values["weights"] = [values["weights"]]
+    default = CompareOptions()
+    wanted = updated(default, _as_texts(default, values), WHERE)
+    from raygen.jobs.compare import compare as run_comparison
+
+    return run_comparison(wanted, _line(quiet))
 
 
 def _run(preset: str, values: Mapping[str, Any]) -> RunConfig:

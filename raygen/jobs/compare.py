@@ -11,7 +11,7 @@ from raygen.comparison.pictures import Guess, Shown, draw, guesses
 from raygen.comparison.runs import RunInfo
 from raygen.config.run import RunConfig
 from raygen.core.errors import RunError, UserError, one_line
-from raygen.core.progress import ProgressLine
+from raygen.core.progress import ProgressLine, Silence
 from raygen.core.storage import Folder
 from raygen.data.shards.manifest import Manifest
 from raygen.data.splits import TEST, VALIDATION
@@ -22,6 +22,14 @@ from raygen.inference.model import find_checkpoint, open_run
 from raygen.inference.options import EvaluateOptions
 from raygen.jobs.evaluate import evaluate
 from raygen.models.flops import on_meta
+
+
+class _ProgressAlone(ProgressLine):
+    """Shows how far a job is, but not what it found, which is on the page."""
+
+    def tell(self, text: str) -> None:
+        pass
+
 
 PAGE, FIGURES, SCORES = "index.html", "comparison.json", "comparison.csv"
 
@@ -120,7 +128,7 @@ def _measure(
                 seed=options.seed,
                 verbose=options.verbose,
             ),
-            line,
+            line if isinstance(line, Silence) else _ProgressAlone(),
         )
 
 

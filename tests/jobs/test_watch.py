@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -37,13 +36,6 @@ from raygen.tensorboard.server import written
 from raygen.training.run import RunFolder
 
 ROOT = Path(__file__).parents[2]
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-BROWSER = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-# Drawing in software, without a window, a graphics card or a sandbox (which root has none of).
-SWITCHES = [
-    *("--no-sandbox", "--disable-background-networking", "--ignore-gpu-blocklist"),
-    *("--use-angle=swiftshader", "--enable-unsafe-swiftshader"),
-]
 TIMEOUT = 120
 """Seconds; only for the case that something hangs."""
 SPACE: Space = {"lr_g": Range(1e-5, 1e-3, log=True), "schedule": Choice(("1:1", "5:1"))}
@@ -243,21 +235,7 @@ def test_a_trial_that_goes_on_after_its_end_is_followed(storage: Folder) -> None
         wait_for(lambda: losses(address, "sweep/trials/000") == [1.0, 2.0])
 
 
-@pytest.fixture
-def page() -> Iterator[Any]:
-    """A page of a browser."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=SWITCHES)
-        opened = browser.new_page(viewport={"width": 1200, "height": 900})
-        opened.set_default_timeout(1000 * TIMEOUT)
-        yield opened
-        browser.close()
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason=f"none of {', '.join(BROWSERS)} is installed")
 def test_a_browser_shows_runs_and_sweeps_of_an_object_store(s3: Folder, page: Any) -> None:
     run = RunFolder(s3.join("vae"))
     write_run(run)

@@ -1,0 +1,96 @@
+"""What is established of contenders, and what is not."""
+
+import math
+
+import pytest
+from contenders import contender, entry, some
+
+from raygen.comparison.contenders import differences, gather, open_runs
+from raygen.comparison.runs import RunInfo
+from raygen.comparison.table import answers, compare, extractor_for_all
+from raygen.core.errors import UserError
+
+
+def test_the_best_is_the_one_that_no_seed_explains_away() -> None:
+    contenders = some()
+    rows = {row.tag: row for row in compare(contenders)}
+    distance, coverage, swd = (
+        rows[tag] for tag in ("random-vgg/fd", "random-vgg/coverage", "swd/by_real")
+    )
+    assert distance.best == 0
+    assert coverage.best == 1
+    assert swd.best is None
+    assert distance.values == [[10, 11, 12], [30, 31, 32], []]
+    assert distance.means[0].value == pytest.approx(11)
+    assert math.isnan(distance.means[2].value)
+    assert distance.beats[0, 1].value == pytest.approx(20)
+    assert distance.beats[0, 1].low > 15
+    assert (distance.floor, distance.untrained[0], distance.n) == (0.5, 99.0, 100)
+    assert math.isnan(distance.untrained[2])
+    found = answers(list(rows.values()), contenders, extractor_for_all(contenders))
+    assert found[0] == f"On overall (FD (random-vgg)), a is better than {contenders[1].name}."
+    assert found[1].endswith(f"{contenders[1].name} is better than a.")
+    assert found[2] == "On colours and textures (SWD), no difference is established."
+
+
+def test_one_seed_or_other_numbers_of_images_establish_nothing() -> None:
+    alone = [contender(n, entry(n, 0, vgg__fd=v)) for n, v in (("a", 1.0), ("b", 90.0))]
+    [row] = compare(alone)
+    assert row.best is None
+    [text] = answers([row], alone, "random-vgg")
+    assert text.endswith("one seed of each cannot establish a difference.")
+    unequal = [
+        contender(name, *(entry(name, seed, n, vgg__fd=v + seed / 10) for seed in range(3)))
+        for name, v, n in (("a", 1.0, 100), ("b", 90.0, 200))
+    ]
+    [row] = compare(unequal)
+    assert row.beats == {}
+    assert row.n == 100
+
+
+def test_three_contenders_may_be_told_apart_in_part() -> None:
+    values = {"a": 1.0, "b": 1.1, "c": 9.0}
+    three = [
+        contender(name, *(entry(name, seed, vgg__fd=v + seed / 10) for seed in range(3)))
+        for name, v in values.items()
+    ]
+    [row] = compare(three)
+    assert set(row.beats) == {(0, 2), (1, 2)}
+    [text] = answers([row], three, "random-vgg")
+    assert "a is better than c; b is better than c; other differences are not" in text
+
+
+def info(uri: str, preset: str, seed: int, **options: object) -> RunInfo:
+    config = {"preset": preset, "seed": seed, "num_workers": seed, "lr_g": 1e-4, "steps": 10}
+    return RunInfo(uri, uri, "training", preset=preset, config=config | options)
+
+
+def test_runs_that_differ_in_their_seeds_alone_are_one_contender() -> None:
+    runs = [
+        info("0", "dcgan-celeba", 0),
+        info("1", "vae-celeba", 0),
+        info("2", "dcgan-celeba", 1),
+        info("3", "dcgan-celeba", 0, lr_g=1e-3),
+        info("4", "dcgan-celeba", 0, steps=20),
+    ]
+    found = gather(runs)
+    assert [[run.uri for run in group] for _, _, group in found] == [
+        ["0", "2"],
+        ["1"],
+        ["3"],
+        ["4"],
+    ]
+    assert [name for name, _, _ in found] == [
+        "dcgan-celeba, lr_g 1.0e-04, steps 10",
+        "vae-celeba",
+        "dcgan-celeba, lr_g 1.0e-03, steps 10",
+        "dcgan-celeba, lr_g 1.0e-04, steps 20",
+    ]
+    rows = dict(differences([contender("a"), contender("b")]))
+    assert rows == {"preset": ["a", "b"]}
+
+
+def test_what_is_no_run_is_refused(tmp_path: object) -> None:
+    for path in (f"{tmp_path}", f"{tmp_path}/nowhere"):
+        with pytest.raises(UserError, match="is no run"):
+            open_runs([path])
