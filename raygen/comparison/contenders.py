@@ -17,6 +17,8 @@ LENGTH = {"steps", "epochs"}
 """Options that may change when a run is resumed, but make another contender."""
 NO_PART = (RESUMABLE_CHANGES - LENGTH) | {"seed"}
 """Options in which the runs of one contender may differ."""
+MOST_IN_NAME = 2
+"""Upper limit of the options that a contender's name tells."""
 
 
 @dataclass(frozen=True)
@@ -108,15 +110,27 @@ def gather(runs: Sequence[RunInfo]) -> list[tuple[str, dict[str, Any], list[RunI
 
 
 def _names(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A name for each setting: the preset, and what distinguishes it from others of that preset."""
+    """A name for each setting: the preset, and what distinguishes it from others of that preset.
+
+    Where that is too much for a name, it is a letter; the page lists what differs.
+    """
     names = []
     for own in settings:
         same = [s for s in settings if s.get("preset") == own.get("preset")]
         differing = [n for n in own if any(s.get(n) != own[n] for s in same)]
-        parts = [str(own.get("preset", "run"))]
-        parts += [f"{name} {_shown(own[name])}" for name in differing]
-        names.append(", ".join(parts))
+        preset = str(own.get("preset", "run"))
+        if len(differing) > MOST_IN_NAME:
+            names.append(f"{preset} {_letters(same.index(own))}")
+        else:
+            parts = [f"{name} {_shown(own[name])}" for name in differing]
+            names.append(", ".join([preset, *parts]))
     return names
+
+
+def _letters(number: int) -> str:
+    """A, B, ..., Z, AA, AB, ..."""
+    more, last = divmod(number, 26)
+    return (_letters(more - 1) if more else "") + chr(ord("A") + last)
 
 
 def _shown(value: Any) -> str:

@@ -18,7 +18,7 @@ from raygen.evaluation.record import FILE, Evaluation
 from raygen.inference.dataset import dataset_of
 from raygen.inference.model import find_checkpoint, open_run
 from raygen.inference.options import LEAST_SAMPLES, EvaluateOptions
-from raygen.measuring.measurement import Measurement
+from raygen.measuring.measurement import Kept, Measurement
 from raygen.measuring.subjects import RealImages, Subject
 
 
@@ -46,8 +46,12 @@ def evaluate(options: EvaluateOptions, line: ProgressLine | None = None) -> list
         with cluster.connected(options.verbose):
             for subject in subjects:
                 cluster.check_shared({"--data": subject.real.folder}, {})
+            kept, measured_on = Kept(), ""
             for subject, target in zip(subjects, targets, strict=True):
-                evaluation = Measurement(subject, options, extractors, line).run()
+                dataset = subject.real.manifest.fingerprint
+                kept = kept.for_another_run() if dataset == measured_on else Kept()
+                measured_on = dataset
+                evaluation = Measurement(subject, options, extractors, line, kept=kept).run()
                 found.append(evaluation)
                 target.parent.write_json(target.name, evaluation.to_json())
                 line.close()

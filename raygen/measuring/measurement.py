@@ -84,7 +84,7 @@ class Gathered:
 
 @dataclass
 class Kept:
-    """What is the same for all checkpoints of a run, so that it is computed once.
+    """What is the same for all checkpoints of a run, or all runs, so that it is computed once.
 
     Attributes:
         extractors: those of the dataset; notes: what the user should know of them.
@@ -96,6 +96,15 @@ class Kept:
     notes: list[str] = field(default_factory=list)
     images: dict[str, list[Any]] = field(default_factory=dict)
     figures: dict[str, Figures] = field(default_factory=dict)
+
+    def for_another_run(self) -> "Kept":
+        """What is the same for another run that is measured on the same images."""
+        return Kept(
+            self.extractors,
+            self.notes,
+            {which: parts for which, parts in self.images.items() if which != UNTRAINED},
+            {which: found for which, found in self.figures.items() if which != UNTRAINED},
+        )
 
 
 class Measurement:
@@ -115,7 +124,7 @@ class Measurement:
             pretrained: extractors besides raygen's own.
             line: shows the progress, and is told what the user should know.
             pool: where the work is done; None: in Ray tasks.
-            kept: results of earlier measurements of the same run by the same options.
+            kept: results of earlier measurements by the same options on the same images.
         """
         self._subject, self._options, self._line = subject, options, line
         self._real = subject.real
@@ -150,15 +159,17 @@ class Measurement:
         sets = {MODEL: self._fakes(count)}
         train_rows = real.rows(TRAIN, self._options.train_images, self._options.seed + 1)
         kept = self._kept.images
-        if not kept:
+        if UNTRAINED not in kept:
+            kept[UNTRAINED] = self._generated(count, untrained=True) if subject.run else []
+        if FLOOR not in kept:
             # Training images are as real as test images: what they score is the floor.
             kept[FLOOR] = self._read(TRAIN, count, keep=True)
-            kept[UNTRAINED] = self._generated(count, untrained=True) if subject.run else []
             kept["real"] = self._read(real.split, count, keep=True)
             kept["train"] = self._read_rows(TRAIN, train_rows)
             kept["others"] = self._read(VALIDATION, count) if real.split == TEST else []
-        if not self._kept.figures:
-            sets |= {which: kept[which] for which in (FLOOR, UNTRAINED) if kept[which]}
+        for which in (FLOOR, UNTRAINED):
+            if kept[which] and which not in self._kept.figures:
+                sets[which] = kept[which]
         encoded = self._encoded(count) if subject.can_encode else []
         made = [part for parts in (sets[MODEL], *kept.values()) for part in parts]
         self._wait([*made, *encoded])

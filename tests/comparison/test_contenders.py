@@ -86,6 +86,10 @@ def test_runs_that_differ_in_their_seeds_alone_are_one_contender() -> None:
         "dcgan-celeba, lr_g 1.0e-03, steps 10",
         "dcgan-celeba, lr_g 1.0e-04, steps 20",
     ]
+    many = [info(str(k), "vae-celeba", 0, a=k, b=k, c=k) for k in range(28)]
+    names = [name for name, _, _ in gather([*many, info("x", "dcgan-celeba", 0)])]
+    assert names[:2] == ["vae-celeba A", "vae-celeba B"]
+    assert names[25:] == ["vae-celeba Z", "vae-celeba AA", "vae-celeba AB", "dcgan-celeba"]
     rows = dict(differences([contender("a"), contender("b")]))
     assert rows == {"preset": ["a", "b"]}
 

@@ -62,6 +62,10 @@ def test_runs_are_measured_once_and_compared_on_a_page(
             [found[2].metrics[tag].value],
         ]
     assert len((out / "comparison.csv").read_text().splitlines()) > 60
+    # Runs that are measured together have the figures of runs that are measured alone.
+    assert run_script("evaluate", runs[2], "--samples", "64") == 0
+    assert Evaluation.read(Folder.at(runs[2])).to_json()["metrics"] == found[2].to_json()["metrics"]
+    capsys.readouterr()
     # The second time, nothing is measured again.
     assert run_script("compare", *arguments) == 0
     assert "measuring" not in capsys.readouterr().out
