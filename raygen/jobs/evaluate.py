@@ -7,7 +7,7 @@ from ray.exceptions import RayTaskError
 from raygen.cli import command_line
 from raygen.cluster import connection as cluster
 from raygen.core.destination import file_to_write
-from raygen.core.errors import RunError, UserError, one_line
+from raygen.core.errors import UserError
 from raygen.core.progress import ProgressLine
 from raygen.core.storage import Folder
 from raygen.data.shards.manifest import Manifest
@@ -18,6 +18,7 @@ from raygen.evaluation.record import FILE, Evaluation
 from raygen.inference.dataset import dataset_of
 from raygen.inference.model import find_checkpoint, open_run
 from raygen.inference.options import LEAST_SAMPLES, EvaluateOptions
+from raygen.measuring.dispatch import cause_of
 from raygen.measuring.measurement import Kept, Measurement
 from raygen.measuring.subjects import RealImages, Subject
 
@@ -57,8 +58,7 @@ def evaluate(options: EvaluateOptions, line: ProgressLine | None = None) -> list
                 line.close()
                 _report(subject, evaluation, target, line)
     except RayTaskError as error:
-        cause = error.cause
-        raise cause if isinstance(cause, UserError) else RunError(one_line(error)) from error
+        raise cause_of(error) from error
     finally:
         line.close()
     return found

@@ -37,8 +37,8 @@ from raygen.tuning.confirming import (
 )
 from raygen.tuning.confirming import rows as confirmation_rows
 from raygen.tuning.confirming import sentence as confirmation_sentence
+from raygen.tuning.criterion import choose_criterion
 from raygen.tuning.findings import BEST, best_config, counts, over_seeds, sentence, write_findings
-from raygen.tuning.judging import choose_judge
 from raygen.tuning.options import SweepOptions
 from raygen.tuning.planning import (
     Plan,
@@ -138,9 +138,11 @@ def tune(command: TuneCommand, line: ProgressLine | None = None) -> Findings:
             check_dataset(sweep, command.run.data, manifest)
         total_images, report_images = lengths(plan.config, manifest)
         gpus = float(capacity.use_gpu)
-        judge = choose_judge(plan.objective, plan.config, total_images, data, manifest, line, gpus)
-        judged_by = replace(plan.config, quality_samples=judge.samples)
-        plan = replace(plan, config=judged_by, objective=judge.objective)
+        criterion = choose_criterion(
+            plan.objective, plan.config, total_images, data, manifest, line, gpus
+        )
+        config = replace(plan.config, quality_samples=criterion.samples)
+        plan = replace(plan, config=config, objective=criterion.objective)
         open_folder(sweep, command.run, options, plan, manifest)
         manifest = manifest.telling(partial(tell_rejected, status))
         stored, manifest = store_images(
@@ -155,7 +157,7 @@ def tune(command: TuneCommand, line: ProgressLine | None = None) -> Findings:
             manifest=manifest,
             stored=stored,
             objective=plan.objective,
-            extractor=judge.extractor,
+            extractor=criterion.extractor,
             capacity=capacity,
             status=status,
             total_images=total_images,

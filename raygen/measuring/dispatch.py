@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from raygen.cluster import connection as cluster
-from raygen.core.errors import RunError
+from raygen.core.errors import RunError, UserError, one_line
 
 
 def task(function: Callable[..., Any], gpus: float, cores: int = 1) -> Any:
@@ -90,6 +90,12 @@ class _Polite:
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
+
+
+def cause_of(error: RayTaskError) -> UserError | RunError:
+    """The error that made a task fail, as one line."""
+    cause = error.cause
+    return cause if isinstance(cause, UserError) else RunError(one_line(error))
 
 
 def finished(tasks: Sequence[Any]) -> Iterator[int]:

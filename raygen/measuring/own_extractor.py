@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import ray
+from ray.exceptions import RayTaskError
 
 from raygen.cluster import connection as cluster
 from raygen.core.errors import RunError, one_line
@@ -14,7 +15,7 @@ from raygen.data.shards.reader import ShardReader
 from raygen.data.splits import TRAIN, VALIDATION
 from raygen.evaluation import domain
 from raygen.evaluation.domain import Domain
-from raygen.measuring.dispatch import Pool, task
+from raygen.measuring.dispatch import Pool, cause_of, task
 from raygen.measuring.tasks import device
 
 ROWS_AT_ONCE = 250
@@ -40,7 +41,7 @@ def domain_extractor(
         note: called with a line if the extractor cannot be kept.
         pool: where it is trained; None: in a task that takes all free CPUs.
     Returns: None if the dataset has no attributes, or none that can be learnt.
-    Raises: UserError if the extractor that is there is damaged; RayTaskError.
+    Raises: UserError if the extractor that is there is damaged, or the dataset is; RunError.
     """
     if not manifest.attributes or manifest.originals:
         return None
@@ -53,7 +54,10 @@ def domain_extractor(
     else:
         cores = max(1, int(cluster.free("CPU")))
         training = task(_train, gpus, cores).remote(folder, manifest)
-    trained: Domain | None = ray.get(training)
+    try:
+        trained: Domain | None = ray.get(training)
+    except RayTaskError as error:
+        raise cause_of(error) from error
     if trained:
         try:
             domain.save(trained, folder, name)

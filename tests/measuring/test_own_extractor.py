@@ -64,3 +64,13 @@ def test_a_damaged_one_is_refused(tmp_path: Path) -> None:
     Folder.at(tmp_path).join(domain.FOLDER).write_bytes(name, b"x" * 100)
     with pytest.raises(UserError, match="damaged"):
         extractor_of(tmp_path)
+
+
+@pytest.mark.slow
+def test_damaged_images_are_told_in_one_line(ray_session: str, tmp_path: Path) -> None:
+    manifest, _ = write_dataset(tmp_path, [40], [20], 16, attributes=2)
+    (tmp_path / manifest.splits["train"][0].name).write_bytes(b"x" * 100)
+    with pytest.raises(UserError) as error:
+        extractor_of(tmp_path)
+    assert "train" in str(error.value)
+    assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""What a sweep's trials are judged by, once its dataset is known.
+"""What a sweep's trials are compared by, once its dataset is known.
 
 By default it is the Fréchet distance between samples and validation images, in the features of the
 dataset's own extractor where it has attributes, else in those of random-vgg. Of how many samples
@@ -31,7 +31,7 @@ FEWEST, MOST = 256, 8_192
 
 
 @dataclass(frozen=True)
-class Judge:
+class Criterion:
     """What trials are compared by.
 
     Attributes:
@@ -44,7 +44,7 @@ class Judge:
     samples: int
 
 
-def choose_judge(
+def choose_criterion(
     objective: Objective,
     config: RunConfig,
     total_images: int,
@@ -52,8 +52,8 @@ def choose_judge(
     manifest: Manifest,
     line: ProgressLine,
     gpus: float,
-) -> Judge:
-    """Decide what trials are judged by; trains the dataset's own extractor if there is none yet.
+) -> Criterion:
+    """Decide what trials are compared by; trains the dataset's own extractor if there is none yet.
 
     Args:
         objective: its metric may be one of features that does not say whose yet.
@@ -71,7 +71,7 @@ def choose_judge(
                 f"use {metric.replace(DOMAIN, RANDOM_VGG)}"
             )
     samples = config.quality_samples or samples_for(config, total_images, extractor)
-    return Judge(objective.using(extractor.name), extractor, samples)
+    return Criterion(objective.using(extractor.name), extractor, samples)
 
 
 def samples_for(config: RunConfig, total_images: int, extractor: Extractor) -> int:

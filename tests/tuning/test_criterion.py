@@ -1,4 +1,4 @@
-"""What trials are judged by, and of how many samples."""
+"""What trials are compared by, and of how many samples."""
 
 from pathlib import Path
 from unittest import mock
@@ -15,8 +15,8 @@ from raygen.evaluation.domain import AttributeClassifier, Domain
 from raygen.evaluation.features import random_vgg
 from raygen.evaluation.objective import Objective
 from raygen.models.flops import sampling_flops, training_flops
-from raygen.tuning import judging
-from raygen.tuning.judging import FEWEST, MOST, choose_judge, extracting_flops, samples_for
+from raygen.tuning import criterion
+from raygen.tuning.criterion import FEWEST, MOST, choose_criterion, extracting_flops, samples_for
 
 DCGAN = PRESETS["dcgan-celeba"]
 
@@ -57,7 +57,7 @@ def test_longer_trials_are_measured_on_more_samples() -> None:
         each = sampling_flops(DCGAN) + extracting_flops(vgg, 32)
         share = 9 * count * each / (images * training_flops(DCGAN))
         assert count in (FEWEST, MOST) or 0.02 < share <= 0.04
-    with mock.patch.object(judging, "training_flops", side_effect=NotImplementedError):
+    with mock.patch.object(criterion, "training_flops", side_effect=NotImplementedError):
         assert samples_for(DCGAN, 10**7, vgg) == 512
 
 
@@ -66,26 +66,26 @@ def test_without_attributes_images_are_compared_by_a_network_that_knows_none(
 ) -> None:
     manifest, _ = write_dataset(tmp_path, (8,), (4,), size=32)
     there = Folder.at(tmp_path), manifest, Silence(), 0.0
-    judge = choose_judge(Objective("quality/fd"), tiny_config(), 100, *there)
-    assert (judge.objective.metric, judge.extractor.name) == (
+    chosen = choose_criterion(Objective("quality/fd"), tiny_config(), 100, *there)
+    assert (chosen.objective.metric, chosen.extractor.name) == (
         "quality/fd_random-vgg",
         "random-vgg",
     )
-    swd = choose_judge(Objective("quality/swd"), tiny_config(quality_samples=9), 100, *there)
+    swd = choose_criterion(Objective("quality/swd"), tiny_config(quality_samples=9), 100, *there)
     assert (swd.objective.metric, swd.samples) == ("quality/swd", 9)
     with pytest.raises(UserError, match="has no attributes.*use quality/variety_random-vgg"):
-        choose_judge(Objective("quality/variety_domain", "max"), tiny_config(), 100, *there)
+        choose_criterion(Objective("quality/variety_domain", "max"), tiny_config(), 100, *there)
 
 
 def test_with_attributes_the_dataset_s_own_network_does(tmp_path: Path) -> None:
     manifest, _ = write_dataset(tmp_path, (8,), (4,), size=32)
     own = Domain(domain._extractor(AttributeClassifier(2, 32).eval()), ("a", "b"), 1.0, 0.5)
     there = Folder.at(tmp_path), manifest, Silence(), 0.0
-    with mock.patch.object(judging, "domain_extractor", return_value=own):
+    with mock.patch.object(criterion, "domain_extractor", return_value=own):
         for metric in ("quality/fd", "quality/fd_domain"):
-            judge = choose_judge(Objective(metric), tiny_config(), 100, *there)
-            assert judge.objective.metric == "quality/fd_domain"
-            assert judge.extractor is own.extractor
+            chosen = choose_criterion(Objective(metric), tiny_config(), 100, *there)
+            assert chosen.objective.metric == "quality/fd_domain"
+            assert chosen.extractor is own.extractor
         # What needs no features needs no training of an extractor either.
-        judge = choose_judge(Objective("quality/swd"), tiny_config(), 100, *there)
-        assert judge.extractor.name == "random-vgg"
+        chosen = choose_criterion(Objective("quality/swd"), tiny_config(), 100, *there)
+        assert chosen.extractor.name == "random-vgg"
