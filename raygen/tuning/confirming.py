@@ -196,11 +196,9 @@ def read_list(folder: SweepFolder) -> list[Training]:
     return [_training(pair) for pair in values.entry("trainings").items()]
 
 
-def _training(pair: Checked) -> Training:
-    items = list(pair.items())
-    if len(items) != 2:
-        pair.fail("a trial's number and a seed")
-    return Training(items[0].integer(0, MOST_TRIALS), items[1].integer())
+def _training(values: Checked) -> Training:
+    trial, seed = values.pair()
+    return Training(trial.integer(0, MOST_TRIALS), seed.integer())
 
 
 def compare(
