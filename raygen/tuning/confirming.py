@@ -18,7 +18,7 @@ from raygen.evaluation.objective import Objective
 from raygen.evaluation.seeds import differences_from_control, means_over_seeds
 from raygen.tuning.options import MOST_TRIALS
 from raygen.tuning.planning import Plan
-from raygen.tuning.records import SEED, SweepFolder, Trial, comparable
+from raygen.tuning.records import SEED, SweepFolder, Trial, best_trial
 from raygen.tuning.table import describe_values
 
 LIST = "trainings.json"
@@ -68,7 +68,8 @@ class Confirmed:
     """The results of a confirmation.
 
     Attributes:
-        settings: the best first; the defaults are among them.
+        settings: the best first, those with failed or collapsed trainings last; the defaults are
+            among them.
         seeds: number of seeds of each setting.
         means: the mean objective of each setting, with its interval over seeds.
         gains: by how much each setting is better than the defaults, with simultaneous intervals;
@@ -132,12 +133,10 @@ def candidates(trials: Sequence[Trial], plan: Plan) -> list[Trial]:
     that got farther come first.
     """
     defaults = next((t for t in trials if t.number == 0), None) or Trial(0, plan.defaults)
-    measured = [t for t in trials if t.status != "failed" and t.is_measured]
+    left = list(trials)
     chosen: list[Trial] = []
-    while measured and len(chosen) < CANDIDATES:
-        furthest = comparable(measured)
-        best = min(furthest, key=lambda t: plan.objective.sign * (t.objective or 0.0))
-        measured.remove(best)
+    while len(chosen) < CANDIDATES and (best := best_trial(left, plan.objective)):
+        left.remove(best)
         if best.number and _setting(best) not in map(_setting, (defaults, *chosen)):
             chosen.append(best)
     return [replace(defaults, values=plan.defaults), *chosen]
@@ -231,7 +230,7 @@ def compare(
             )
         )
     metric = objective.metric
-    found.sort(key=lambda s: (s.failed, _mean(s.values(metric)) * objective.sign))
+    found.sort(key=lambda s: (s.failed, s.collapsed, _mean(s.values(metric)) * objective.sign))
     return Confirmed(
         objective,
         found,

@@ -283,11 +283,13 @@ def best_trial(trials: Iterable[Trial], objective: Objective) -> Trial | None:
     """The trial with the best last report, among those that have got furthest.
 
     Only equally long trainings are comparable: the numbers of a trial that was stopped early do not
-    show what its settings lead to.
+    show what its settings lead to. A trial whose samples repeat is only the best if those of all
+    others do, too, because a few sharp images may be nearer to real ones than many blurred ones.
     """
+    measured = [trial for trial in trials if trial.status != "failed" and trial.is_measured]
+    far = comparable(measured)
     best: Trial | None = None
-    measured = (trial for trial in trials if trial.status != "failed" and trial.is_measured)
-    for trial in comparable(measured):
+    for trial in [trial for trial in far if not trial.has_collapsed] or far:
         value = trial.objective
         if value is None:
             continue

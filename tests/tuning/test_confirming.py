@@ -64,6 +64,9 @@ TRIALS = [
 def test_the_best_settings_that_got_farthest_are_confirmed_beside_the_defaults() -> None:
     assert [t.number for t in candidates(TRIALS, PLAN)] == [0, 3, 1, 6]
     assert [t.number for t in candidates(TRIALS[:1], PLAN)] == [0]
+    # A few sharp faces are no better than many blurred ones.
+    sharp = trial(9, 3, variety=0.01)
+    assert [t.number for t in candidates([*TRIALS, sharp], PLAN)] == [0, 3, 1, 9]
     higher = replace(PLAN, objective=Objective(METRIC, "max"))
     assert [t.number for t in candidates(TRIALS[:4], higher)] == [0, 1, 3, 2]
     # Population-based training leaves the defaults as they are, but a search may lack them.
@@ -160,15 +163,16 @@ def test_failed_and_collapsed_trainings_count() -> None:
     runs[1].status, runs[4].status = "failed", "failed"
     runs[2] = replace(trial(2, 31, variety=0.05))
     found = compare([TRIALS[0], TRIALS[3], TRIALS[1]], LISTED, runs, PLAN.objective, [1, 2, 3])
-    # The setting that failed comes last, whatever else it reached.
-    assert [s.trial.number for s in found.settings] == [1, 0, 3]
+    # The setting that failed comes last, whatever else it reached, and one that collapsed once
+    # comes after one that never did.
+    assert [s.trial.number for s in found.settings] == [0, 1, 3]
     assert [(s.failed, s.collapsed, s.left) for s in found.settings] == [
-        (0, 1, 1),
         (0, 0, 0),
+        (0, 1, 1),
         (2, 0, 1),
     ]
     assert found.left == 2
-    assert "(7 of 9 trainings have ended, 2 failed, 1 collapsed): trial 1" in sentence(found)
+    assert "(7 of 9 trainings have ended, 2 failed, 1 collapsed): no setting" in sentence(found)
     assert rows(found, PLAN)[3][-1] == "2 failed, 1 to come"
 
 
