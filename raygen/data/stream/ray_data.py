@@ -10,6 +10,7 @@ of equal length.
 import contextlib
 import functools
 import itertools
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -41,6 +42,8 @@ tens of gigabytes of images."""
 TASK_CPUS = 0.25
 """CPUs reserved per task, which mostly waits and copies. They must fit beside the workers."""
 LEAST_TASKS = 2
+REST_SECONDS = 0.01
+"""Pause between two steps of Ray Data's scheduling."""
 _ERRORS: dict[str, type[Exception]] = {
     kind.__name__: kind for kind in (ShardError, StorageError, RuntimeError)
 }
@@ -158,9 +161,29 @@ def _blocks_of(read: Callable[[pa.Table], pa.Table], count: int, tasks: int) -> 
     context.execution_options.preserve_order = True
     # Keep the blocks as they are, because splitting and merging them copies the images.
     context.target_max_block_size = None
+    callbacks: list[Any] = [_Rests]
+    context.custom_execution_callback_classes = callbacks
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     return blocks
+
+
+class _Rests:
+    """Has Ray Data's scheduling rest after each step; an `ExecutionCallback` of Ray Data's.
+
+    While finished blocks wait to be used, as they do whenever training is slower than reading, Ray
+    Data's loop finds that none of its tasks has anything to wait for, and goes round without a
+    pause: it took half of a core.
+    """
+
+    def on_execution_step(self, executor: Any) -> None:
+        time.sleep(REST_SECONDS)
+
+    def before_execution_starts(self, executor: Any) -> None: ...
+
+    def after_execution_succeeds(self, executor: Any) -> None: ...
+
+    def after_execution_fails(self, executor: Any, error: Exception) -> None: ...
 
 
 def warm_up(workers: int) -> None:

@@ -108,6 +108,15 @@ def test_batches_stay_as_they_are_while_others_are_read(
         batch.images[:] = 0
 
 
+def test_ray_data_s_scheduling_rests(
+    ray_session: str, images: ImageStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests = []
+    monkeypatch.setattr(ray_data._Rests, "on_execution_step", lambda *_: rests.append(1))
+    Reading(images, [0], 1, 0, STEPS, ReadTasks(2**30)).dataset().materialize()
+    assert rests
+
+
 @pytest.mark.parametrize("fault", ["lost", "repeated", "swapped", "missing"])
 def test_a_row_that_is_lost_or_repeated_is_an_error(dataset: Dataset, fault: str) -> None:
     def faulty(
