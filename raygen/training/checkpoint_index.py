@@ -79,9 +79,18 @@ def best_value(folder: Folder, metric: str, images: int) -> float | None:
 
 
 def _scores(folder: Folder) -> dict[int, Score]:
-    states = {step_of(name): read_state(folder.join(name)) for name in complete(folder)}
-    scores = {step: _score_of(state) for step, state in states.items()}
-    return {step: score for step, score in scores.items() if score}
+    scores = {}
+    for name in complete(folder):
+        try:
+            score = _score_of(read_state(folder.join(name)))
+        except CheckpointError:
+            if folder.join(name).exists(STATE):
+                raise
+            # The run that is training has just deleted it for a newer one.
+            continue
+        if score:
+            scores[step_of(name)] = score
+    return scores
 
 
 def _score_of(state: dict[str, Any]) -> Score | None:

@@ -37,6 +37,8 @@ from raygen.training.session import Session
 POLL_SECONDS = 0.25
 LOST_SECONDS = 10
 """Time without a machine that workers need, in seconds, after which they count as lost."""
+END_SECONDS = 20
+"""Time for workers to end after the job has failed, in seconds."""
 GROUP_SECONDS = 1800
 """Time that workers wait for each other before they consider one dead, in seconds."""
 RAY_RECORDS = ".ray-"
@@ -79,8 +81,12 @@ def fit(
     try:
         outcome = _watch(session, thread, status, watch, stop, placement)
     except BaseException:
-        # pyarrow crashes if the thread waits for a storage while the process ends.
+        # pyarrow crashes if the thread waits for a storage while the process ends. And if it ends
+        # before Ray Train does, the CPUs of the workers may stay reserved for them.
         stop.set()
+        with contextlib.suppress(RayError):
+            status.stop.remote()
+        thread.join(END_SECONDS)
         raise
     finally:
         forget_records(session.run.folder, session.run.fence)

@@ -134,6 +134,21 @@ def test_the_best_checkpoint_is_never_deleted(tmp_path: Path) -> None:
     assert checkpoint_index.best_value(folder, "quality/swd", 100) == 3.0
 
 
+def test_a_checkpoint_that_is_deleted_while_scores_are_read_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Folder.at(tmp_path)
+    save_scored(folder, 1, scored(5.0))
+    # The job looks at the scores while a worker replaces checkpoints.
+    monkeypatch.setattr(
+        checkpoint_index, "complete", lambda folder: ["step-00000001", "step-00000002"]
+    )
+    assert checkpoint_index.best_step(folder) == 1
+    folder.join("step-00000002").write_bytes("state.json", b"{")
+    with pytest.raises(CheckpointError, match="step-00000002"):
+        checkpoint_index.best_step(folder)
+
+
 def test_a_score_that_is_not_finite_is_none(tmp_path: Path) -> None:
     folder = Folder.at(tmp_path)
     save_scored(folder, 1, scored(math.nan))
