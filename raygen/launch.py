@@ -112,13 +112,18 @@ def _import_torch() -> None:
 
 @contextmanager
 def launched(
-    line: ProgressLine, saving: str, verbose: bool, leave: Callable[[], None] | None = None
+    line: ProgressLine,
+    saving: str,
+    verbose: bool,
+    leave: Callable[[], None] | None = None,
+    prepare: Callable[[], None] = lambda: None,
 ) -> Iterator[Launch]:
     """Start a job: connect to Ray, or start one.
 
     Args:
         saving: what is being saved when the user ends the job, for a message.
         leave: makes room on the terminal for that message; None: leave the line.
+        prepare: imports the modules of the job that it has not imported yet.
     Raises: UserError if Ray cannot be reached or started.
     """
     line.show("starting Ray")
@@ -137,6 +142,8 @@ def launched(
             import raygen.training.hardware
             import raygen.training.ray_driver
             import raygen.training.record  # noqa: F401
+
+            prepare()
         with _importing_torch():
             connection.enter_context(cluster.connected(verbose))
         yield Launch(signals, line, leases, actors)

@@ -77,7 +77,7 @@ def train(
     run, data = run.patient(job.patience), data.patient(job.patience)
     manifest = manifest and manifest.patient(job.patience)
 
-    with launched(line, SAVING, job.verbose) as launch:
+    with launched(line, SAVING, job.verbose, prepare=_import_modules) as launch:
         # Only now, because `launched` has imported torch while Ray started.
         import torch
 
@@ -190,6 +190,11 @@ def _slow_stream(session: Session, waited: float) -> str:
     else:
         advice = "reading them takes long; more processors or a nearer storage help"
     return f"{waited:.0%} of the time went into waiting for images: {advice}"
+
+
+def _import_modules() -> None:
+    """Import what the job needs besides what `launched` imports."""
+    import raygen.measuring.during_training  # noqa: F401
 
 
 def _announce(session: Session, done: int, line: ProgressLine, chosen: bool) -> None:

@@ -39,7 +39,7 @@ def domain_extractor(
         line: shows that the extractor is being trained.
         gpus: GPUs, or the share of one, that its training takes.
         note: called with a line if the extractor cannot be kept.
-        pool: where it is trained; None: in a task that takes all free CPUs.
+        pool: where it is trained; None: in a task that takes all CPUs of a node, if none is taken.
     Returns: None if the dataset has no attributes, or none that can be learnt.
     Raises: UserError if the extractor that is there is damaged, or the dataset is; RunError.
     """
@@ -52,8 +52,7 @@ def domain_extractor(
     if pool:
         training = pool.submit(_train, folder, manifest)
     else:
-        cores = max(1, int(cluster.free("CPU")))
-        training = task(_train, gpus, cores).remote(folder, manifest)
+        training = task(_train, gpus, _cores()).remote(folder, manifest)
     try:
         trained: Domain | None = ray.get(training)
     except RayTaskError as error:
@@ -64,6 +63,17 @@ def domain_extractor(
         except (OSError, RunError) as error:
             note(f"the extractor is not kept in {folder.uri}: {one_line(error)}")
     return trained
+
+
+def _cores() -> int:
+    """CPUs for the training: all of the largest node's while nobody has reserved any, else one.
+
+    A task that asks for more than some node has left would wait for others to end.
+    """
+    nodes = cluster.nodes()
+    if cluster.free("CPU") < cluster.total(nodes, "CPU"):
+        return 1
+    return max(1, int(max((node.get("CPU", 0) for node in nodes), default=1)))
 
 
 def _train(folder: Folder, manifest: Manifest) -> Domain | None:

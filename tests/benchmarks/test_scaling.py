@@ -11,6 +11,7 @@ from raygen.benchmarks import scaling
 from raygen.benchmarks.scaling import Workload, all_reduce_seconds, buckets, estimate, workload
 from raygen.config.run import PRESETS, RunConfig
 from raygen.data.batch import Batch
+from raygen.models import flops
 from raygen.models.base import Metrics, Model, Step
 
 PAGE = Path(__file__).parents[2] / "docs/scaling.md"
@@ -40,7 +41,7 @@ class Line(Model):
 
 def test_parameters_and_flops_are_those_of_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
     build: Any = Line
-    monkeypatch.setattr(scaling, "build_model", build)
+    monkeypatch.setattr(flops, "build_model", build)
     load = workload(PRESETS["dcgan-celeba"])
     assert load.parameters == {"line": 3072 * 10}
     assert load.gradient_bytes == 4 * 3072 * 10

@@ -12,6 +12,7 @@ from PIL import Image
 
 import raygen
 from raygen.config.run import ImageFormat
+from raygen.core import storage as storage_module
 from raygen.core.errors import ShardError
 from raygen.core.progress import ProgressLine
 from raygen.core.regular_file import open_regular
@@ -22,7 +23,6 @@ from raygen.data.inspect import table, verify
 from raygen.data.originals import open_originals
 from raygen.data.shards.manifest import Manifest
 from raygen.data.shards.reader import ShardReader
-from raygen.data.sources import files as files_module
 from raygen.data.splits import TEST
 from raygen.training.run import RunFolder
 from raygen.training.run_session import run_session
@@ -67,11 +67,12 @@ def opened_files(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
     names: set[str] = set()
 
     def recording(path: str) -> object:
-        names.add(os.path.basename(path))
+        if path.endswith(".png"):
+            names.add(os.path.basename(path))
         return open_regular(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files_module, "open_regular", recording)
+        patch.setattr(storage_module, "open_regular", recording)
         yield names
 
 
