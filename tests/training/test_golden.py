@@ -88,6 +88,9 @@ def test_the_first_steps_are_those_that_were_recorded(name: str, tmp_path: Path)
                 # At first all reconstructions are nearly the same, and batch norm by the batch's
                 # own statistics enlarges what little they differ by: up to 22 % were seen.
                 rtol = 0.4
+            elif metric.startswith(("quality/fd", "quality/variety")):
+                # Features of 16 images, of which a distance says little: up to 3 % were seen.
+                rtol = 0.2
             assert np.isclose(now[metric], value, rtol=rtol, atol=0.002), (number, metric)
 
 
