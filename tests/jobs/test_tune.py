@@ -114,8 +114,10 @@ def test_a_sweep_finds_the_best_and_train_runs_it(
         pictures = folder / "samples"
         assert (pictures / f"samples-{seen[-1]:09d}.png").exists()
 
-    ended = [trial for trial in trials if trial["status"] == "finished"]
-    best = min(ended, key=lambda trial: float(trial["reports"][-1]["objective"]))
+    chosen = best_trial(SweepFolder(Folder.at(place / "sweep")).read_trials(), Objective(FD_HERE))
+    assert chosen
+    best = record(place, chosen.number)
+    assert best["status"] == "finished"
     assert re.search(rf"; best FD \(random-vgg\) .*trial {best['number']}\b", output, re.MULTILINE)
     with (place / "sweep/trials.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 5
