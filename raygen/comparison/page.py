@@ -16,6 +16,7 @@ from raygen.comparison.curves import Line
 from raygen.comparison.pictures import Guess, Shown
 from raygen.comparison.table import Row
 from raygen.config.families import FD
+from raygen.core.checked import finite_or_none
 from raygen.core.errors import UserError
 from raygen.core.history import Measurement, read_history
 from raygen.core.progress import duration
@@ -250,7 +251,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
                 "best": row.best,
                 "values": [list(values) for values in row.values],
                 "means": [
-                    {"value": _finite(m.value), "low": _finite(m.low), "high": _finite(m.high)}
+                    finite_or_none({"value": m.value, "low": m.low, "high": m.high})
                     for m in row.means
                 ],
                 "untrained": [_finite(value) for value in row.untrained],

@@ -35,7 +35,6 @@ GUESSED = 32
 SIDE = 480
 """Upper limit of a picture's width in pixels; larger ones are reduced."""
 QUALITY = 88
-NEAREST = "evaluation/nearest.png"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from raygen.comparison.contenders import Contender
 from raygen.evaluation.distances import Interval
 from raygen.evaluation.metrics import DOMAIN, RANDOM_VGG, Direction, metric_of
-from raygen.evaluation.seeds import differences_of_pairs, means_over_seeds
+from raygen.evaluation.seeds import differences_of_pairs, gain_of, means_over_seeds
 
 QUESTIONS = (
     ("overall", "features/fd"),
@@ -91,7 +91,7 @@ def _row(tag: str, contenders: Sequence[Contender]) -> Row:
     beats: dict[tuple[int, int], Interval] = {}
     if len(counts) == 1:
         for pair, d in differences_of_pairs(values).items():
-            gain = Interval(-sign * d.value, *sorted((-sign * d.low, -sign * d.high)))
+            gain = gain_of(d, sign)
             if gain.low > 0:
                 beats[pair] = gain
     floors = [m.floor for m in measured if math.isfinite(m.floor)]

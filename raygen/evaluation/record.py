@@ -1,12 +1,11 @@
 """`evaluation.json` and `evaluations.jsonl`: what was found, and what it rests on."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from raygen.core.checked import Checked, parse
+from raygen.core.checked import Checked, finite_or_none, parse
 from raygen.core.errors import UserError
 from raygen.core.storage import Folder, unreadable
 
@@ -44,8 +43,7 @@ class Measured:
             name: getattr(self, name) for name in ("value", "low", "high", "floor", "untrained")
         }
         # JSON has neither NaN nor infinities.
-        known = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-        return known | {"n": self.n, "extractor": self.extractor}
+        return finite_or_none(numbers) | {"n": self.n, "extractor": self.extractor}
 
     @staticmethod
     def from_json(values: Checked) -> "Measured":

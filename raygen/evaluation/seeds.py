@@ -84,6 +84,15 @@ def differences_of_pairs(settings: Sequence[Values]) -> dict[tuple[int, int], In
     return found
 
 
+def gain_of(difference: Interval, sign: int) -> Interval:
+    """By how much the first of two settings is better, from its difference to the second.
+
+    Args: sign: 1 if low values are good, else -1.
+    """
+    low, high = sorted((-sign * difference.low, -sign * difference.high))
+    return Interval(-sign * difference.value, low, high)
+
+
 @functools.cache
 def _studentized_range(settings: int, freedom: int) -> float:
     """The quantile of the studentized range, which takes a while to compute."""

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from raygen.config.domains import Choice, Values, short
-from raygen.core.checked import Checked
+from raygen.core.checked import Checked, finite_or_none
 from raygen.evaluation.distances import Interval
 from raygen.evaluation.metrics import metric_of
 from raygen.evaluation.objective import Objective
-from raygen.evaluation.seeds import differences_from_control, means_over_seeds
+from raygen.evaluation.seeds import differences_from_control, gain_of, means_over_seeds
 from raygen.tuning.options import MOST_TRIALS
 from raygen.tuning.planning import Plan
 from raygen.tuning.records import SEED, SweepFolder, Trial, best_trial
@@ -122,8 +122,7 @@ class Confirmed:
 
 
 def _as_json(interval: Interval) -> dict[str, float | None]:
-    values = {"value": interval.value, "low": interval.low, "high": interval.high}
-    return {name: v if math.isfinite(v) else None for name, v in values.items()}
+    return finite_or_none({"value": interval.value, "low": interval.low, "high": interval.high})
 
 
 def candidates(trials: Sequence[Trial], plan: Plan) -> list[Trial]:
@@ -263,8 +262,8 @@ def gains_over_defaults(
         return [None] * len(settings)
     differences = differences_from_control([s.values(metric) for s in others], control)
     gains = {
-        setting.trial.number: Interval(-sign * d.value, *sorted((-sign * d.low, -sign * d.high)))
-        for setting, d in zip(others, differences, strict=True)
+        setting.trial.number: gain_of(difference, sign)
+        for setting, difference in zip(others, differences, strict=True)
     }
     return [gains.get(setting.trial.number) for setting in settings]
 
