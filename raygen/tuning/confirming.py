@@ -229,7 +229,13 @@ def compare(
             )
         )
     metric = objective.metric
-    found.sort(key=lambda s: (s.failed, s.collapsed, _mean(s.values(metric)) * objective.sign))
+
+    def place(setting: Setting) -> tuple[int, int, float]:
+        values = setting.values(metric)
+        mean = objective.sign * math.fsum(values) / len(values) if values else math.inf
+        return setting.failed, setting.collapsed, mean
+
+    found.sort(key=place)
     return Confirmed(
         objective,
         found,
@@ -243,10 +249,6 @@ def _at_end(run: Trial, objective: Objective) -> dict[str, float]:
     """A training's metrics at its end, with the objective in its metric's place."""
     last = run.reports[-1]
     return {**last.metrics, objective.metric: last.objective}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.inf
 
 
 def gains_over_defaults(

@@ -182,6 +182,11 @@ def test_one_training_of_each_says_nothing_of_the_difference() -> None:
     assert json.loads(json.dumps(found.to_json()))["settings"][0]["mean"]["low"] is None
     nothing = compare([TRIALS[0], TRIALS[3]], [], [], PLAN.objective, [1])
     assert nothing.best.found == []
+    # What was not trained yet is not the best, whether low or high values are good.
+    for mode in ("min", "max"):
+        objective = Objective(METRIC, "max" if mode == "max" else "min")
+        some = compare([TRIALS[0], TRIALS[3]], LISTED[1:2], trained(20), objective, [1])
+        assert some.best.trial.number == 3
     assert nothing.left == 2
 
 
