@@ -61,17 +61,29 @@ class Guess:
     answer: str
 
 
-def draw(
-    contender: Contender, data: Folder, manifest: Manifest, split: str, seed: int
-) -> list[Shown]:
-    """Draw the first measured run of a contender, with the same codes and images for each.
+def load_first(contender: Contender) -> TrainedModel:
+    """The first measured run of a contender, which the page draws.
 
-    Args: data, manifest, split: of the held-out images; seed: of the codes.
-    Raises: UserError, RunError if its checkpoint cannot be used.
+    Raises: UserError if its checkpoint cannot be used.
     """
     entry = contender.measured[0]
     assert entry.evaluation
-    trained = load(entry.run.uri, int(entry.evaluation.about["step"]))
+    return load(entry.run.uri, int(entry.evaluation.about["step"]))
+
+
+def draw(
+    contender: Contender,
+    trained: TrainedModel,
+    data: Folder,
+    manifest: Manifest,
+    split: str,
+    seed: int,
+) -> list[Shown]:
+    """Draw a contender, with the same codes and images for each.
+
+    Args: trained: see `load_first`; data, manifest, split: of the held-out images; seed: of codes.
+    Raises: UserError if what it makes is not finite.
+    """
     name = contender.name
     found = [shown("samples", name, grid(trained.sample(SAMPLES, seed), SAMPLE_COLUMNS))]
     found.append(shown("interpolations", name, grid(_interpolated(trained, seed), 8)))
@@ -81,7 +93,7 @@ def draw(
         images = as_images(reader.images(rows))
         found += _of_encoder(trained, images, name)
         found += _attributes(trained, images[:VARIED], data, manifest, name)
-    run = Folder.at(entry.run.uri)
+    run = Folder.at(contender.measured[0].run.uri)
     sheets = {"nearest training images": _nearest(run), "evolution": _evolution(run)}
     found += [shown(title, name, pixels) for title, pixels in sheets.items() if pixels is not None]
     return found
@@ -155,12 +167,9 @@ def _read(folder: Folder, name: str) -> np.ndarray | None:
 
 
 def guesses(
-    contender: Contender, data: Folder, manifest: Manifest, split: str, seed: int
+    trained: TrainedModel, data: Folder, manifest: Manifest, split: str, seed: int
 ) -> list[Guess]:
     """Real and generated images in random order, for a reader's own eye."""
-    entry = contender.measured[0]
-    assert entry.evaluation
-    trained = load(entry.run.uri, int(entry.evaluation.about["step"]))
     count = min(GUESSED // 2, manifest.rows(split))
     random = np.random.default_rng(seed)
     rows = np.sort(random.permutation(manifest.rows(split))[:count])

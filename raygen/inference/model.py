@@ -233,6 +233,17 @@ def load(run: str, which: str | int = "last", device: str = "cpu") -> TrainedMod
     return TrainedModel(model, step)
 
 
+def best_or_last(run: RunFolder) -> int:
+    """The step of the best checkpoint, or of the last one where none was measured.
+
+    Raises: UserError if there is none.
+    """
+    try:
+        return find_checkpoint(run, "best")
+    except UserError:
+        return find_checkpoint(run, "last")
+
+
 def find_checkpoint(run: RunFolder, which: str | int) -> int:
     """The step of the last or best checkpoint of a run, or of the one of a given step.
 

@@ -7,7 +7,7 @@ from raygen.comparison import table
 from raygen.comparison.contenders import Contender, Entry, gather, open_runs, summary_of
 from raygen.comparison.options import CompareOptions
 from raygen.comparison.page import Comparison, as_csv, as_json, render
-from raygen.comparison.pictures import Guess, Shown, draw, guesses
+from raygen.comparison.pictures import Guess, Shown, draw, guesses, load_first
 from raygen.comparison.runs import RunInfo
 from raygen.config.run import RunConfig
 from raygen.core.errors import RunError, UserError, one_line
@@ -18,7 +18,7 @@ from raygen.data.splits import TEST, VALIDATION
 from raygen.evaluation.pretrained import load_weights
 from raygen.evaluation.record import Evaluation
 from raygen.inference.dataset import dataset_of
-from raygen.inference.model import find_checkpoint, open_run
+from raygen.inference.model import best_or_last, open_run
 from raygen.inference.options import EvaluateOptions
 from raygen.jobs.evaluate import evaluate
 from raygen.models.flops import on_meta
@@ -95,12 +95,8 @@ def _problem(run: RunInfo) -> str:
 
 
 def _step_of(run: RunInfo) -> int:
-    """The step of the best checkpoint of a run, or of its last one. Raises: UserError."""
-    folder, _ = open_run(run.uri)
-    try:
-        return find_checkpoint(folder, "best")
-    except UserError:
-        return find_checkpoint(folder, "last")
+    """The step of the checkpoint that is measured. Raises: UserError."""
+    return best_or_last(open_run(run.uri)[0])
 
 
 def _measure(
@@ -162,8 +158,9 @@ def _comparison(
         if not contender.measured:
             continue
         try:
-            pictures += draw(contender, data, manifest, split, options.seed)
-            guessed[contender.name] = guesses(contender, data, manifest, split, options.seed)
+            trained = load_first(contender)
+            pictures += draw(contender, trained, data, manifest, split, options.seed)
+            guessed[contender.name] = guesses(trained, data, manifest, split, options.seed)
         except (UserError, RunError) as error:
             problems.append(f"{contender.name}: {one_line(error)}")
     titles = list(dict.fromkeys(picture.title for picture in pictures))

@@ -16,7 +16,7 @@ from raygen.evaluation.metrics import metric_of
 from raygen.evaluation.pretrained import load_weights
 from raygen.evaluation.record import FILE, Evaluation
 from raygen.inference.dataset import dataset_of
-from raygen.inference.model import find_checkpoint, open_run
+from raygen.inference.model import best_or_last, find_checkpoint, open_run
 from raygen.inference.options import LEAST_SAMPLES, EvaluateOptions
 from raygen.measuring.dispatch import cause_of
 from raygen.measuring.measurement import Kept, Measurement
@@ -68,12 +68,7 @@ def _open_run(path: str, options: EvaluateOptions) -> Subject:
     """Raises: UserError if there is no such run, or neither a checkpoint nor its dataset."""
     run, config = open_run(path)
     which = options.checkpoint
-    try:
-        step = find_checkpoint(run, which)
-    except UserError:
-        if which != "best":
-            raise
-        step = find_checkpoint(run, "last")
+    step = best_or_last(run) if which == "best" else find_checkpoint(run, which)
     again = command_line("jobs/evaluate.py", path, "--data", config.data)
     data = dataset_of(run.folder, config, options.data, path, again)
     real = _open_data(data)
