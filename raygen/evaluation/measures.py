@@ -34,9 +34,8 @@ from raygen.models.layers import kl_divergence
 
 Device = torch.device | str
 AT_ONCE = 64
-GROUPS, GROUP_PATCHES = 8, 32
-"""Groups of images from which the spread of a published distance is estimated, and the patches of
-each of their images."""
+GROUPS = 8
+"""Groups of images from which the spread of a published distance is estimated."""
 SWD_IMAGES = 512
 """Images of the distance that training measures."""
 
@@ -200,11 +199,8 @@ def swd_published(sets: ImageSets, seed: int = 0) -> Figures:
     levels = swd.published_levels(*real.shape[1:3])
     values, spreads = [], []
     for level in range(len(levels)):
-        values.append(swd.published_distance(real, fake, level, seed))
-        groups = [
-            swd.published_distance(real[part], fake[part], level, seed, GROUP_PATCHES)
-            for part in np.array_split(np.arange(count), min(GROUPS, count))
-        ]
+        value, groups = swd.published_distance(real, fake, level, seed, min(GROUPS, count))
+        values.append(value)
         spreads.append(1.96 * np.array(groups) / math.sqrt(len(groups)))
     halves = [float(s.std(ddof=1)) if len(s) > 1 else math.nan for s in spreads]
     all_levels = np.mean(spreads, axis=0)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 PRECISION_NEIGHBOURS = 3
 DENSITY_NEIGHBOURS = 5
-ROWS_AT_ONCE = 2**24
-"""Upper limit of the distances in memory at once: 128 MB."""
+ROWS_AT_ONCE = 2**20
+"""Upper limit of the distances in memory at once: 8 MB, which caches hold; more takes longer."""
 CELLS = 5
 """Regions of the training images in each of which copying is tested for."""
 LEAST_IN_CELL = 20
@@ -221,12 +221,19 @@ def _copying(
 def distances(first: Tensor, second: Tensor) -> Iterator[Tensor]:
     """Yield the squared Euclidean distances of a few rows of `first` at a time to all of `second`.
 
+    What is yielded is overwritten by the next: memory that is asked for anew each time takes longer
+    to get than to fill, and what lies between is lost.
+
     Args: (N, D) and (M, D), float64, about 0, so that the differences of squares are exact enough.
     """
     norms = second.square().sum(dim=1)
-    for rows in first.split(max(1, ROWS_AT_ONCE // max(1, len(second)))):
-        found = rows.square().sum(dim=1, keepdim=True) + norms - 2 * rows @ second.T
-        yield found.clamp_(min=0)
+    parts = first.split(max(1, ROWS_AT_ONCE // max(1, len(second))))
+    room = second.new_empty((2, max(map(len, parts)), len(second)))
+    for rows in parts:
+        found, products = room[:, : len(rows)]
+        torch.mm(rows, second.T, out=products)
+        torch.add(rows.square().sum(dim=1, keepdim=True), norms, out=found)
+        yield found.sub_(products, alpha=2).clamp_(min=0)
 
 
 def _centred(

@@ -19,6 +19,8 @@ PIXELS_AT_ONCE = 2**20
 PUBLISHED_IMAGES = 16_384
 """Number of images of each set that published values are computed from."""
 PUBLISHED_AT_ONCE = 2**26  # 268 MB
+GROUP_PATCHES = 32
+"""Patches of each image of a group, by whose distances a published distance's spread is known."""
 NORMALISED_AT_ONCE = 2**12  # 2.4 MB
 LEAST_SPREAD = 1e-3  # an eighth of a grey level; dividing by less would only blow up rounding
 
@@ -93,8 +95,8 @@ def published_distance(
     fake: np.ndarray,
     level: int,
     seed: int = 0,
-    per_image: int = PATCHES_PER_IMAGE,
-) -> float:
+    groups: int = 0,
+) -> tuple[float, list[float]]:
     """Sliced Wasserstein distance at one level as published figures have it, x 1e3; 0 is best.
 
     In contrast to `sliced_wasserstein`, each set's patches are normalised by their own mean and
@@ -105,25 +107,39 @@ def published_distance(
     Args:
         real, fake: (N, H, W, 3) uint8, perhaps memory-mapped; read a few at a time.
         level: number of the level, 0 for the finest.
-        per_image: patches of each image.
-    Returns: >= 0. All of a level's patches are in memory, 75 kB for each image of each set.
+        groups: into how many groups to divide the images, to measure each by itself, too.
+    Returns: the distance, >= 0, and those of the groups, of 32 patches of each image. All of a
+        level's patches are in memory, 75 kB for each image of each set.
     Raises: ValueError for shapes that differ, or N = 0.
     Source: Karras et al. 2018 (arXiv 1710.10196), section 5, and the authors' code.
     """
     if real.shape != fake.shape or not len(real):
         raise ValueError(f"sets must have one shape, not {real.shape} and {fake.shape}")
     random = np.random.default_rng((seed, level))
-    normal = []
+    sets = []
     for images in (real, fake):
-        patches = np.empty((len(images) * per_image, 3, PATCH, PATCH), np.float32)
+        patches = np.empty((len(images), PATCHES_PER_IMAGE, 3, PATCH, PATCH), np.float32)
         at_once = max(1, PIXELS_AT_ONCE // (images.shape[1] * images.shape[2]))
         for start in range(0, len(images), at_once):
             some = images[start : start + at_once].transpose(0, 3, 1, 2).astype(np.float32)
-            rows = slice(start * per_image, (start + len(some)) * per_image)
-            patches[rows] = _draw(_laplacian_level(some, level), per_image, random)
+            drawn = _draw(_laplacian_level(some, level), PATCHES_PER_IMAGE, random)
+            patches[start : start + len(some)] = drawn.reshape(len(some), *patches.shape[1:])
+        sets.append(patches)
+    distance = _normalised_distance(*sets, random)
+    # The patches are normalised now, and those of a group once more, by their own mean and spread.
+    parts = np.array_split(np.arange(len(real)), groups) if groups else []
+    return distance, [
+        _normalised_distance(*(patches[part, :GROUP_PATCHES] for patches in sets), random)
+        for part in parts
+    ]
+
+
+def _normalised_distance(real: np.ndarray, fake: np.ndarray, random: np.random.Generator) -> float:
+    """Normalise each set's patches, (N, K, 3, 7, 7) float32, in place; return their distance."""
+    flat = [patches.reshape(-1, 3, PATCH, PATCH) for patches in (real, fake)]
+    for patches in flat:
         _normalise(patches)
-        normal.append(patches.reshape(len(patches), -1))
-    first, second = normal
+    first, second = (patches.reshape(len(patches), -1) for patches in flat)
     return projected_distance(first, second, random, at_once=PUBLISHED_AT_ONCE) * 1e3
 
 

@@ -66,14 +66,14 @@ def test_names_say_whose_features_are_compared() -> None:
     assert metric_of("swd/published_16").name == "SWD as published, 16 px"
 
 
-def published(real: np.ndarray, fake: np.ndarray, level: int) -> float:
+def published(real: np.ndarray, fake: np.ndarray, level: int, per_image: int = 128) -> float:
     """The published distance, in the plainest way, from other patches and directions."""
     random = np.random.default_rng(99)
     normal = []
     for images in (real, fake):
         pyramid = laplacian_pyramid(images.transpose(0, 3, 1, 2).astype(np.float32))
         windows = sliding_window_view(pyramid[level], (7, 7), (2, 3))
-        number = np.repeat(np.arange(len(images)), 128)
+        number = np.repeat(np.arange(len(images)), per_image)
         rows, columns = (random.integers(n, size=len(number)) for n in windows.shape[2:4])
         patches = windows[number, :, rows, columns]
         patches = patches - patches.mean(axis=(0, 2, 3), keepdims=True)
@@ -94,12 +94,16 @@ def test_the_published_distance_is_that_of_its_definition() -> None:
     assert published_levels(218, 178) == [178, 89, 45, 23]
     for level in (0, 1):
         expected = published(real, fake, level)
-        assert published_distance(real, fake, level) == pytest.approx(expected, rel=0.1)
+        assert published_distance(real, fake, level)[0] == pytest.approx(expected, rel=0.1)
         # Each set is normalised by itself, so that a global change of contrast is not seen.
         dim = (fake * 0.5).astype(np.uint8)
-        assert published_distance(real, dim, level) == pytest.approx(expected, rel=0.15)
+        assert published_distance(real, dim, level)[0] == pytest.approx(expected, rel=0.15)
+    _, groups = published_distance(real, fake, 0, groups=2)
+    halves = [published(real[half], fake[half], 0, 32) for half in (slice(24), slice(24, None))]
+    assert groups == pytest.approx(halves, rel=0.15)
     # Patches are drawn for each set by itself, so the same images are a little apart too.
-    assert 0 < published_distance(real, real.copy(), 0) < published_distance(real, fake, 0)
+    same, other = (published_distance(real, s, 0)[0] for s in (real.copy(), fake))
+    assert 0 < same < other
 
 
 def test_sets_of_other_shapes_are_refused() -> None:
