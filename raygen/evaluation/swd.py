@@ -125,11 +125,12 @@ def published_distance(
             drawn = _draw(_laplacian_level(some, level), PATCHES_PER_IMAGE, random)
             patches[start : start + len(some)] = drawn.reshape(len(some), *patches.shape[1:])
         sets.append(patches)
-    distance = _normalised_distance(*sets, random)
+    first, second = sets
+    distance = _normalised_distance(first, second, random)
     # The patches are normalised now, and those of a group once more, by their own mean and spread.
     parts = np.array_split(np.arange(len(real)), groups) if groups else []
     return distance, [
-        _normalised_distance(*(patches[part, :GROUP_PATCHES] for patches in sets), random)
+        _normalised_distance(first[part, :GROUP_PATCHES], second[part, :GROUP_PATCHES], random)
         for part in parts
     ]
 
