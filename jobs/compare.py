@@ -1,21 +1,30 @@
 """Compare trained models side by side: figures, pictures, and how sure they are.
 
 python jobs/compare.py runs/dcgan-celeba-0 runs/dcgan-celeba-1 runs/vae-0 runs/vae-1
+python jobs/compare.py --suite anime --data data/anime-64 --budget 2h --tune --width 0.25
 """
 
 import sys
 from collections.abc import Sequence
 
-from raygen.cli import parse_options, run_job
+from raygen.cli import given_options, parse_options, run_job, split_options
 from raygen.comparison.options import CompareOptions
 
 
 def main(argv: Sequence[str]) -> None:
-    options = parse_options(CompareOptions, argv, "Compare trained models side by side.")
-    # Import late, because it takes seconds, for which --help and mistakes should not wait.
-    from raygen.jobs.compare import compare
+    about = "Compare trained models side by side."
+    if "suite" not in given_options(argv):
+        options = parse_options(CompareOptions, argv, about)
+        # Import late, because it takes seconds, for which --help and mistakes should not wait.
+        from raygen.jobs.compare import compare
 
-    compare(options)
+        compare(options)
+        return
+    own, rest = split_options(CompareOptions, argv)
+    options = parse_options(CompareOptions, own, about)
+    from raygen.jobs.suite import run_suite
+
+    run_suite(options, rest)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 from unittest import mock
 
@@ -152,6 +152,20 @@ def parse_options(
     return parse(kind, argv, description, default, program)
 
 
+def split_options(kind: type, argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Divide a command line into the options of a dataclass and all others, with their values."""
+    known = {field.name for field in fields(kind)} | {"help"}
+    own: list[str] = []
+    rest: list[str] = []
+    target = own
+    for word in argv:
+        if word.startswith("--"):
+            name = word[2:].split("=")[0].replace("-", "_")
+            target = own if name.removeprefix("no_") in known else rest
+        target.append(word)
+    return own, rest
+
+
 def parse_choice(
     subcommands: Mapping[str, type[Chosen]], argv: Sequence[str], description: str
 ) -> Chosen:
@@ -222,6 +236,20 @@ def parse_run(
             return command
         # The first word that names a preset was the value of another option.
         preset = command.run.preset
+
+
+@dataclass(frozen=True)
+class _Contender:
+    run: RunConfig
+    """The trainings."""
+
+
+def parse_contender(saved: RunConfig, argv: Sequence[str]) -> RunConfig:
+    """Apply options of trainings to those of a contender. Raises: UserError."""
+    run = parse(_Contender, argv, "", _Contender(saved)).run
+    if run.preset != saved.preset:
+        raise UserError(f"{run.preset}: contenders' presets are the suite's")
+    return run
 
 
 def given_options(argv: Sequence[str]) -> frozenset[str]:

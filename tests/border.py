@@ -286,7 +286,7 @@ def _read_sweep(place: Path) -> None:
     objective = Objective("quality/swd")
     trials = read_trials(sweep, plan)
     listed = read_list(sweep.confirmation)
-    sentence_of_seeds(compare(candidates(trials, plan), listed, trials, objective, [1, 2]))
+    sentence_of_seeds(compare(candidates(trials, plan, 3), listed, trials, objective, [1, 2]))
     trial_rows(trials, objective, space, {})
     as_csv(trials, space, objective)
     sentence(trials, objective)

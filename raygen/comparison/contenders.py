@@ -12,6 +12,7 @@ from raygen.core.errors import UserError
 from raygen.core.storage import Folder
 from raygen.evaluation.record import Evaluation
 from raygen.training.summary import Summary, read_summary
+from raygen.tuning.records import CONFIRMATION, TRIALS
 
 LENGTH = {"steps", "epochs"}
 """Options that may change when a run is resumed, but make another contender."""
@@ -101,12 +102,25 @@ def gather(runs: Sequence[RunInfo]) -> list[tuple[str, dict[str, Any], list[RunI
     """
     groups: dict[str, _Group] = {}
     for run in runs:
-        settings = {name: v for name, v in run.config.items() if name not in NO_PART}
+        settings = settings_of(run)
         key = repr(sorted(settings.items()))
         groups.setdefault(key, _Group(settings)).runs.append(run)
     found = list(groups.values())
     names = _names([group.settings for group in found])
     return [(name, g.settings, g.runs) for name, g in zip(names, found, strict=True)]
+
+
+def settings_of(run: RunInfo) -> dict[str, Any]:
+    """A run's options in which the runs of a contender agree."""
+    return {name: value for name, value in run.config.items() if name not in NO_PART}
+
+
+def sweep_of(run: str) -> str:
+    """The sweep that a training belongs to, as one of its trials or confirming it; else empty."""
+    parts = run.rstrip("/").split("/")
+    if len(parts) < 3 or parts[-2] != TRIALS:
+        return ""
+    return "/".join(parts[: -3 if parts[-3] == CONFIRMATION else -2])
 
 
 def _names(settings: Sequence[Mapping[str, Any]]) -> list[str]:

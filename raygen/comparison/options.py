@@ -5,8 +5,10 @@ from typing import Annotated
 
 import tyro
 
-from raygen.config.fields import ConfigFile, require_at_least, require_seed
+from raygen.config.fields import ConfigFile, option, require_at_least, require_seed, seconds_of
+from raygen.core.errors import UserError
 from raygen.inference.options import LEAST_SAMPLES
+from raygen.tuning.options import MOST_SEEDS
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,25 @@ class CompareOptions:
     runs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN")] = ()
     """Folders or URIs of runs, such as runs/dcgan-celeba; those that differ in nothing but their
     seeds are one contender."""
+    suite: str = ""
+    """In place of runs, contenders to train: celeba (VAE against DCGAN), anime (DCGAN 1:1 and
+    two-phase, VAE-GAN larsen and article), or a JSON file or URI. Options of jobs/train.py, as
+    --width, apply to all of them."""
+    data: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """What the runs were trained on, where they do not say it, or what a suite's trainings train
+    on: a dataset, or a folder that jobs/prepare.py made with one for each --size. May be repeated
+    for contenders of several sizes. Default: the runs' own; of a suite, drawn faces."""
+    budget: str = "2h"
+    """Time for all of a suite's trainings, as 90s, 30m or 2h."""
+    seeds: int = 3
+    """How many seeds each setting of a suite is trained with."""
+    tune: bool = False
+    """Search better settings of each of a suite's contenders first, with equal shares of half of
+    the budget, and compare the best ones and the defaults."""
+    images: int = 0
+    """Images that each of a suite's trainings sees; 0: as many as fit into the budget."""
+    dry_run: bool = False
+    """Say what a suite would train, and how long that takes, and train nothing."""
     out: str = "comparison"
     """Folder or URI for the page (index.html), its figures (comparison.json) and every seed's
     scores (comparison.csv)."""
@@ -37,4 +58,11 @@ class CompareOptions:
     def __post_init__(self) -> None:
         require_seed(self)
         require_at_least(self, LEAST_SAMPLES, "samples")
-        require_at_least(self, 0, "price")
+        require_at_least(self, 0, "price", "images")
+        require_at_least(self, 1, "seeds", most=MOST_SEEDS)
+        seconds_of(self.budget, "--budget")
+        if self.suite and self.runs:
+            raise UserError("--suite: trains its contenders itself; name no runs")
+        for name in ("tune", "images", "dry_run"):
+            if getattr(self, name) and not self.suite:
+                raise UserError(f"{option(name)}: is for a suite; name one with --suite")

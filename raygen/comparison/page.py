@@ -57,6 +57,18 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Published:
+    """Figures of others to stand beside the contenders'.
+
+    Attributes: source: where they were published; figures: by tag of the metric.
+    """
+
+    name: str
+    source: str
+    figures: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Comparison:
     """All that a page shows.
 
@@ -66,6 +78,8 @@ class Comparison:
         parameters: number of weights of each contender, all networks together.
         pictures: of each contender; problems: what could not be drawn, and why.
         guesses: images to tell apart, by contender.
+        published: figures of others, for the tables.
+        tuning: the best to expect of so many trials, for each sweep, by the metric's name.
         protocol: names and values; command: rebuilds the page.
         price: per worker and hour; 0: not known.
     """
@@ -79,6 +93,8 @@ class Comparison:
     pictures: Sequence[Shown] = ()
     problems: Sequence[str] = ()
     guesses: Mapping[str, Sequence[Guess]] = field(default_factory=dict)
+    published: Sequence[Published] = ()
+    tuning: Mapping[str, Sequence[Line]] = field(default_factory=dict)
     notes: Sequence[str] = ()
     protocol: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
@@ -99,8 +115,9 @@ def render(comparison: Comparison) -> str:
         subtitle=_subtitle(comparison),
         answers=comparison.answers,
         notes=comparison.notes,
-        headline=[_columns(row) for row in headline],
-        everything=[_columns(row) for row in comparison.rows],
+        headline=[_columns(row, comparison.published) for row in headline],
+        everything=[_columns(row, comparison.published) for row in comparison.rows],
+        published=comparison.published,
         contenders=[
             {"name": c.name, "runs": _runs(c), "costs": costs(c, p, comparison.price)}
             for c, p in zip(contenders, comparison.parameters, strict=True)
@@ -109,7 +126,7 @@ def render(comparison: Comparison) -> str:
         sheets=[(t, [p for p in comparison.pictures if p.title == t]) for t in titles],
         problems=comparison.problems,
         guesses=list(comparison.guesses.items()),
-        charts=_charts(contenders),
+        charts=[*_charts(contenders), *_tuning_charts(comparison.tuning)],
         differing=differences(contenders),
         protocol=list(comparison.protocol.items()),
         command=comparison.command,
@@ -127,7 +144,7 @@ def _runs(contender: Contender) -> str:
     return f"{text}, {contender.failed} failed" if contender.failed else text
 
 
-def _columns(row: Row) -> dict[str, Any]:
+def _columns(row: Row, published: Sequence[Published]) -> dict[str, Any]:
     """What the page's table shows of a metric."""
     known = [v for values in row.values for v in values]
     ends = [e for m in row.means for e in (m.low, m.high) if math.isfinite(e)]
@@ -150,6 +167,7 @@ def _columns(row: Row) -> dict[str, Any]:
         ],
         "floor": number(row.floor),
         "untrained": _range(untrained),
+        "published": [number(p.figures.get(row.tag, math.nan)) for p in published],
     }
 
 
@@ -169,6 +187,8 @@ def costs(contender: Contender, parameters: int, price: float) -> list[Cost]:
     """What a contender's trainings took, on average. Args: price: per worker and hour."""
     summaries = [entry.summary for entry in contender.entries if entry.summary]
     seconds = [spent for entry in contender.entries if (spent := seconds_of(entry.run.uri))]
+    if not contender.entries:
+        return [Cost(NOTHING)] * (len(COSTS) + bool(price))
     images = [entry.run.images_seen for entry in contender.entries]
     mean_seconds = sum(seconds) / len(seconds) if seconds else math.nan
     workers = summaries[0].num_workers if summaries else 1
@@ -224,6 +244,14 @@ def _charts(contenders: Sequence[Contender]) -> list[tuple[str, str]]:
             if drawn := curves.chart(lines, label, metric_of(tag).name):
                 found.append((f"{metric_of(tag).name} against {label}", drawn))
     return found
+
+
+def _tuning_charts(tuning: Mapping[str, Sequence[Line]]) -> list[tuple[str, str]]:
+    """What to expect of tuning: the best value of so many random trials, on average."""
+    return [
+        (f"expected best {name} against trials", curves.chart(lines, "trials", name))
+        for name, lines in tuning.items()
+    ]
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from raygen.comparison.contenders import Contender
 from raygen.core.errors import UserError
 from raygen.core.storage import Folder
 from raygen.data.pixels import as_images
-from raygen.data.shards.manifest import Manifest
 from raygen.data.shards.reader import ShardReader
 from raygen.evaluation.grids import grid
 from raygen.inference.model import TrainedModel, load
+from raygen.measuring.subjects import RealImages
 from raygen.models.pictures import INTERPOLATION_STEPS, code_maps, slerp
 
 SAMPLES, SAMPLE_COLUMNS = 24, 8
@@ -72,29 +72,30 @@ def load_first(contender: Contender) -> TrainedModel:
 
 
 def draw(
-    contender: Contender,
-    trained: TrainedModel,
-    data: Folder,
-    manifest: Manifest,
-    split: str,
-    seed: int,
+    contender: Contender, trained: TrainedModel, real: RealImages, measured: Folder, seed: int
 ) -> list[Shown]:
     """Draw a contender, with the same codes and images for each.
 
-    Args: trained: see `load_first`; data, manifest, split: of the held-out images; seed: of codes.
+    Args:
+        trained: see `load_first`.
+        real: the held-out images, of the model's size.
+        measured: folder of the pictures that its measurement drew.
+        seed: of codes.
     Raises: UserError if what it makes is not finite.
     """
     name = contender.name
     found = [shown("samples", name, grid(trained.sample(SAMPLES, seed), SAMPLE_COLUMNS))]
     found.append(shown("interpolations", name, grid(_interpolated(trained, seed), 8)))
     if trained.model.can_encode:
-        reader = ShardReader(data, manifest, split)
-        rows = np.arange(min(RECONSTRUCTED, manifest.rows(split)))
-        images = as_images(reader.images(rows))
+        rows = np.arange(min(RECONSTRUCTED, real.manifest.rows(real.split)))
+        images = as_images(ShardReader(real.folder, real.manifest, real.split).images(rows))
         found += _of_encoder(trained, images, name)
-        found += _attributes(trained, images[:VARIED], data, manifest, name)
+        found += _attributes(trained, images[:VARIED], real, name)
     run = Folder.at(contender.measured[0].run.uri)
-    sheets = {"nearest training images": _nearest(run), "evolution": _evolution(run)}
+    sheets = {
+        "nearest training images": _read(measured, "nearest.png"),
+        "evolution": _evolution(run),
+    }
     found += [shown(title, name, pixels) for title, pixels in sheets.items() if pixels is not None]
     return found
 
@@ -119,25 +120,18 @@ def _of_encoder(trained: TrainedModel, images: Tensor, name: str) -> list[Shown]
     ]
 
 
-def _attributes(
-    trained: TrainedModel, images: Tensor, data: Folder, manifest: Manifest, name: str
-) -> list[Shown]:
+def _attributes(trained: TrainedModel, images: Tensor, real: RealImages, name: str) -> list[Shown]:
     """Strips of images whose attributes are changed."""
     found = []
-    for attribute in manifest.attributes[:MOST_ATTRIBUTES]:
+    for attribute in real.manifest.attributes[:MOST_ATTRIBUTES]:
         try:
-            vector = trained.attribute_vector(data, attribute, most=500)
+            vector = trained.attribute_vector(real.folder, attribute, most=500)
         except UserError:
             # All images have it, or none.
             continue
         varied = trained.vary(images, vector, torch.tensor(STRENGTHS))
         found.append(shown(f"attribute {attribute}", name, grid(varied, len(STRENGTHS))))
     return found
-
-
-def _nearest(run: Folder) -> np.ndarray | None:
-    """The sheet of nearest pairs that the run's evaluation drew."""
-    return _read(run.join("evaluation"), "nearest.png")
 
 
 def _evolution(run: Folder) -> np.ndarray | None:
@@ -166,15 +160,14 @@ def _read(folder: Folder, name: str) -> np.ndarray | None:
         return None
 
 
-def guesses(
-    trained: TrainedModel, data: Folder, manifest: Manifest, split: str, seed: int
-) -> list[Guess]:
+def guesses(trained: TrainedModel, real: RealImages, seed: int) -> list[Guess]:
     """Real and generated images in random order, for a reader's own eye."""
-    count = min(GUESSED // 2, manifest.rows(split))
+    total = real.manifest.rows(real.split)
+    count = min(GUESSED // 2, total)
     random = np.random.default_rng(seed)
-    rows = np.sort(random.permutation(manifest.rows(split))[:count])
-    real = as_images(ShardReader(data, manifest, split).images(rows))
-    both = [(image, "real") for image in real]
+    rows = np.sort(random.permutation(total)[:count])
+    found = as_images(ShardReader(real.folder, real.manifest, real.split).images(rows))
+    both = [(image, "real") for image in found]
     both += [(image, "generated") for image in trained.sample(count, seed + 2)]
     order = random.permutation(len(both))
     return [

@@ -3,8 +3,12 @@
 from raygen.config.run import DRAWN, RunConfig
 from raygen.core.errors import UserError
 from raygen.core.storage import Folder
+from raygen.data.shards.manifest import MANIFEST
 from raygen.data.sources.drawn import find_drawn
 from raygen.training.run import RunFolder
+
+LEVELS = 3
+"""Folders between a storage and a run that confirms a sweep's results."""
 
 
 def dataset_of(run: Folder, config: RunConfig, data: str, said: str, command: str) -> Folder:
@@ -27,4 +31,9 @@ def dataset_of(run: Folder, config: RunConfig, data: str, said: str, command: st
     if config.data != DRAWN:
         return Folder.at(config.data)
     begun = RunFolder(run).dataset()
-    return find_drawn(run.parent, config.image.of_faces, config.drawn_count, begun)
+    faces = config.image.of_faces, config.drawn_count, begun
+    storages = [run.parent]
+    for _ in range(LEVELS):
+        storages.append(storages[-1].parent)
+    found = [find_drawn(storage, *faces) for storage in storages]
+    return next((folder for folder in found if folder.exists(MANIFEST)), found[0])

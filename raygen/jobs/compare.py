@@ -1,27 +1,44 @@
 """Compare trained models side by side: the work of `jobs/compare.py`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from raygen.cli import command_line
 from raygen.comparison import table
-from raygen.comparison.contenders import Contender, Entry, gather, open_runs, summary_of
+from raygen.comparison.contenders import (
+    Contender,
+    Entry,
+    gather,
+    open_runs,
+    settings_of,
+    summary_of,
+    sweep_of,
+)
+from raygen.comparison.curves import Line
 from raygen.comparison.options import CompareOptions
-from raygen.comparison.page import Comparison, as_csv, as_json, render
+from raygen.comparison.page import Comparison, Published, as_csv, as_json, render
 from raygen.comparison.pictures import Guess, Shown, draw, guesses, load_first
 from raygen.comparison.runs import RunInfo
-from raygen.config.run import RunConfig
+from raygen.config.run import DRAWN, RunConfig
 from raygen.core.errors import RunError, UserError, one_line
 from raygen.core.progress import ProgressLine, Silence
 from raygen.core.storage import Folder
-from raygen.data.shards.manifest import Manifest
-from raygen.data.splits import TEST, VALIDATION
+from raygen.data.originals import holds_originals
+from raygen.data.shards.manifest import MANIFEST, Manifest
+from raygen.evaluation.metrics import metric_of
+from raygen.evaluation.objective import Objective
 from raygen.evaluation.pretrained import load_weights
 from raygen.evaluation.record import Evaluation
 from raygen.inference.dataset import dataset_of
 from raygen.inference.model import best_or_last, open_run
 from raygen.inference.options import EvaluateOptions
-from raygen.jobs.evaluate import evaluate
+from raygen.jobs.evaluate import measure, open_data
+from raygen.measuring.common_size import reduction
+from raygen.measuring.subjects import RealImages, Subject
+from raygen.measuring.tasks import Extractors
 from raygen.models.flops import on_meta
+from raygen.tuning.expected_best import expected_best, searched_values
+from raygen.tuning.records import SweepFolder
 
 
 class _ProgressAlone(ProgressLine):
@@ -34,6 +51,18 @@ class _ProgressAlone(ProgressLine):
 PAGE, FIGURES, SCORES = "index.html", "comparison.json", "comparison.csv"
 
 
+@dataclass(frozen=True)
+class Group:
+    """A contender's trainings.
+
+    Attributes: runs: their folders; problem: why there are none, or fewer than planned.
+    """
+
+    name: str
+    runs: Sequence[str]
+    problem: str = ""
+
+
 def compare(options: CompareOptions, line: ProgressLine | None = None) -> Comparison:
     """Measure runs that have not been measured yet, and make a page of all.
 
@@ -42,21 +71,49 @@ def compare(options: CompareOptions, line: ProgressLine | None = None) -> Compar
     """
     if len(options.runs) < 2:
         raise UserError("RUN: name two runs at least, such as runs/dcgan-celeba runs/vae-celeba")
-    line = line or ProgressLine()
+    gathered = gather(open_runs(options.runs))
+    groups = [Group(name, [run.uri for run in runs]) for name, _, runs in gathered]
+    return compare_groups(options, groups, line or ProgressLine())
+
+
+def compare_groups(
+    options: CompareOptions,
+    groups: Sequence[Group],
+    line: ProgressLine,
+    published: Sequence[Published] = (),
+    command: str = "",
+) -> Comparison:
+    """The same for runs that are gathered already.
+
+    Args:
+        published: figures of others to show beside theirs.
+        command: makes the page again; empty: names the runs.
+    Raises: UserError, RunError.
+    """
     out = Folder.at(options.out)
-    runs = open_runs(options.runs)
-    data, manifest = _one_dataset(runs)
+    runs = {run.uri: run for run in open_runs([uri for group in groups for uri in group.runs])}
+    if not runs:
+        raise RunError(f"no contender was trained: {groups[0].problem}")
+    extractors = {e.name: e for e in (load_weights(path) for path in options.weights)}
+    ready = _prepared(list(runs.values()), options)
+    if not ready.subjects:
+        problem = next(iter(ready.problems.values()))
+        raise UserError(f"RUN: none of the runs can be measured: {problem}")
     out.check_writable()
-    problems = {run.uri: _problem(run) for run in runs}
-    wanted = [run for run in runs if not problems[run.uri]]
-    if not wanted:
-        raise UserError(f"RUN: none of the runs can be measured: {problems[runs[0].uri]}")
-    _measure(wanted, options, manifest, line)
-    contenders = [
-        Contender(name, settings, [_entry(run, problems[run.uri]) for run in group])
-        for name, settings, group in gather(runs)
-    ]
-    comparison = _comparison(contenders, options, data, manifest, line)
+    evaluations = _measured(list(ready.subjects.values()), options, extractors, line)
+    entries = {
+        uri: Entry(run, summary_of(run), evaluations.get(uri), ready.problems.get(uri, ""))
+        for uri, run in runs.items()
+    }
+    contenders = []
+    for group in groups:
+        own = [runs[Folder.at(uri).uri] for uri in group.runs]
+        settings = settings_of(own[0]) if own else {}
+        contenders.append(Contender(group.name, settings, [entries[run.uri] for run in own]))
+    failed = [f"{group.name}: {group.problem}" for group in groups if group.problem]
+    comparison = _comparison(contenders, options, ready, failed, line)
+    command = command or command_line("jobs/compare.py", *_arguments(options))
+    comparison = replace(comparison, published=published, command=command)
     out.write_bytes(PAGE, render(comparison).encode())
     out.write_json(FIGURES, as_json(comparison))
     out.write_bytes(SCORES, as_csv(comparison).encode())
@@ -67,100 +124,156 @@ def compare(options: CompareOptions, line: ProgressLine | None = None) -> Compar
     return comparison
 
 
-def _one_dataset(runs: Sequence[RunInfo]) -> tuple[Folder, Manifest]:
-    """The dataset that all runs were trained on. Raises: UserError if there are several."""
-    found: tuple[Folder, Manifest] | None = None
-    for run in runs:
-        config = RunConfig.from_json(run.config, run.uri)
-        again = command_line("jobs/compare.py", *(r.uri for r in runs))
-        data = dataset_of(Folder.at(run.uri), config, "", run.uri, again)
-        manifest = Manifest.load(data)
-        if found and manifest.fingerprint != found[1].fingerprint:
-            raise UserError(
-                f"{run.uri}: was trained on {data.uri}, but {runs[0].uri} on {found[0].uri}; "
-                "figures of different images cannot be compared"
-            )
-        found = found or (data, manifest)
-    assert found
-    return found
+def dataset_for(places: Sequence[str], size: str) -> str:
+    """The dataset of images of a size, among those that a user named.
 
-
-def _problem(run: RunInfo) -> str:
-    """Why a run cannot be measured, in one line; empty if it can."""
-    try:
-        _step_of(run)
-    except (UserError, RunError) as error:
-        return run.problem or one_line(error)
+    Args: places: datasets, or folders that hold one of each size, as jobs/prepare.py makes them;
+        `drawn` counts as one of any size.
+    Returns: its place; empty if none was named.
+    Raises: UserError if none of them has this size.
+    """
+    for place in places:
+        folder = Folder.at(place) if place != DRAWN else None
+        if folder is None or holds_originals(folder):
+            return place
+        if folder.exists(MANIFEST):
+            if Manifest.load(folder).size == size:
+                return place
+        elif folder.join(size).exists(MANIFEST):
+            return folder.join(size).uri
+    if places:
+        raise UserError(
+            f"--data {' '.join(places)}: holds no images of {size}; prepare them with --size {size}"
+        )
     return ""
 
 
-def _step_of(run: RunInfo) -> int:
-    """The step of the checkpoint that is measured. Raises: UserError."""
-    return best_or_last(open_run(run.uri)[0])
+@dataclass(frozen=True)
+class _Ready:
+    """What there is to measure, by run.
+
+    Attributes:
+        common: the real images that all are compared with; own: those of each run's own size.
+        problems: why other runs cannot be measured.
+    """
+
+    common: RealImages
+    subjects: Mapping[str, Subject]
+    own: Mapping[str, RealImages]
+    problems: Mapping[str, str]
 
 
-def _measure(
-    runs: Sequence[RunInfo], options: CompareOptions, manifest: Manifest, line: ProgressLine
-) -> None:
-    """Evaluate the runs whose figures are missing or rest on something else."""
-    extractors = [load_weights(path).name for path in options.weights]
-    split = TEST if manifest.rows(TEST) else VALIDATION
-    count = min(options.samples, manifest.rows(split))
-    missing = []
-    for run in runs:
-        known = _evaluation(run)
-        wanted = {"step": _step_of(run), "samples": count, "seed": options.seed, "split": split}
-        wanted["dataset"] = manifest.fingerprint
-        has = known is not None and all(known.about.get(n) == v for n, v in wanted.items())
-        if not has or not all(f"{name}/fd" in known.metrics for name in extractors if known):
-            missing.append(run.uri)
-    if missing:
-        line.tell(f"measuring {len(missing)} of {len(runs)} runs")
-        evaluate(
-            EvaluateOptions(
-                runs=tuple(missing),
-                samples=options.samples,
-                weights=options.weights,
-                seed=options.seed,
-                verbose=options.verbose,
-            ),
-            line if isinstance(line, Silence) else _ProgressAlone(),
+def _prepared(runs: Sequence[RunInfo], options: CompareOptions) -> _Ready:
+    """Find what is to be measured, on one set of real images for all.
+
+    Raises: UserError if runs were trained on other images, so that they cannot be compared.
+    """
+    datasets = [_dataset_of(run, runs, options) for run in runs]
+    common = min(datasets, key=lambda real: real.manifest.image_bytes)
+    of_common = runs[datasets.index(common)]
+    subjects: dict[str, Subject] = {}
+    problems: dict[str, str] = {}
+    for run, own in zip(runs, datasets, strict=True):
+        becomes = None
+        if own.manifest.fingerprint != common.manifest.fingerprint:
+            try:
+                becomes = reduction(own.manifest, common.manifest)
+            except ValueError as error:
+                raise UserError(
+                    f"{run.uri}: was trained on {own.folder.uri}, but {of_common.uri} on "
+                    f"{common.folder.uri}, which cannot be compared, because {error}"
+                ) from error
+        try:
+            folder, config = open_run(run.uri)
+            step = best_or_last(folder)
+        except (UserError, RunError) as error:
+            problems[run.uri] = run.problem or one_line(error)
+            continue
+        subjects[run.uri] = Subject(
+            run.uri, common, folder.folder, config, step, "", folder.dataset(), becomes
         )
+    own_images = {run.uri: own for run, own in zip(runs, datasets, strict=True)}
+    return _Ready(common, subjects, own_images, problems)
 
 
-def _evaluation(run: RunInfo) -> Evaluation | None:
+def _dataset_of(run: RunInfo, runs: Sequence[RunInfo], options: CompareOptions) -> RealImages:
+    """The images that a run was trained on. Raises: UserError."""
+    config = RunConfig.from_json(run.config, run.uri)
+    named = dataset_for(options.data, config.size)
+    again = command_line("jobs/compare.py", *(r.uri for r in runs), "--data", config.data)
+    folder = Folder.at(run.uri)
+    return open_data(dataset_of(folder, config, "" if named == DRAWN else named, run.uri, again))
+
+
+def _measured(
+    subjects: Sequence[Subject],
+    options: CompareOptions,
+    extractors: Extractors,
+    line: ProgressLine,
+) -> dict[str, Evaluation]:
+    """The runs' evaluations; those that are missing or rest on something else are made."""
+    wanted = EvaluateOptions(
+        samples=options.samples,
+        weights=options.weights,
+        seed=options.seed,
+        verbose=options.verbose,
+    )
+    missing = [s for s in subjects if not _is_measured(s, options, extractors)]
+    if missing:
+        line.tell(f"measuring {len(missing)} of {len(subjects)} runs")
+        quiet = line if isinstance(line, Silence) else _ProgressAlone()
+        measure(missing, wanted, extractors, quiet)
+    found = {subject.name: _evaluation(subject) for subject in subjects}
+    return {name: evaluation for name, evaluation in found.items() if evaluation}
+
+
+def _is_measured(subject: Subject, options: CompareOptions, extractors: Extractors) -> bool:
+    known, real = _evaluation(subject), subject.real
+    if known is None:
+        return False
+    wanted = {
+        "step": subject.step,
+        "samples": min(options.samples, real.manifest.rows(real.split)),
+        "seed": options.seed,
+        "split": real.split,
+        "dataset": real.manifest.fingerprint,
+    }
+    same = all(known.about.get(name) == value for name, value in wanted.items())
+    return same and all(f"{name}/fd" in known.metrics for name in extractors)
+
+
+def _evaluation(subject: Subject) -> Evaluation | None:
+    assert subject.run
     try:
-        return Evaluation.read(Folder.at(run.uri))
+        return Evaluation.read(subject.run, f"{subject.evaluation_name}.json")
     except (FileNotFoundError, UserError):
         return None
-
-
-def _entry(run: RunInfo, problem: str) -> Entry:
-    return Entry(run, summary_of(run), None if problem else _evaluation(run), problem)
 
 
 def _comparison(
     contenders: Sequence[Contender],
     options: CompareOptions,
-    data: Folder,
-    manifest: Manifest,
+    ready: _Ready,
+    failed: Sequence[str],
     line: ProgressLine,
 ) -> Comparison:
     rows = table.compare(contenders)
     extractor = table.extractor_for_all(contenders)
-    split = TEST if manifest.rows(TEST) else VALIDATION
     pictures: list[Shown] = []
     guessed: dict[str, Sequence[Guess]] = {}
     entries = [entry for contender in contenders for entry in contender.entries]
-    problems = [f"{entry.run.uri}: {entry.problem}" for entry in entries if entry.problem]
+    problems = [*failed, *(f"{e.run.uri}: {e.problem}" for e in entries if e.problem)]
     for contender in contenders:
         line.show(f"drawing {contender.name}")
         if not contender.measured:
             continue
+        run = contender.measured[0].run.uri
         try:
             trained = load_first(contender)
-            pictures += draw(contender, trained, data, manifest, split, options.seed)
-            guessed[contender.name] = guesses(trained, data, manifest, split, options.seed)
+            pictures += draw(
+                contender, trained, ready.own[run], ready.subjects[run].pictures, options.seed
+            )
+            guessed[contender.name] = guesses(trained, ready.own[run], options.seed)
         except (UserError, RunError) as error:
             problems.append(f"{contender.name}: {one_line(error)}")
     titles = list(dict.fromkeys(picture.title for picture in pictures))
@@ -175,14 +288,62 @@ def _comparison(
         pictures=pictures,
         problems=problems,
         guesses=guessed,
-        notes=_notes(contenders),
-        protocol=_protocol(contenders, options, data, manifest, split),
-        command=command_line("jobs/compare.py", *_arguments(options)),
+        tuning=_tuning(contenders),
+        notes=[*_sizes(contenders, ready), *_notes(contenders)],
+        protocol=_protocol(contenders, options, ready.common),
         price=options.price,
     )
 
 
+def _sizes(contenders: Sequence[Contender], ready: _Ready) -> list[str]:
+    """Which contenders' images were reduced, and how."""
+    notes = []
+    for contender in contenders:
+        for entry in contender.measured[:1]:
+            becomes = ready.subjects[entry.run.uri].becomes
+            if becomes:
+                cut = (
+                    f"a square of {becomes.crop} pixels is cut out of them and"
+                    if becomes.crop
+                    else "they are"
+                )
+                notes.append(
+                    f"The images of {contender.name} have {ready.own[entry.run.uri].manifest.size} "
+                    f"pixels; before they are compared, {cut} reduced to {becomes.size}, as the "
+                    "real images were. What needs images of a model's own size is not compared."
+                )
+    return notes
+
+
+def _tuning(contenders: Sequence[Contender]) -> dict[str, list[Line]]:
+    """Expected best of each sweep that contenders' trainings belong to, by the metric's name."""
+    sweeps: dict[str, int] = {}
+    for number, contender in enumerate(contenders):
+        for entry in contender.entries[:1]:
+            if uri := sweep_of(entry.run.uri):
+                sweeps.setdefault(uri, number)
+    found: dict[str, list[Line]] = {}
+    for uri, number in sweeps.items():
+        sweep = SweepFolder(Folder.at(uri))
+        try:
+            saved = sweep.saved()
+            trials = sweep.read_trials()
+        except (UserError, OSError):
+            continue
+        if not saved.metric:
+            continue
+        objective = Objective(saved.metric, metric_of(saved.metric).direction)
+        if values := searched_values(trials, objective):
+            best = expected_best(values, objective.sign)
+            points = list(zip(best.trials.tolist(), best.mean.tolist(), strict=True))
+            line = Line(contenders[number].name, number, points)
+            found.setdefault(metric_of(saved.metric).name, []).append(line)
+    return found
+
+
 def _parameters(contender: Contender) -> int:
+    if not contender.entries:
+        return 0
     config = RunConfig.from_json(contender.entries[0].run.config, contender.name)
     networks = on_meta(config).networks
     return sum(p.numel() for network in networks.values() for p in network.parameters())
@@ -201,11 +362,7 @@ def _notes(contenders: Sequence[Contender]) -> list[str]:
 
 
 def _protocol(
-    contenders: Sequence[Contender],
-    options: CompareOptions,
-    data: Folder,
-    manifest: Manifest,
-    split: str,
+    contenders: Sequence[Contender], options: CompareOptions, real: RealImages
 ) -> dict[str, str]:
     [about, *_] = [e.evaluation.about for c in contenders for e in c.measured if e.evaluation]
     extractors = "; ".join(
@@ -213,9 +370,10 @@ def _protocol(
         f"{values['resizer']})"
         for name, values in about.get("extractors", {}).items()
     )
+    manifest, split = real.manifest, real.split
     splits = ", ".join(f"{manifest.rows(name):,} {name}" for name in manifest.splits)
     return {
-        "images": f"{data.uri}: {splits}; {manifest.size}, {manifest.fingerprint[:12]}",
+        "images": f"{real.folder.uri}: {splits}; {manifest.size}, {manifest.fingerprint[:12]}",
         "measured on": f"{about['samples']:,} samples of each training and as many {split} images",
         "checkpoints": "the best by validation images, or the last where none was measured",
         "extractors": extractors,
@@ -237,4 +395,5 @@ def _arguments(options: CompareOptions) -> list[str]:
         value = getattr(options, name)
         if value != getattr(default, name):
             words += [f"--{name}", str(value)]
+    words += [word for place in options.data for word in ("--data", place)]
     return words + (["--weights", *options.weights] if options.weights else [])

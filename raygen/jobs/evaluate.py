@@ -1,6 +1,7 @@
 """Measure trained models, or any images, on images that nothing was chosen on."""
 
 import math
+from collections.abc import Sequence
 
 from ray.exceptions import RayTaskError
 
@@ -21,6 +22,7 @@ from raygen.inference.options import LEAST_SAMPLES, EvaluateOptions
 from raygen.measuring.dispatch import cause_of
 from raygen.measuring.measurement import Kept, Measurement
 from raygen.measuring.subjects import RealImages, Subject
+from raygen.measuring.tasks import Extractors
 
 
 def evaluate(options: EvaluateOptions, line: ProgressLine | None = None) -> list[Evaluation]:
@@ -34,12 +36,25 @@ def evaluate(options: EvaluateOptions, line: ProgressLine | None = None) -> list
         raise UserError("RUN: name one run or more, or a folder of images with --images")
     if options.out and len(options.runs) > 1:
         raise UserError("--out: is one file, but there are several runs; leave it out")
-    line = line or ProgressLine()
     # Everything that could refuse is asked before anything takes time.
     extractors = {e.name: e for e in (load_weights(path) for path in options.weights)}
     subjects = [_open_run(run, options) for run in options.runs]
     if options.images:
         subjects.append(_open_images(options))
+    return measure(subjects, options, extractors, line or ProgressLine())
+
+
+def measure(
+    subjects: Sequence[Subject],
+    options: EvaluateOptions,
+    extractors: Extractors,
+    line: ProgressLine,
+) -> list[Evaluation]:
+    """Measure what is described, write what was found, and tell it.
+
+    Args: extractors: besides raygen's own.
+    Raises: UserError, RunError.
+    """
     targets = [_target(subject, options) for subject in subjects]
     found = []
     try:
@@ -71,7 +86,7 @@ def _open_run(path: str, options: EvaluateOptions) -> Subject:
     step = best_or_last(run) if which == "best" else find_checkpoint(run, which)
     again = command_line("jobs/evaluate.py", path, "--data", config.data)
     data = dataset_of(run.folder, config, options.data, path, again)
-    real = _open_data(data)
+    real = open_data(data)
     config.check_images(real.manifest.height, real.manifest.width)
     return Subject(path, real, run.folder, config, step, trained_on=run.dataset())
 
@@ -79,10 +94,14 @@ def _open_run(path: str, options: EvaluateOptions) -> Subject:
 def _open_images(options: EvaluateOptions) -> Subject:
     if not options.data:
         raise UserError("--images: needs --data, the dataset of real images to compare them with")
-    return Subject(options.images, _open_data(Folder.at(options.data)), images=options.images)
+    return Subject(options.images, open_data(Folder.at(options.data)), images=options.images)
 
 
-def _open_data(data: Folder) -> RealImages:
+def open_data(data: Folder) -> RealImages:
+    """A dataset to measure on: its test split, or the validation split if it has none.
+
+    Raises: UserError if it is no dataset, or has too few images.
+    """
     manifest = Manifest.load(data)
     real = RealImages(data, manifest, TEST if manifest.rows(TEST) else VALIDATION)
     count = manifest.rows(real.split)
@@ -97,7 +116,9 @@ def _open_data(data: Folder) -> RealImages:
 def _target(subject: Subject, options: EvaluateOptions) -> Folder:
     if options.out:
         return file_to_write("--out", options.out, FILE)
-    return subject.run.join(FILE) if subject.run else file_to_write("--out", "", FILE)
+    if subject.run:
+        return subject.run.join(f"{subject.evaluation_name}.json")
+    return file_to_write("--out", "", FILE)
 
 
 def _report(subject: Subject, evaluation: Evaluation, target: Folder, line: ProgressLine) -> None:

@@ -63,6 +63,7 @@ MAY_CHANGE = {
     "resume",
     "workers_per_trial",
     "confirm",
+    "confirm_best",
 }
 """Options of a sweep that may differ when it is resumed."""
 
@@ -86,10 +87,15 @@ class Findings:
     confirmed: Confirmed | None = None
 
 
-def tune(command: TuneCommand, line: ProgressLine | None = None) -> Findings:
+def tune(
+    command: TuneCommand, line: ProgressLine | None = None, of_suite: bool = False
+) -> Findings:
     """Run a sweep, or resume it.
 
-    Args: line: shows the progress; None: on the terminal, with a live table.
+    Args:
+        line: shows the progress; None: on the terminal, with a live table.
+        of_suite: the sweep is a part of a suite: its time budget is the search's alone, whatever
+            time the confirmation takes, and what to do next is not told.
     Raises: UserError, RunError, Interrupted.
     """
     job, options = command.job, command.sweep
@@ -168,7 +174,7 @@ def tune(command: TuneCommand, line: ProgressLine | None = None) -> Findings:
         began = time.monotonic()
         reserve = partial(
             reserve_seconds,
-            seeds=options.confirm,
+            trainings=0 if of_suite else options.confirm * (1 + options.confirm_best),
             total_images=total_images,
             at_once=capacity.at_once,
         )
@@ -178,7 +184,7 @@ def tune(command: TuneCommand, line: ProgressLine | None = None) -> Findings:
             )
             confirmed = None
             if options.confirm:
-                spent = time.monotonic() - began
+                spent = -math.inf if of_suite else time.monotonic() - began
                 confirmed = _confirm(
                     task, options, plan, finished.trials, table, launch, lease, spent
                 )
@@ -188,7 +194,7 @@ def tune(command: TuneCommand, line: ProgressLine | None = None) -> Findings:
         table.clear()
         leave()
         launch.signals.ignore()
-        findings = conclude(task, command, plan, finished, confirmed, line)
+        findings = conclude(task, command, plan, finished, confirmed, line, of_suite)
         if findings.left and launch.signals.stop.is_set():
             raise Interrupted("interrupted")
         return findings
@@ -212,12 +218,15 @@ def _confirm(
     if not best_trial(trials, plan.objective):
         return None
     folder = task.sweep.confirmation
-    settings, seeds = candidates(trials, plan), fresh_seeds(trials, plan, options.confirm)
+    settings = candidates(trials, plan, options.confirm_best)
+    seeds = fresh_seeds(trials, plan, options.confirm)
     budget = options.budget_seconds()
     left = math.inf if budget is None else budget - spent
     trained, listed = folder.read_trials(), read_list(folder)
     if left >= 1 and not launch.signals.stop.is_set():
-        listed_plan, listed, trained = plan_confirmation(folder, trials, plan, options.confirm)
+        listed_plan, listed, trained = plan_confirmation(
+            folder, trials, plan, options.confirm, options.confirm_best
+        )
         ended = sum(trial.status in ENDED for trial in trained)
         if ended < len(listed):
             names = ["the defaults", *(f"trial {trial.number}" for trial in settings[1:])]
@@ -226,7 +235,7 @@ def _confirm(
                 f"confirming {', '.join(names)} with {options.confirm} new seeds each: "
                 f"{len(listed):,} trainings, of which {ended} have ended"
             )
-        limit = "" if budget is None else f"{int(left)}s"
+        limit = f"{int(left)}s" if math.isfinite(left) else ""
         as_listed = replace(options, scheduler="none", search="random", time_budget=limit)
         confirming = replace(task, sweep=folder, status=launch.status())
         trained = run_sweep(
@@ -300,9 +309,11 @@ def conclude(
     finished: Finished,
     confirmed: Confirmed | None,
     line: ProgressLine,
+    of_suite: bool,
 ) -> Findings:
     """Write the results and print a summary.
 
+    Args: of_suite: see `tune`.
     Raises: RunError if there are no results.
     """
     sweep, at_once = task.sweep, task.capacity.at_once
@@ -333,13 +344,17 @@ def conclude(
         line.tell("\n".join(aligned(confirmation_rows(confirmed, plan))))
         found = confirmation_sentence(confirmed)
         line.tell(found)
-    else:
+    elif not of_suite:
         line.tell("this is not confirmed: each setting was trained with one seed")
     summary: dict[str, Any] = {"preset": plan.config.preset, "found": found, "trials": len(trials)}
     summary |= {"images_seen": sum(trial.images_seen for trial in trials), "at_once": at_once}
     if finished.seconds:
         summary |= {"seconds": finished.seconds, "busy_share": finished.busy_share}
     sweep.folder.write_json(SUMMARY, summary)
+    left = plan.count - ended + confirming
+    findings = Findings(trials, best_config(plan.config, chosen), found, left, confirmed)
+    if of_suite:
+        return findings
     line.tell(f"found:       {', '.join(sweep.folder.join(name).uri for name in names)}")
     there = ["--storage", command.job.storage] if command.job.storage != JobOptions.storage else []
     # A file alone may not decide which machine is sent credentials, so --data is repeated.
@@ -354,7 +369,6 @@ def conclude(
         *data,
     ]
     line.tell(f"train it:    {command_line(*again)}")
-    left = plan.count - ended + confirming
     if left:
         again = ["jobs/tune.py", plan.config.preset, "--storage", command.job.storage]
         again += ["--run-name", command.job.run_name, "--resume", *data]
@@ -363,4 +377,4 @@ def conclude(
             + (f", and {confirming} trainings to confirm them have not" if confirming else "")
             + f"; to go on: {command_line(*again)}"
         )
-    return Findings(trials, best_config(plan.config, chosen), found, left, confirmed)
+    return findings

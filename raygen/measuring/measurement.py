@@ -42,8 +42,6 @@ PART = 250
 RECONSTRUCTED = 2_000
 """Upper limit of the images that are reconstructed."""
 NEAREST_SHOWN, PAIRS_PER_ROW = 16, 4
-FOLDER = "evaluation"
-"""Folder in a run's for pictures and TensorBoard's events."""
 MODEL, FLOOR, UNTRAINED = "model", "floor", "untrained"
 
 
@@ -146,7 +144,7 @@ class Measurement:
             self._draw_nearest(gathered)
             values = {tag: measured.value for tag, measured in metrics.items()}
             images_seen = self._subject.step * self._subject.config.step_images
-            write_events(self._subject.run.join(FOLDER), values, images_seen)
+            write_events(self._subject.pictures, values, images_seen)
         return Evaluation(f"{self._best}/fd", metrics, about)
 
     def _gather(self, count: int, extractors: Any) -> Gathered:
@@ -250,7 +248,8 @@ class Measurement:
                 "the dataset has no test split, so the validation images are measured on, which "
                 "checkpoints and settings may have been chosen on; prepare it again for one"
             )
-        if self._subject.trained_on not in ("", self._real.manifest.fingerprint):
+        elsewhere = self._subject.trained_on not in ("", self._real.manifest.fingerprint)
+        if elsewhere and not self._subject.becomes:
             self._note(
                 f"the run was trained on another dataset than {self._real.folder.uri}, which may "
                 "have had these images among its training images"
@@ -292,6 +291,7 @@ class Measurement:
                 (first, stop, count),
                 self._options.seed,
                 self._shared,
+                subject.becomes,
                 returns=2,
             )
             for first, stop in _parts(count)
@@ -365,8 +365,7 @@ class Measurement:
         beside = reader.images(gathered.train_rows[nearest[closest]])
         pairs = np.stack([images, beside], axis=1).reshape(-1, *images.shape[1:])
         sheet = encode_png(grid(as_images(pairs), 2 * PAIRS_PER_ROW))
-        assert self._subject.run
-        self._subject.run.join(FOLDER).write_bytes("nearest.png", sheet)
+        self._subject.pictures.write_bytes("nearest.png", sheet)
 
     def _about(self, extractors: Extractors, count: int, seconds: float) -> dict[str, Any]:
         manifest, config = self._real.manifest, self._subject.config
@@ -379,6 +378,7 @@ class Measurement:
             "data": self._real.folder.uri,
             "dataset": manifest.fingerprint,
             "split": self._real.split,
+            "reduced_to": self._subject.becomes and self._subject.becomes.size,
             "quantised": "8 bits",
             "extractors": {
                 name: {"sha256": e.sha256, "dimensions": e.dimensions, "resizer": e.resizer}

@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from raygen.config.run import RunConfig
+from raygen.config.run import ImageFormat, RunConfig
 from raygen.core.storage import Folder
 from raygen.data.shards.manifest import Manifest
 from raygen.models import build_model
@@ -37,6 +37,8 @@ class Subject:
         name: for messages; run: the run's folder, or None; step: the checkpoint's.
         real: what it is compared with.
         trained_on: fingerprint of the dataset that the run was trained on; empty: not known.
+        becomes: how the model's samples are brought to the size of the real images; None: they
+            have it.
     """
 
     name: str
@@ -46,10 +48,23 @@ class Subject:
     step: int = 0
     images: str = ""
     trained_on: str = ""
+    becomes: ImageFormat | None = None
 
     @cached_property
     def can_encode(self) -> bool:
-        if not self.config:
+        if not self.config or self.becomes:
+            # What it encodes are images of its own size.
             return False
         with torch.device("meta"):
             return build_model(self.config).can_encode
+
+    @property
+    def pictures(self) -> Folder:
+        """Folder in the run's for pictures and TensorBoard's events."""
+        assert self.run
+        return self.run.join(self.evaluation_name)
+
+    @property
+    def evaluation_name(self) -> str:
+        """Name of the run's files for this measurement, without a suffix."""
+        return f"evaluation-{self.becomes.size}" if self.becomes else "evaluation"

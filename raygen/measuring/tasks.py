@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from raygen.config.run import ImageFormat
 from raygen.core.errors import UserError, one_line
 from raygen.core.storage import Folder
 from raygen.data.images import BadImage
@@ -17,6 +18,7 @@ from raygen.evaluation.features import Extractor
 from raygen.evaluation.grids import to_uint8
 from raygen.evaluation.measures import Autoencoded, FeatureSets, Figure, Figures, ImageSets
 from raygen.inference.model import TrainedModel, load, open_run
+from raygen.measuring.common_size import reduced
 from raygen.models import build_model
 
 Extractors = Mapping[str, Extractor]
@@ -41,8 +43,12 @@ def sample(
     part: tuple[int, int, int],
     seed: int,
     extractors: Extractors,
+    becomes: ImageFormat | None = None,
 ) -> Part:
-    """Generate a part of a run's samples. Args: part: first, stop, and number of all samples."""
+    """Generate a part of a run's samples.
+
+    Args: part: first, stop, and number of all samples; becomes: crop and resize them so.
+    """
     if untrained:
         model = build_model(open_run(run)[1])
         model.to(torch.device(device()))
@@ -51,6 +57,8 @@ def sample(
         trained = load(run, step, device())
     first, stop, count = part
     images = to_uint8(trained.from_noise(trained.codes(count, seed)[first:stop]))
+    if becomes:
+        images = reduced(images, becomes)
     return images, _extracted(images, extractors)
 
 

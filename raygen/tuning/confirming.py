@@ -24,7 +24,6 @@ from raygen.tuning.table import describe_values
 LIST = "trainings.json"
 """File in the confirmation's folder: which trial's values each training has, and which seed."""
 CONFIRMED = "confirmed.json"
-CANDIDATES = 3
 START_SECONDS = 10.0
 """Approximate time from one training to the next."""
 
@@ -125,8 +124,8 @@ def _as_json(interval: Interval) -> dict[str, float | None]:
     return finite_or_none({"value": interval.value, "low": interval.low, "high": interval.high})
 
 
-def candidates(trials: Sequence[Trial], plan: Plan) -> list[Trial]:
-    """The settings to confirm: the defaults, then the best other ones.
+def candidates(trials: Sequence[Trial], plan: Plan, most: int) -> list[Trial]:
+    """The settings to confirm: the defaults, then at most so many of the best other ones.
 
     Those that were trained to the end come before those that were stopped early, of which the ones
     that got farther come first.
@@ -134,7 +133,7 @@ def candidates(trials: Sequence[Trial], plan: Plan) -> list[Trial]:
     defaults = next((t for t in trials if t.number == 0), None) or Trial(0, plan.defaults)
     left = list(trials)
     chosen: list[Trial] = []
-    while len(chosen) < CANDIDATES and (best := best_trial(left, plan.objective)):
+    while len(chosen) < most and (best := best_trial(left, plan.objective)):
         left.remove(best)
         if best.number and _setting(best) not in map(_setting, (defaults, *chosen)):
             chosen.append(best)
@@ -154,18 +153,20 @@ def fresh_seeds(trials: Sequence[Trial], plan: Plan, count: int) -> list[int]:
 
 
 def plan_confirmation(
-    folder: SweepFolder, trials: Sequence[Trial], plan: Plan, seeds: int
+    folder: SweepFolder, trials: Sequence[Trial], plan: Plan, seeds: int, most: int
 ) -> tuple[Plan, list[Training], list[Trial]]:
     """Decide what to train, and note it down.
 
     What an earlier session has begun is trained to its end, even if the search has gone on since
     and has found other settings.
 
-    Args: folder: the confirmation's; trials, plan: of the search.
+    Args:
+        folder: the confirmation's; trials, plan: of the search.
+        seeds: of each setting; most: settings besides the defaults.
     Returns: the plan, the trainings by number, and those that have begun.
     Raises: UserError if the records of an earlier session are damaged.
     """
-    chosen = {trial.number: trial for trial in candidates(trials, plan)}
+    chosen = {trial.number: trial for trial in candidates(trials, plan, most)}
     fresh = fresh_seeds(trials, plan, seeds)
     # Seed by seed, so that settings can be compared wherever the time ends.
     wanted = [Training(number, seed) for seed in fresh for number in chosen]
@@ -332,10 +333,12 @@ def _other_metrics(settings: Sequence[Setting], metric: str) -> set[str]:
     return {tag for tag in tags if tag.startswith("quality/")} - {metric}
 
 
-def reserve_seconds(trials: Sequence[Trial], seeds: int, total_images: int, at_once: int) -> float:
-    """Estimate how long a confirmation will take, from the trials so far."""
+def reserve_seconds(
+    trials: Sequence[Trial], trainings: int, total_images: int, at_once: int
+) -> float:
+    """Estimate how long a confirmation of so many trainings will take, from the trials so far."""
     rates = [trial.seconds / trial.images_seen for trial in trials if trial.images_seen]
-    if not rates or not seeds:
+    if not rates or not trainings:
         return 0.0
     each = START_SECONDS + total_images * sorted(rates)[len(rates) // 2]
-    return math.ceil((CANDIDATES + 1) * seeds / at_once) * each
+    return math.ceil(trainings / at_once) * each

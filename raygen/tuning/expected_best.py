@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from raygen.evaluation.objective import Objective
+from raygen.tuning.records import Trial
+
 SHARES = (0.1, 0.9)
 """Quantiles of the best result that are shown beside its mean."""
 MOST_SHOWN = 200
@@ -25,6 +28,17 @@ class ExpectedBest:
     mean: np.ndarray
     low: np.ndarray
     high: np.ndarray
+
+
+def searched_values(trials: Sequence[Trial], objective: Objective) -> list[float]:
+    """The objective of each trial that has one but the defaults; a failed one has the worst's."""
+    values = [
+        trial.objective
+        for trial in trials
+        if trial.number and trial.objective is not None and trial.is_measured
+    ]
+    failed = sum(trial.status == "failed" and trial.number > 0 for trial in trials)
+    return values and values + [max(values, key=lambda v: objective.sign * v)] * failed
 
 
 def expected_best(values: Sequence[float], sign: int = 1) -> ExpectedBest:

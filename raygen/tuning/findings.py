@@ -19,7 +19,7 @@ from raygen.config.run import PRESETS, RunConfig
 from raygen.core.storage import Folder
 from raygen.evaluation.objective import Objective
 from raygen.tuning.confirming import CONFIRMED, Confirmed
-from raygen.tuning.expected_best import expected_best
+from raygen.tuning.expected_best import expected_best, searched_values
 from raygen.tuning.options import TRIAL_DEFAULTS
 from raygen.tuning.records import SEED, Trial, best_trial, comparable
 from raygen.tuning.table import describe_values
@@ -302,10 +302,8 @@ def best_of_trials(
     measured = _measured(trials)
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes: Axes = figure.subplots()
-    values = [value for trial, value in measured if trial.number]
+    values = searched_values(trials, objective)
     if values:
-        failed = sum(trial.status == "failed" and trial.number > 0 for trial in trials)
-        values += [max(values, key=lambda value: objective.sign * value)] * failed
         _plot_best(axes, values, objective, is_random)
     default = next((value for trial, value in measured if trial.number == 0), None)
     if default is not None:

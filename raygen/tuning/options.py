@@ -20,6 +20,9 @@ MOST_TRIALS = 1_000_000
 MOST_SEEDS = 100
 """Upper limit of the seeds of a confirmation."""
 
+MOST_CONFIRMED = 1_000
+"""Upper limit of the settings of a confirmation."""
+
 Search = Literal["random", "optuna", "grid"]
 Scheduler = Literal["asha", "pbt", "none"]
 Mode = Literal["auto", "min", "max"]
@@ -58,14 +61,17 @@ class SweepOptions:
     schedule=choice(1:1,two-phase); or keep it out of the search, as beta1=fixed. May be
     repeated."""
     confirm: int = 3
-    """After the search, train the three best settings and the defaults again with so many seeds
-    that no trial had; the result rests on these trainings alone. 0: do not."""
+    """After the search, train the best settings and the defaults again with so many seeds that no
+    trial had; the result rests on these trainings alone. 0: do not."""
+    confirm_best: int = 3
+    """How many of the best settings to confirm so."""
     resume: bool = False
     """Go on with the sweep of this name, with the options that it has."""
 
     def __post_init__(self) -> None:
         require_at_least(self, 0, "max_kl")
         require_at_least(self, 0, "confirm", most=MOST_SEEDS)
+        require_at_least(self, 1, "confirm_best", most=MOST_CONFIRMED)
         require_at_least(self, 1, "workers_per_trial")
         require_choice(self, "search", Search)
         require_choice(self, "scheduler", Scheduler)

@@ -62,18 +62,18 @@ TRIALS = [
 
 
 def test_the_best_settings_that_got_farthest_are_confirmed_beside_the_defaults() -> None:
-    assert [t.number for t in candidates(TRIALS, PLAN)] == [0, 3, 1, 6]
-    assert [t.number for t in candidates(TRIALS[:1], PLAN)] == [0]
+    assert [t.number for t in candidates(TRIALS, PLAN, 3)] == [0, 3, 1, 6]
+    assert [t.number for t in candidates(TRIALS[:1], PLAN, 3)] == [0]
     # A few sharp faces are no better than many blurred ones.
     sharp = trial(9, 3, variety=0.01)
-    assert [t.number for t in candidates([*TRIALS, sharp], PLAN)] == [0, 3, 1, 9]
+    assert [t.number for t in candidates([*TRIALS, sharp], PLAN, 3)] == [0, 3, 1, 9]
     higher = replace(PLAN, objective=Objective(METRIC, "max"))
-    assert [t.number for t in candidates(TRIALS[:4], higher)] == [0, 1, 3, 2]
+    assert [t.number for t in candidates(TRIALS[:4], higher, 3)] == [0, 1, 3, 2]
     # Population-based training leaves the defaults as they are, but a search may lack them.
-    [defaults, *_] = candidates(TRIALS[1:], PLAN)
+    [defaults, *_] = candidates(TRIALS[1:], PLAN, 3)
     assert (defaults.number, defaults.values) == (0, {"lr_g": 1e-4})
     seeds = [trial(0, 40, seed=0), trial(1, 30, seed=5), trial(2, 20, seed=6, lr_g=2e-4)]
-    assert [t.number for t in candidates(seeds, PLAN)] == [0, 2]
+    assert [t.number for t in candidates(seeds, PLAN, 3)] == [0, 2]
 
 
 def test_no_trial_has_had_the_seeds() -> None:
@@ -83,7 +83,7 @@ def test_no_trial_has_had_the_seeds() -> None:
 
 def test_what_has_begun_is_ended_and_the_rest_planned_anew(tmp_path: Path) -> None:
     folder = SweepFolder(Folder.at(tmp_path)).confirmation
-    plan, listed, begun = plan_confirmation(folder, TRIALS[:2], PLAN, 2)
+    plan, listed, begun = plan_confirmation(folder, TRIALS[:2], PLAN, 2, 3)
     assert listed == [Training(0, 1), Training(1, 1), Training(0, 2), Training(1, 2)]
     assert begun == []
     assert list(plan.trials()) == [
@@ -98,7 +98,7 @@ def test_what_has_begun_is_ended_and_the_rest_planned_anew(tmp_path: Path) -> No
     folder.write_trial(trial(1, 29, "running", 100, seed=1))
     # The search has gone on, and found something else.
     failed = replace(TRIALS[1], status="failed")
-    _, again, begun = plan_confirmation(folder, [TRIALS[0], failed, TRIALS[3]], PLAN, 2)
+    _, again, begun = plan_confirmation(folder, [TRIALS[0], failed, TRIALS[3]], PLAN, 2, 3)
     assert [t.number for t in begun] == [0, 1]
     assert again == [*listed[:2], Training(3, 1), Training(0, 2), Training(3, 2)]
     assert read_list(folder) == again
@@ -191,8 +191,8 @@ def test_one_training_of_each_says_nothing_of_the_difference() -> None:
 
 
 def test_the_time_for_it_is_estimated_from_the_trials() -> None:
-    assert reserve_seconds([], 3, 900, 2) == 0
+    assert reserve_seconds([], 12, 900, 2) == 0
     assert reserve_seconds(TRIALS, 0, 900, 2) == 0
     # 9 s each, and the start: 4 settings with 3 seeds, two at a time.
     expected = 6 * (9 + confirming.START_SECONDS)
-    assert reserve_seconds(TRIALS[:2], 3, 900, 2) == pytest.approx(expected)
+    assert reserve_seconds(TRIALS[:2], 12, 900, 2) == pytest.approx(expected)

@@ -1,0 +1,401 @@
+"""Train, tune and compare the contenders of a suite, within a budget of time.
+
+Each contender is a sweep of its own, in a folder of its name: over its seeds alone, or a search
+with its share of the budget, followed by trainings of its best setting and of its defaults with new
+seeds. Only trainings whose seeds had no part in a choice are compared.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from raygen.cli import TuneCommand, command_line, given_options, parse_contender
+from raygen.cluster import connection as cluster
+from raygen.comparison.options import CompareOptions
+from raygen.comparison.page import Comparison
+from raygen.comparison.suite import Member, read_suite
+from raygen.config.families import FD
+from raygen.config.fields import option, seconds_of
+from raygen.config.job import JobOptions
+from raygen.config.run import DRAWN, PRESETS, RunConfig
+from raygen.core.errors import Interrupted, RunError, UserError, one_line
+from raygen.core.progress import ProgressLine, Silence, duration
+from raygen.core.storage import Folder
+from raygen.data.dataset import open_dataset
+from raygen.data.shards.manifest import Manifest
+from raygen.data.splits import TRAIN
+from raygen.jobs.compare import Group, compare_groups, dataset_for
+from raygen.jobs.tune import tune
+from raygen.measuring.speed import training_speeds
+from raygen.training.run import CONFIG
+from raygen.tuning.confirming import START_SECONDS, read_list
+from raygen.tuning.options import TRIAL_DEFAULTS, SweepOptions
+from raygen.tuning.records import REPORTS, SEED, SWEEP, SweepFolder
+
+PLAN = "suite.json"
+SEARCH_SHARE = 0.5
+"""Share of the budget for searches, in equal parts; the rest is for trainings with new seeds."""
+OVERHEAD = 1.4
+"""Time of a training over that of its steps alone: reading, measuring, and saving take some."""
+MANY_TRIALS = 100_000
+"""More than fit into any budget."""
+LENGTHS = {"steps", "epochs"}
+"""Options of trainings that a suite decides."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A contender, and what is planned for it.
+
+    Attributes:
+        run: the options of its trainings, but for their length.
+        steps: their length.
+        trainings: number of trainings with new seeds.
+        seconds: what these are expected to take together.
+    """
+
+    member: Member
+    run: RunConfig
+    steps: int
+    trainings: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Suite:
+    """All that a suite is to do.
+
+    Attributes:
+        images: that each training sees.
+        search_seconds: for each contender's search; 0: contenders are not tuned.
+        at_once: number of trainings that run at the same time.
+        notes: what the user should know of the plan.
+    """
+
+    contenders: Sequence[Planned]
+    images: int
+    search_seconds: float
+    at_once: int
+    notes: Sequence[str] = ()
+
+    @property
+    def seconds(self) -> float:
+        """Time for all searches and trainings together."""
+        return sum(self.search_seconds + planned.seconds for planned in self.contenders)
+
+
+@dataclass
+class State:
+    """What a suite has done so far, kept in its folder.
+
+    Attributes:
+        asked: what the user asked for, which may not change.
+        images, at_once: see `Suite`; seconds: see `Planned`, by contender.
+        ended: names of the contenders that have been trained.
+    """
+
+    asked: Mapping[str, Any]
+    images: int
+    at_once: int
+    seconds: Sequence[float]
+    ended: list[str] = field(default_factory=list)
+
+    def save(self, out: Folder) -> None:
+        out.write_json(
+            PLAN,
+            {
+                "format_version": 1,
+                "asked": dict(self.asked),
+                "images": self.images,
+                "at_once": self.at_once,
+                "seconds": list(self.seconds),
+                "ended": self.ended,
+            },
+        )
+
+
+def run_suite(
+    options: CompareOptions, words: Sequence[str] = (), line: ProgressLine | None = None
+) -> Comparison | None:
+    """Train the contenders of a suite and make the page; what was done before is not done again.
+
+    Args: words: options of trainings, as on a command line, which apply to all contenders.
+    Returns: what the page shows; None with --dry-run.
+    Raises: UserError, RunError, Interrupted.
+    """
+    line = line or ProgressLine()
+    # Everything that could refuse is asked before anything takes time.
+    out = Folder.at(options.out)
+    contenders = read_suite(options.suite)
+    members = contenders.members
+    runs = [_run_of(member, options, words) for member in members]
+    saved = _saved(out, options, words, len(members))
+    manifests = [_manifest(run, out) for run in runs]
+    if not options.dry_run:
+        out.check_writable()
+    with cluster.connected(options.verbose):
+        suite = _plan(options, members, runs, manifests, saved, line)
+        _announce(suite, options, saved, line)
+        if options.dry_run:
+            return None
+        seconds = [planned.seconds for planned in suite.contenders]
+        state = saved or State(_asked(options, words), suite.images, suite.at_once, seconds)
+        state.save(out)
+        again = _again(options, words)
+        try:
+            problems = _train(suite, state, options, out, line)
+        except Interrupted:
+            line.tell(f"to go on: {again}")
+            raise
+        groups = [
+            group
+            for planned in suite.contenders
+            for group in _groups(planned, options.tune, out, problems.get(planned.member.name, ""))
+        ]
+        return compare_groups(options, groups, line, contenders.published, again)
+
+
+def _train(
+    suite: Suite, state: State, options: CompareOptions, out: Folder, line: ProgressLine
+) -> dict[str, str]:
+    """Train the contenders that have not been trained. Returns: why some failed, by name."""
+    problems: dict[str, str] = {}
+    for number, planned in enumerate(suite.contenders):
+        name = planned.member.name
+        if name in state.ended:
+            continue
+        line.tell(f"contender {number + 1} of {len(suite.contenders)}: {name}")
+        try:
+            # On a terminal a sweep shows a live table.
+            quiet = line if isinstance(line, Silence) else None
+            tune(_command(planned, suite, options, out), quiet, of_suite=True)
+        except (RunError, UserError) as error:
+            # The others are trained all the same; the page says what happened to this one, and
+            # the same command tries it again.
+            problems[name] = one_line(error)
+            line.tell(f"{name} failed: {problems[name]}")
+        else:
+            state.ended.append(name)
+            state.save(out)
+    return problems
+
+
+def _again(options: CompareOptions, words: Sequence[str]) -> str:
+    """The command that goes on with a suite, or makes its page again."""
+    default = CompareOptions()
+    named: list[str] = []
+    for each in fields(options):
+        value, name = getattr(options, each.name), option(each.name)
+        if value == getattr(default, each.name) or each.name == "config":
+            continue
+        if isinstance(value, tuple):
+            repeated = each.name == "data"
+            named += [w for v in value for w in (name, v)] if repeated else [name, *value]
+        else:
+            named += [name] if value is True else [name, str(value)]
+    return command_line("jobs/compare.py", *named, *words)
+
+
+def _run_of(member: Member, options: CompareOptions, words: Sequence[str]) -> RunConfig:
+    """The options of a contender's trainings; those on the command line apply to all.
+
+    Raises: UserError.
+    """
+    if given := given_options(words) & (LENGTHS | {"seed"}):
+        name = sorted(given)[0]
+        raise UserError(f"--{name}: a suite's trainings all see --images, with seeds of its own")
+    where = f"contender {member.name}"
+    try:
+        saved = PRESETS[member.preset].updated(TRIAL_DEFAULTS | dict(member.options), options.suite)
+        run = parse_contender(saved, words)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    return replace(run, data=dataset_for(options.data, run.size) or DRAWN)
+
+
+def _manifest(run: RunConfig, out: Folder) -> Manifest | None:
+    """The manifest of a contender's dataset; None if that is still to be drawn."""
+    return open_dataset(run, out.uri)[1]
+
+
+def _plan(
+    options: CompareOptions,
+    members: Sequence[Member],
+    runs: Sequence[RunConfig],
+    manifests: Sequence[Manifest | None],
+    saved: State | None,
+    line: ProgressLine,
+) -> Suite:
+    """Decide how many images each training sees. Raises: UserError, RunError."""
+    budget = seconds_of(options.budget, "--budget")
+    # The best setting and the defaults, or the defaults alone.
+    trainings = options.seeds * (2 if options.tune else 1)
+    notes: list[str] = []
+    if saved:
+        images, at_once, seconds = saved.images, saved.at_once, list(saved.seconds)
+    else:
+        speeds, at_once = training_speeds(runs, trainings, line, options.verbose)
+        rounds = -(-trainings // at_once)
+        share = 1 - SEARCH_SHARE if options.tune else 1.0
+        available = max(0.0, budget * share / rounds - len(runs) * START_SECONDS)
+        images = int(available / sum(OVERHEAD / speed for speed in speeds))
+        images = options.images or images
+        lengths = [_own_length(r, m) for r, m in zip(runs, manifests, strict=True) if m]
+        shortest = min(lengths, default=images)
+        if shortest < images and not options.images:
+            images = shortest
+            notes.append("the presets' own lengths fit into the budget, so the shortest is taken")
+        seconds = [rounds * (START_SECONDS + images * OVERHEAD / speed) for speed in speeds]
+    planned = []
+    for member, run, took in zip(members, runs, seconds, strict=True):
+        steps = images // run.step_images
+        if steps < REPORTS:
+            raise UserError(
+                f"--budget {options.budget}: leaves {images:,} images for each of {trainings} "
+                f"trainings of {member.name}, but {REPORTS} steps take "
+                f"{REPORTS * run.step_images:,}; allow more time, or choose a smaller --width"
+            )
+        planned.append(Planned(member, run, steps, trainings, took))
+    # What the trainings do not need is the searches'.
+    rest = max(budget - sum(seconds), budget * SEARCH_SHARE) if options.tune else 0.0
+    suite = Suite(planned, images, rest / len(members), at_once, notes)
+    if suite.seconds > 1.01 * budget:
+        notes.append(f"that is more than --budget {options.budget}, because of --images")
+    return suite
+
+
+def _own_length(run: RunConfig, manifest: Manifest) -> int:
+    """Images of a training of the preset's own length."""
+    return run.total_steps(manifest.rows(TRAIN)) * run.step_images
+
+
+def _announce(
+    suite: Suite, options: CompareOptions, saved: State | None, line: ProgressLine
+) -> None:
+    line.close()
+    kind = "tuned, and their best settings and defaults trained" if options.tune else "trained"
+    line.tell(
+        f"{len(suite.contenders)} contenders, {kind} with {options.seeds} seeds, "
+        f"{suite.images:,} images a training, {suite.at_once} at once"
+    )
+    for planned in suite.contenders:
+        text = (
+            f"{planned.trainings} trainings of {planned.steps:,} steps of "
+            f"{planned.run.step_images} images, about {duration(planned.seconds)}"
+        )
+        if options.tune:
+            text = f"a search of {duration(suite.search_seconds)}, {text}"
+        done = ", done" if saved and planned.member.name in saved.ended else ""
+        line.tell(f"  {planned.member.name}: {text}{done}")
+    line.tell(f"about {duration(suite.seconds)}, and some minutes to measure and draw")
+    for note in suite.notes:
+        line.tell(note)
+
+
+def _asked(options: CompareOptions, words: Sequence[str]) -> dict[str, Any]:
+    """What a suite that goes on has to have in common with the one that was begun."""
+    return {
+        "suite": options.suite,
+        "data": list(options.data),
+        "options": list(words),
+        "tune": options.tune,
+        "seeds": options.seeds,
+        "budget": options.budget,
+        "images": options.images,
+    }
+
+
+def _saved(
+    out: Folder, options: CompareOptions, words: Sequence[str], contenders: int
+) -> State | None:
+    """The state of a suite that goes on; None for a new one.
+
+    Raises: UserError if another suite was begun in this folder, or its file is damaged.
+    """
+    if not out.exists(PLAN):
+        return None
+    advice = "choose another --out for a new suite"
+    values = out.read_checked(PLAN, advice=advice)
+    known = values.entry("asked").entries()
+    asked = _asked(options, words)
+    for name, value in asked.items():
+        before = known[name].value if name in known else None
+        if before != value:
+            raise UserError(
+                f"--out {options.out}: holds a suite that was begun with {name} {before!r}, not "
+                f"{value!r}; {advice}"
+            )
+    seconds = [entry.number(at_least=0) for entry in values.entry("seconds").items()]
+    if len(seconds) != contenders:
+        values.refuse(f"has {len(seconds)} contenders, but --suite now has {contenders}")
+    return State(
+        asked,
+        values.entry("images").integer(1),
+        values.entry("at_once").integer(1),
+        seconds,
+        list(values.entry("ended").texts()),
+    )
+
+
+def _command(planned: Planned, suite: Suite, options: CompareOptions, out: Folder) -> TuneCommand:
+    """The sweep that trains a contender, or goes on with it."""
+    storage, member = out.join("runs"), planned.member
+    sweep = SweepFolder(storage.join(member.folder))
+    resume = sweep.folder.exists(SWEEP)
+    if options.tune:
+        spent = (
+            sum(trial.seconds for trial in sweep.read_trials()) / suite.at_once if resume else 0.0
+        )
+        left = max(1, int(suite.search_seconds - spent))
+        search = SweepOptions(
+            trials=str(MANY_TRIALS),
+            time_budget=f"{left}s",
+            confirm=options.seeds,
+            confirm_best=1,
+            set=member.set,
+            space=member.space,
+            resume=resume,
+        )
+    else:
+        seeds = ",".join(map(str, range(options.seeds)))
+        search = SweepOptions(
+            search="grid",
+            scheduler="none",
+            confirm=0,
+            set=(f"{SEED}=choice({seeds})",),
+            space="none",
+            resume=resume,
+        )
+    # Contenders are compared by one metric, also those that are usually chosen by another.
+    search = replace(search, metric=FD)
+    job = JobOptions(storage=storage.uri, run_name=member.folder, verbose=options.verbose)
+    run = replace(planned.run, steps=planned.steps, epochs=0.0)
+    return TuneCommand(run, job, search)
+
+
+def _groups(planned: Planned, tuned: bool, out: Folder, problem: str) -> list[Group]:
+    """The trainings of a contender that are compared.
+
+    Args:
+        tuned: whether its best setting and its defaults were trained with new seeds.
+        problem: why trainings are missing; empty: they are not.
+    """
+    name = planned.member.name
+    sweep = SweepFolder(out.join("runs", planned.member.folder))
+    if not tuned:
+        return [Group(name, _begun(sweep, range(planned.trainings)), problem)]
+    listed = read_list(sweep.confirmation)
+    numbers: dict[int, list[int]] = {0: []}
+    for number, training in enumerate(listed):
+        numbers.setdefault(training.trial, []).append(number)
+    groups = [
+        Group(f"{name}, {'tuned' if trial else 'defaults'}", _begun(sweep.confirmation, own))
+        for trial, own in numbers.items()
+    ]
+    return [replace(group, problem=problem) for group in groups]
+
+
+def _begun(sweep: SweepFolder, numbers: Iterable[int]) -> list[str]:
+    """The folders of the trials with these numbers that have begun."""
+    runs = [sweep.trial_run(number).folder for number in numbers]
+    return [run.uri for run in runs if run.exists(CONFIG)]

@@ -1,0 +1,89 @@
+"""How fast the machine, or the cluster, trains."""
+
+import statistics
+import time
+from collections.abc import Sequence
+
+import ray
+import torch
+from ray.exceptions import RayTaskError
+
+from raygen.cluster import connection as cluster
+from raygen.config.run import RunConfig
+from raygen.core.progress import ProgressLine
+from raygen.data.batch import Batch
+from raygen.measuring.dispatch import cause_of, task
+from raygen.measuring.tasks import device
+from raygen.models import build_model
+from raygen.models.base import Step
+
+SECONDS, LEAST_STEPS = 2.0, 5
+"""Time after which no more steps are timed, if there were so many."""
+MOST_SECONDS = 20.0
+"""The same, however few there were."""
+ALL_STEPS = 1_000
+"""Length of the training of which some steps are timed, in both of its halves."""
+SLOW = 4.0
+"""A step that took so many times longer than most waited for other processes of the machine."""
+
+
+def training_speeds(
+    runs: Sequence[RunConfig], most: int, line: ProgressLine, verbose: bool = False
+) -> tuple[list[float], int]:
+    """How fast trainings of one worker are, while as many as possible run at once.
+
+    Some steps of each are taken on random images, on each GPU or, where there is none, on all CPUs,
+    which trainings that run at once share.
+
+    Args: most: upper limit of the trainings that run at once.
+    Returns: images/s that the steps of each run's training reach; and how many run at once.
+    Raises: UserError, RunError.
+    """
+    speeds = []
+    with cluster.connected(verbose):
+        nodes = cluster.nodes()
+        gpus, cpus = int(cluster.total(nodes, "GPU")), int(cluster.total(nodes, "CPU"))
+        at_once = max(1, min(most, gpus or cpus))
+        threads = 1 if gpus else max(1, cpus // at_once)
+        # A task that asks for what others have reserved would wait for them to end.
+        is_free = cluster.free("CPU") >= at_once * threads and cluster.free("GPU") >= gpus
+        count = at_once if is_free else 1
+        timed = task(_images_per_second, min(gpus, 1), threads)
+        for number, run in enumerate(runs):
+            line.show(f"measuring the speed: {number + 1} of {len(runs)}")
+            try:
+                found = ray.get([timed.remote(run, threads) for _ in range(count)])
+            except RayTaskError as error:
+                raise cause_of(error) from error
+            speeds.append(statistics.fmean(found))
+    return speeds, at_once
+
+
+def _images_per_second(run: RunConfig, threads: int) -> float:
+    torch.set_num_threads(threads)
+    where = torch.device(device())
+    model = build_model(run)
+    model.to(where)
+    shape = (run.step_images, *model.image_shape)
+    images = torch.rand(shape, device=where).mul_(2).sub_(1)
+    nothing = torch.empty((run.step_images, 0), dtype=torch.int8, device=where)
+    rows = torch.arange(run.step_images, device=where)
+    batch = Batch(images.to(memory_format=torch.channels_last), nothing, rows)
+
+    def take(number: int) -> None:
+        # Schedules of two phases have other steps in each half.
+        number = (number // 2 + number % 2 * ALL_STEPS // 2) % ALL_STEPS
+        step = Step(number, ALL_STEPS, run.step_images, number * run.step_images)
+        model.update(batch, step)
+        if where.type == "cuda":
+            torch.cuda.synchronize()
+
+    # The first step chooses algorithms and allocates memory.
+    take(0)
+    took: list[float] = []
+    while sum(took) < (SECONDS if len(took) >= LEAST_STEPS else MOST_SECONDS):
+        began = time.perf_counter()
+        take(len(took) + 1)
+        took.append(time.perf_counter() - began)
+    limit = SLOW * statistics.median(took)
+    return run.step_images / statistics.fmean(min(each, limit) for each in took)
