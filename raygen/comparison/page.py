@@ -13,7 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from raygen.comparison import curves
 from raygen.comparison.contenders import Contender, differences
 from raygen.comparison.curves import Line
-from raygen.comparison.pictures import Guess, Shown
+from raygen.comparison.pictures import Guess, Shown, encode
 from raygen.comparison.table import Row
 from raygen.config.families import FD
 from raygen.core.checked import finite_or_none
@@ -44,6 +44,8 @@ CURVES = (
     "validation/mse",
 )
 """Curves that are drawn where runs have them."""
+PICTURE_BYTES, GUESS_BYTES = 3 * 2**20, 2**20
+"""Upper limits of all pictures together, and of the images that are to be told apart."""
 NOTHING = "-"
 COSTS = ("parameters", "images seen", "updates", "time", "images/s", "worker-hours")
 
@@ -109,7 +111,7 @@ def render(comparison: Comparison) -> str:
     wanted = [tag.replace("features/", f"{comparison.extractor}/") for tag in HEADLINE]
     headline = [row for row in comparison.rows if row.tag in wanted]
     headline.sort(key=lambda row: wanted.index(row.tag))
-    titles = dict.fromkeys(picture.title for picture in comparison.pictures)
+    sheets, guesses = _pictures(comparison)
     return environment.from_string(text).render(
         title=comparison.title,
         subtitle=_subtitle(comparison),
@@ -123,14 +125,31 @@ def render(comparison: Comparison) -> str:
             for c, p in zip(contenders, comparison.parameters, strict=True)
         ],
         cost_names=[*COSTS, *(["price"] if comparison.price else [])],
-        sheets=[(t, [p for p in comparison.pictures if p.title == t]) for t in titles],
+        sheets=sheets,
         problems=comparison.problems,
-        guesses=list(comparison.guesses.items()),
+        guesses=guesses,
         charts=[*_charts(contenders), *_tuning_charts(comparison.tuning)],
         differing=differences(contenders),
         protocol=list(comparison.protocol.items()),
         command=comparison.command,
     )
+
+
+def _pictures(comparison: Comparison) -> tuple[list[Any], list[Any]]:
+    """Titles with their pictures, and contenders with the images to tell apart."""
+    images = [guess.pixels for guesses in comparison.guesses.values() for guess in guesses]
+    guessed = iter(encode(images, GUESS_BYTES))
+    guesses = [
+        (name, [{"image": next(guessed), "answer": guess.answer} for guess in own])
+        for name, own in comparison.guesses.items()
+    ]
+    encoded = encode([picture.pixels for picture in comparison.pictures], PICTURE_BYTES)
+    sheets: dict[str, list[Any]] = {}
+    for picture, image in zip(comparison.pictures, encoded, strict=True):
+        sheets.setdefault(picture.title, []).append(
+            {"contender": picture.contender, "image": image}
+        )
+    return list(sheets.items()), guesses
 
 
 def _subtitle(comparison: Comparison) -> str:

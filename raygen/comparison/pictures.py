@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from raygen.core.errors import UserError
 from raygen.core.storage import Folder
 from raygen.data.pixels import as_images
 from raygen.data.shards.reader import ShardReader
-from raygen.evaluation.grids import grid
+from raygen.evaluation.grids import grid, to_uint8
 from raygen.inference.model import TrainedModel, load
 from raygen.measuring.subjects import RealImages
 from raygen.models.pictures import INTERPOLATION_STEPS, code_maps, slerp
@@ -32,9 +33,11 @@ STAGES = 5
 """Pictures that show how samples evolved."""
 GUESSED = 32
 """Images of a sheet on which real and generated ones are to be told apart."""
-SIDE = 480
-"""Upper limit of a picture's width in pixels; larger ones are reduced."""
-QUALITY = 88
+EXACT_PIXELS = 2**16
+"""Pictures of so many pixels stay exact; larger ones would take megabytes."""
+LADDER = ((480, 88, EXACT_PIXELS), (480, 80, 0), (400, 70, 0), (300, 60, 0), (200, 50, 0))
+"""Widths to which pictures are reduced, qualities, and sizes up to which they stay exact; the first
+are the best, the last ones for pages of very many pictures."""
 
 
 @dataclass(frozen=True)
@@ -43,22 +46,29 @@ class Shown:
 
     Attributes:
         title: what it shows; contender: of which contender; empty: of none.
-        uri: the picture itself, as a data URI; width, height: in pixels.
+        pixels: (H, W, 3) uint8.
     """
 
     title: str
     contender: str
-    uri: str
-    width: int
-    height: int
+    pixels: np.ndarray
 
 
 @dataclass(frozen=True)
 class Guess:
-    """An image of the sheet that alternates real and generated ones."""
+    """An image of the sheet that alternates real and generated ones, (H, W, 3) uint8."""
+
+    pixels: np.ndarray
+    answer: str
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A picture as a data URI; its width and height in pixels."""
 
     uri: str
-    answer: str
+    width: int
+    height: int
 
 
 def load_first(contender: Contender) -> TrainedModel:
@@ -84,8 +94,8 @@ def draw(
     Raises: UserError if what it makes is not finite.
     """
     name = contender.name
-    found = [shown("samples", name, grid(trained.sample(SAMPLES, seed), SAMPLE_COLUMNS))]
-    found.append(shown("interpolations", name, grid(_interpolated(trained, seed), 8)))
+    found = [Shown("samples", name, grid(trained.sample(SAMPLES, seed), SAMPLE_COLUMNS))]
+    found.append(Shown("interpolations", name, grid(_interpolated(trained, seed), 8)))
     if trained.model.can_encode:
         rows = np.arange(min(RECONSTRUCTED, real.manifest.rows(real.split)))
         images = as_images(ShardReader(real.folder, real.manifest, real.split).images(rows))
@@ -96,7 +106,7 @@ def draw(
         "nearest training images": _read(measured, "nearest.png"),
         "evolution": _evolution(run),
     }
-    found += [shown(title, name, pixels) for title, pixels in sheets.items() if pixels is not None]
+    found += [Shown(title, name, pixels) for title, pixels in sheets.items() if pixels is not None]
     return found
 
 
@@ -115,8 +125,8 @@ def _of_encoder(trained: TrainedModel, images: Tensor, name: str) -> list[Shown]
     few = slice(LATENT_MAPS)
     maps = code_maps(images[few], mean[few], log_var[few], decoded[few])
     return [
-        shown("images and reconstructions", name, grid(pairs, 2 * PAIRS_PER_ROW)),
-        shown("latent maps", name, grid(maps.images, maps.columns)),
+        Shown("images and reconstructions", name, grid(pairs, 2 * PAIRS_PER_ROW)),
+        Shown("latent maps", name, grid(maps.images, maps.columns)),
     ]
 
 
@@ -130,7 +140,7 @@ def _attributes(trained: TrainedModel, images: Tensor, real: RealImages, name: s
             # All images have it, or none.
             continue
         varied = trained.vary(images, vector, torch.tensor(STRENGTHS))
-        found.append(shown(f"attribute {attribute}", name, grid(varied, len(STRENGTHS))))
+        found.append(Shown(f"attribute {attribute}", name, grid(varied, len(STRENGTHS))))
     return found
 
 
@@ -170,30 +180,34 @@ def guesses(trained: TrainedModel, real: RealImages, seed: int) -> list[Guess]:
     both = [(image, "real") for image in found]
     both += [(image, "generated") for image in trained.sample(count, seed + 2)]
     order = random.permutation(len(both))
-    return [
-        Guess(_encoded(grid(both[place][0][None]))[0], both[place][1]) for place in order.tolist()
-    ]
+    return [Guess(to_uint8(both[place][0][None])[0], both[place][1]) for place in order.tolist()]
 
 
-def shown(title: str, contender: str, pixels: np.ndarray) -> Shown:
-    """A picture for the page. Args: pixels: (H, W, 3) uint8."""
-    uri, width, height = _encoded(pixels)
-    return Shown(title, contender, uri, width, height)
+def encode(pictures: Sequence[np.ndarray], most: int) -> list[Encoded]:
+    """Encode pictures for a page, as well as they fit into so many bytes together.
+
+    Args: pictures: (H, W, 3) uint8 each.
+    """
+    found: list[Encoded] = []
+    for width, quality, exact in LADDER:
+        found = [_encoded(pixels, width, quality, exact) for pixels in pictures]
+        if sum(len(picture.uri) for picture in found) <= most:
+            break
+    return found
 
 
-def _encoded(pixels: np.ndarray) -> tuple[str, int, int]:
-    """A data URI, and the picture's width and height in pixels."""
+def _encoded(pixels: np.ndarray, width: int, quality: int, exact: int) -> Encoded:
+    """Args: width: upper limit, in pixels; exact: number of pixels up to which nothing is lost."""
     image = Image.fromarray(pixels)
-    if image.width > SIDE:
-        height = max(1, round(image.height * SIDE / image.width))
-        image = image.resize((SIDE, height), Image.Resampling.LANCZOS)
+    if image.width > width:
+        height = max(1, round(image.height * width / image.width))
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
     file = io.BytesIO()
-    # Small pictures stay exact; of large ones it would take megabytes.
-    if image.width * image.height <= 2**16:
+    if image.width * image.height <= exact:
         image.save(file, "PNG", optimize=True)
         kind = "png"
     else:
-        image.save(file, "WEBP", quality=QUALITY)
+        image.save(file, "WEBP", quality=quality)
         kind = "webp"
     text = base64.b64encode(file.getvalue()).decode()
-    return f"data:image/{kind};base64,{text}", image.width, image.height
+    return Encoded(f"data:image/{kind};base64,{text}", image.width, image.height)

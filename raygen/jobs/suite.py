@@ -131,13 +131,12 @@ def run_suite(
     runs = [_run_of(member, options, words) for member in members]
     saved = _saved(out, options, words, len(members))
     manifests = [_manifest(run, out) for run in runs]
-    if not options.dry_run:
-        out.check_writable()
     with cluster.connected(options.verbose):
         suite = _plan(options, members, runs, manifests, saved, line)
         _announce(suite, options, saved, line)
         if options.dry_run:
             return None
+        out.check_writable()
         seconds = [planned.seconds for planned in suite.contenders]
         state = saved or State(_asked(options, words), suite.images, suite.at_once, seconds)
         state.save(out)

@@ -186,7 +186,7 @@ def tune(
             if options.confirm:
                 spent = -math.inf if of_suite else time.monotonic() - began
                 confirmed = _confirm(
-                    task, options, plan, finished.trials, table, launch, lease, spent
+                    task, options, plan, finished.trials, table, launch, lease, spent, of_suite
                 )
         finally:
             list_rejected(sweep.folder, manifest, status)
@@ -209,13 +209,16 @@ def _confirm(
     launch: Launch,
     lease: Lease,
     spent: float,
+    of_suite: bool,
 ) -> Confirmed | None:
     """Train the best settings again, as far as the time goes.
 
-    Args: trials: of the search; spent: seconds that the search has taken.
+    Args:
+        trials: of the search; spent: seconds that the search has taken.
+        of_suite: see `tune`; the defaults are trained whatever the search has found.
     Returns: None if the search has found nothing.
     """
-    if not best_trial(trials, plan.objective):
+    if not best_trial(trials, plan.objective) and not of_suite:
         return None
     folder = task.sweep.confirmation
     settings = candidates(trials, plan, options.confirm_best)
@@ -329,7 +332,7 @@ def conclude(
     line.tell("\n".join(aligned(rows)))
     ended = sum(trial.status in ENDED for trial in trials)
     best = best_trial(trials, plan.objective)
-    if best is None:
+    if best is None and not (of_suite and confirmed):
         reasons = [trial.reason for trial in trials if trial.reason]
         raise RunError(
             f"no trial has been measured: {reasons[0] if reasons else 'none has begun'}\n"
@@ -337,9 +340,10 @@ def conclude(
         )
     if SEED in plan.space:
         line.tell("\n".join(aligned(over_seeds(trials, plan.objective))))
-    found = sentence(trials, plan.objective)
+    found = sentence(trials, plan.objective) if best else "none was measured"
     line.tell(f"{counts(trials)}; {found}")
     chosen = confirmed.best.trial if confirmed else best
+    assert chosen
     if confirmed:
         line.tell("\n".join(aligned(confirmation_rows(confirmed, plan))))
         found = confirmation_sentence(confirmed)

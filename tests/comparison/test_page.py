@@ -13,7 +13,7 @@ from contenders import EVIL, some
 from raygen.comparison import curves
 from raygen.comparison.curves import Line, chart, strip
 from raygen.comparison.page import Comparison, as_csv, as_json, number, render
-from raygen.comparison.pictures import Guess, shown
+from raygen.comparison.pictures import LADDER, Guess, Shown, encode
 from raygen.comparison.table import answers, compare
 from raygen.evaluation.distances import Interval
 
@@ -23,11 +23,13 @@ def comparison() -> Comparison:
     rows = compare(contenders)
     random = np.random.default_rng(0)
     pictures = [
-        shown(title, c.name, random.integers(0, 256, (side, 2 * side, 3), dtype=np.uint8))
+        Shown(title, c.name, random.integers(0, 256, (side, 2 * side, 3), dtype=np.uint8))
         for title, side in (("samples", 40), ("evolution", 300))
         for c in contenders[:2]
     ]
-    guesses = {contenders[0].name: [Guess(pictures[0].uri, "real"), Guess(pictures[1].uri, EVIL)]}
+    guesses = {
+        contenders[0].name: [Guess(pictures[0].pixels, "real"), Guess(pictures[1].pixels, EVIL)]
+    }
     return Comparison(
         title=f"A & B {EVIL}",
         contenders=contenders,
@@ -107,6 +109,23 @@ def test_a_browser_shows_it(tmp_path: Path, page: Any, width: int, scheme: str) 
     shot = page.screenshot(full_page=True)
     assert len(shot) > 10_000
     (tmp_path / "page.png").write_bytes(shot)
+
+
+def test_many_pictures_are_made_smaller_until_they_fit() -> None:
+    random = np.random.default_rng(0)
+    pictures = [random.integers(0, 256, (500, 500, 3), np.uint8) for _ in range(3)]
+    small = random.integers(0, 256, (20, 30, 3), np.uint8)
+    best = encode([*pictures, small], 2**24)
+    assert [(p.width, p.height) for p in best] == [(480, 480)] * 3 + [(30, 20)]
+    assert best[3].uri.startswith("data:image/png;")
+    size = sum(len(picture.uri) for picture in best)
+    for most in (size - 1, size // 3):
+        found = encode([*pictures, small], most)
+        assert sum(len(picture.uri) for picture in found) <= most
+    # What cannot fit is as small as it gets.
+    assert [picture.width for picture in encode([*pictures, small], 0)] == [LADDER[-1][0]] * 3 + [
+        30
+    ]
 
 
 def test_the_figures_are_written_with_every_seed_s_scores() -> None:
