@@ -130,18 +130,21 @@ def evaluate(
 
 
 def compare(
-    runs: Sequence[str | os.PathLike[str]], *, quiet: bool = False, **options: Any
-) -> "Comparison":
+    runs: Sequence[str | os.PathLike[str]] = (), *, quiet: bool = False, **options: Any
+) -> "Comparison | None":
     """Compare trained models side by side, and write a page.
 
     Runs that differ in nothing but their seeds are one contender. Those that have not been measured
-    yet are measured first, see `evaluate`.
+    yet are measured first, see `evaluate`. With `suite`, in place of runs, the contenders are
+    trained first.
 
     Args:
         runs: folders or URIs of runs.
         quiet: tell nothing on the terminal.
-        options: those of `jobs/compare.py`, by name: out="comparison", samples=5_000, ...
-    Returns: what the page shows: figures, what is established of them, and pictures.
+        options: those of `jobs/compare.py`, by name: out="comparison", samples=5_000, ... With
+            `suite` also those of trainings, which apply to all contenders: width=0.5, ...
+    Returns: what the page shows: figures, what is established of them, and pictures; None with
+        dry_run=True.
     Raises: UserError for a mistake; RunError if the work cannot go on.
     """
     from raygen.jobs.calls import compare as call

@@ -66,7 +66,7 @@ def tune(preset: str, quiet: bool, options: Mapping[str, Any]) -> Findings:
     command = TuneCommand(_run(preset, TRIAL_DEFAULTS | rest), job, sweep)
     if sweep.resume:
         # The options of the saved sweep take precedence over defaults, and given ones over them.
-        command = resumed(command, _words(preset, options))
+        command = resumed(command, [preset, *_words(options)])
     return run_sweep(command, _line(quiet))
 
 
@@ -90,16 +90,25 @@ def evaluate(
 
 def compare(
     runs: Sequence[str | os.PathLike[str]], quiet: bool, options: Mapping[str, Any]
-) -> "Comparison":
+) -> "Comparison | None":
     """See `raygen.compare`."""
     values = dict(options) | {"runs": [os.fspath(run) for run in runs]}
-    if isinstance(values.get("weights"), str):
-        values["weights"] = [values["weights"]]
+    for name in ("weights", "data"):
+        if isinstance(values.get(name), str):
+            values[name] = [values[name]]
     default = CompareOptions()
-    wanted = updated(default, _as_texts(default, values), WHERE)
-    from raygen.jobs.compare import compare as run_comparison
+    if not values.get("suite"):
+        wanted = updated(default, _as_texts(default, values), WHERE)
+        from raygen.jobs.compare import compare as run_comparison
 
-    return run_comparison(wanted, _line(quiet))
+        return run_comparison(wanted, _line(quiet))
+    own = {field.name for field in fields(default)}
+    of_trainings = {name: value for name, value in values.items() if name not in own}
+    values = {name: value for name, value in values.items() if name in own}
+    wanted = updated(default, _as_texts(default, values), WHERE)
+    from raygen.jobs.suite import run_suite
+
+    return run_suite(wanted, _words(of_trainings), _line(quiet))
 
 
 def _run(preset: str, values: Mapping[str, Any]) -> RunConfig:
@@ -126,9 +135,9 @@ def _as_texts(default: object, values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _words(preset: str, options: Mapping[str, Any]) -> list[str]:
+def _words(options: Mapping[str, Any]) -> list[str]:
     """Write options as the words of a command line."""
-    words = [preset]
+    words: list[str] = []
     for name, value in options.items():
         if isinstance(value, bool):
             words += [option(name)] if value else []

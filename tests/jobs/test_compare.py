@@ -72,6 +72,7 @@ def test_runs_are_measured_once_and_compared_on_a_page(
     # The page is a function of the runs.
     assert (out / "index.html").read_text() == text
     found_again = raygen.compare(runs, quiet=True, samples=64, out=str(tmp_path / "again"))
+    assert found_again
     assert [c.name for c in found_again.contenders] == ["dcgan-anime", "vaegan-anime"]
     assert capsys.readouterr().out == ""
 

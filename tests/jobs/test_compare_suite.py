@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from helpers import fails, run_script, write_dataset
 
+import raygen
 from raygen.core.errors import Interrupted
 from raygen.jobs import suite as suite_job
 from raygen.jobs.tune import tune
@@ -139,6 +140,8 @@ def test_tuned_contenders_are_trained_with_new_seeds_and_go_on_where_they_were_i
             assert "/confirmation/trials/" in run["run"]
             # No trial of the search had these seeds.
             assert run["seed"] > 0
+    plan = raygen.compare(suite=str(file), quiet=True, dry_run=True, images=36, width=0.03)
+    assert plan is None
     if len(names) > 2:
         assert "expected best FD (random-vgg) against trials" in (out / "index.html").read_text()
 
