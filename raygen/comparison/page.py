@@ -47,6 +47,8 @@ CURVES = (
 PICTURE_BYTES, GUESS_BYTES = 3 * 2**20, 2**20
 """Upper limits of all pictures together, and of the images that are to be told apart."""
 NOTHING = "-"
+Histories = Mapping[str, Sequence[Measurement]]
+"""What each run measured, by its folder."""
 COSTS = ("parameters", "images seen", "updates", "time", "images/s", "worker-hours")
 
 
@@ -112,6 +114,8 @@ def render(comparison: Comparison) -> str:
     headline = [row for row in comparison.rows if row.tag in wanted]
     headline.sort(key=lambda row: wanted.index(row.tag))
     sheets, guesses = _pictures(comparison)
+    runs = [entry.run.uri for contender in contenders for entry in contender.entries]
+    histories = {run: _history(run) for run in runs}
     return environment.from_string(text).render(
         title=comparison.title,
         subtitle=_subtitle(comparison),
@@ -121,14 +125,14 @@ def render(comparison: Comparison) -> str:
         everything=[_columns(row, comparison.published) for row in comparison.rows],
         published=comparison.published,
         contenders=[
-            {"name": c.name, "runs": _runs(c), "costs": costs(c, p, comparison.price)}
+            {"name": c.name, "runs": _runs(c), "costs": costs(c, p, comparison.price, histories)}
             for c, p in zip(contenders, comparison.parameters, strict=True)
         ],
         cost_names=[*COSTS, *(["price"] if comparison.price else [])],
         sheets=sheets,
         problems=comparison.problems,
         guesses=guesses,
-        charts=[*_charts(contenders), *_tuning_charts(comparison.tuning)],
+        charts=[*_charts(contenders, histories), *_tuning_charts(comparison.tuning)],
         differing=differences(contenders),
         protocol=list(comparison.protocol.items()),
         command=comparison.command,
@@ -202,18 +206,23 @@ def number(value: float) -> str:
     return f"{value:.4g}" if math.isfinite(value) else ""
 
 
-def costs(contender: Contender, parameters: int, price: float) -> list[Cost]:
+def costs(contender: Contender, parameters: int, price: float, histories: Histories) -> list[Cost]:
     """What a contender's trainings took, on average. Args: price: per worker and hour."""
-    summaries = [entry.summary for entry in contender.entries if entry.summary]
-    seconds = [spent for entry in contender.entries if (spent := seconds_of(entry.run.uri))]
-    if not contender.entries:
+    entries = contender.entries
+    if not entries:
         return [Cost(NOTHING)] * (len(COSTS) + bool(price))
-    images = [entry.run.images_seen for entry in contender.entries]
+    summaries = [entry.summary for entry in entries if entry.summary]
+    # The last measurement knows the time that a run has spent training, over all its sessions.
+    ends = [found[-1] for entry in entries if (found := histories[entry.run.uri])]
+    seconds = [end.seconds for end in ends if end.seconds]
+    images = [entry.run.images_seen for entry in entries]
     mean_seconds = sum(seconds) / len(seconds) if seconds else math.nan
     workers = summaries[0].num_workers if summaries else 1
     hours = mean_seconds * workers / 3600
-    updates = contender.entries[0].run.updates
+    updates = entries[0].run.updates
     rates = [summary.images_per_second for summary in summaries]
+    # Trials of sweeps have no summary.
+    rates = rates or [end.images_seen / end.seconds for end in ends if end.seconds]
     rate = sum(rates) / len(rates) if rates else math.nan
     seen = sum(images) / len(images)
     cells = [
@@ -229,12 +238,6 @@ def costs(contender: Contender, parameters: int, price: float) -> list[Cost]:
     return cells
 
 
-def seconds_of(run: str) -> float:
-    """Time that a run has spent training, over all its sessions; 0 if it is not known."""
-    found = _history(run)
-    return found[-1].seconds if found else 0.0
-
-
 def _history(run: str) -> list[Measurement]:
     try:
         return read_history(Folder.at(run))
@@ -242,9 +245,9 @@ def _history(run: str) -> list[Measurement]:
         return []
 
 
-def _charts(contenders: Sequence[Contender]) -> list[tuple[str, str]]:
+def _charts(contenders: Sequence[Contender], histories: Histories) -> list[tuple[str, str]]:
     """Curves of what runs measured, against images and against seconds."""
-    histories = [(k, e, _history(e.run.uri)) for k, c in enumerate(contenders) for e in c.entries]
+    runs = [(k, e, histories[e.run.uri]) for k, c in enumerate(contenders) for e in c.entries]
     found = []
     for tag in CURVES:
         for label in ("images", "seconds"):
@@ -258,7 +261,7 @@ def _charts(contenders: Sequence[Contender]) -> list[tuple[str, str]]:
                         if tag in m.values
                     ],
                 )
-                for k, entry, history in histories
+                for k, entry, history in runs
             ]
             if drawn := curves.chart(lines, label, metric_of(tag).name):
                 found.append((f"{metric_of(tag).name} against {label}", drawn))
