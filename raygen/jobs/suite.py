@@ -29,7 +29,7 @@ from raygen.jobs.tune import tune
 from raygen.measuring.speed import training_speeds
 from raygen.training.run import CONFIG
 from raygen.tuning.confirming import START_SECONDS, read_list
-from raygen.tuning.options import TRIAL_DEFAULTS, SweepOptions
+from raygen.tuning.options import AS_MANY_AS_FIT, TRIAL_DEFAULTS, SweepOptions
 from raygen.tuning.records import REPORTS, SEED, SWEEP, SweepFolder
 
 PLAN = "suite.json"
@@ -37,8 +37,6 @@ SEARCH_SHARE = 0.5
 """Share of the budget for searches, in equal parts; the rest is for trainings with new seeds."""
 OVERHEAD = 1.4
 """Time of a training over that of its steps alone: reading, measuring, and saving take some."""
-MANY_TRIALS = 100_000
-"""More than fit into any budget."""
 LENGTHS = {"steps", "epochs"}
 """Options of trainings that a suite decides."""
 
@@ -347,7 +345,7 @@ def _command(planned: Planned, suite: Suite, options: CompareOptions, out: Folde
         )
         left = max(1, int(suite.search_seconds - spent))
         search = SweepOptions(
-            trials=str(MANY_TRIALS),
+            trials=str(AS_MANY_AS_FIT),
             time_budget=f"{left}s",
             confirm=options.seeds,
             confirm_best=1,

@@ -39,7 +39,7 @@ from raygen.tuning.confirming import rows as confirmation_rows
 from raygen.tuning.confirming import sentence as confirmation_sentence
 from raygen.tuning.criterion import choose_criterion
 from raygen.tuning.findings import BEST, best_config, counts, over_seeds, sentence, write_findings
-from raygen.tuning.options import SweepOptions
+from raygen.tuning.options import AS_MANY_AS_FIT, SweepOptions
 from raygen.tuning.planning import (
     Plan,
     check_dataset,
@@ -249,8 +249,9 @@ def _confirm(
 
 def _announce(task: Task, plan: Plan, history: list[Trial] | None, line: ProgressLine) -> None:
     """Announce the search. Args: history: trials of earlier sessions, if the sweep goes on."""
+    count = f"{plan.count:,}" if plan.count < AS_MANY_AS_FIT else "as many as fit,"
     line.tell(
-        f"{plan.config.preset}: {plan.count:,} trials of at most {task.total_images:,} images, "
+        f"{plan.config.preset}: {count} trials of at most {task.total_images:,} images, "
         f"{task.capacity}; {task.manifest.rows(TRAIN):,} training images in {task.data.uri}"
     )
     if task.objective.metric.startswith("quality/"):

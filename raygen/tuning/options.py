@@ -17,6 +17,9 @@ measured nine times even if it is short."""
 MOST_TRIALS = 1_000_000
 """Upper limit of the number of trials."""
 
+AS_MANY_AS_FIT = MOST_TRIALS
+"""Number of trials that stands for as many as the time allows."""
+
 MOST_SEEDS = 100
 """Upper limit of the seeds of a confirmation."""
 

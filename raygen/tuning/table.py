@@ -10,6 +10,7 @@ from raygen.config.domains import Space, short
 from raygen.core.progress import ProgressLine, duration
 from raygen.core.status import Progress
 from raygen.evaluation.objective import Objective
+from raygen.tuning.options import AS_MANY_AS_FIT
 from raygen.tuning.records import ENDED, REDUCTION, Trial, TrialStatus, best_trial
 
 REFRESH_SECONDS = 1.0
@@ -123,7 +124,8 @@ def headline(
     ended = sum(trial.status in ENDED for trial in trials)
     running = [t.number for t in trials if t.status == "running" and t.number in progress]
     rate = sum(progress[number].images_per_second for number in running)
-    parts = [f"{ended:,} of {count:,} {noun}s ended"]
+    of = f" of {count:,}" if count < AS_MANY_AS_FIT else ""
+    parts = [f"{ended:,}{of} {noun}s ended"]
     if rate:
         parts.append(f"{rate:,.0f} images/s")
     if left is not None:
