@@ -249,9 +249,9 @@ def _confirm(
 
 def _announce(task: Task, plan: Plan, history: list[Trial] | None, line: ProgressLine) -> None:
     """Announce the search. Args: history: trials of earlier sessions, if the sweep goes on."""
-    count = f"{plan.count:,}" if plan.count < AS_MANY_AS_FIT else "as many as fit,"
+    trials = f"{plan.count:,} trials" if plan.count < AS_MANY_AS_FIT else "as many trials as fit"
     line.tell(
-        f"{plan.config.preset}: {count} trials of at most {task.total_images:,} images, "
+        f"{plan.config.preset}: {trials} of at most {task.total_images:,} images, "
         f"{task.capacity}; {task.manifest.rows(TRAIN):,} training images in {task.data.uri}"
     )
     if task.objective.metric.startswith("quality/"):
