@@ -5,15 +5,13 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-
-from raygen.comparison import curves
+from raygen.comparison import curves, rendering
 from raygen.comparison.contenders import Contender, differences
 from raygen.comparison.curves import Line
 from raygen.comparison.pictures import Guess, Shown, encode
+from raygen.comparison.rendering import number
 from raygen.comparison.table import Row
 from raygen.config.families import FD
 from raygen.core.checked import finite_or_none
@@ -107,8 +105,6 @@ class Comparison:
 
 def render(comparison: Comparison) -> str:
     """The page as HTML. All texts of users are escaped."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    text = resources.files("raygen.comparison").joinpath("page.html").read_text("utf-8")
     contenders = comparison.contenders
     wanted = [tag.replace("features/", f"{comparison.extractor}/") for tag in HEADLINE]
     headline = [row for row in comparison.rows if row.tag in wanted]
@@ -116,7 +112,8 @@ def render(comparison: Comparison) -> str:
     sheets, guesses = _pictures(comparison)
     runs = [entry.run.uri for contender in contenders for entry in contender.entries]
     histories = {run: _history(run) for run in runs}
-    return environment.from_string(text).render(
+    return rendering.render(
+        "page.html",
         title=comparison.title,
         subtitle=_subtitle(comparison),
         answers=comparison.answers,
@@ -199,11 +196,6 @@ def _range(values: Sequence[float]) -> str:
         return ""
     low, high = number(min(values)), number(max(values))
     return low if low == high else f"{low} to {high}"
-
-
-def number(value: float) -> str:
-    """Format a figure to four digits; empty for what is not finite."""
-    return f"{value:.4g}" if math.isfinite(value) else ""
 
 
 def costs(contender: Contender, parameters: int, price: float, histories: Histories) -> list[Cost]:

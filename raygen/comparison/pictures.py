@@ -1,6 +1,5 @@
 """Pictures of contenders for a page: from the same codes and of the same images, not chosen."""
 
-import base64
 import io
 import re
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from raygen.comparison.contenders import Contender
+from raygen.comparison.rendering import as_png, as_webp
 from raygen.core.errors import UserError
 from raygen.core.storage import Folder
 from raygen.data.pixels import as_images
@@ -202,12 +202,7 @@ def _encoded(pixels: np.ndarray, width: int, quality: int, exact: int) -> Encode
     if image.width > width:
         height = max(1, round(image.height * width / image.width))
         image = image.resize((width, height), Image.Resampling.LANCZOS)
-    file = io.BytesIO()
-    if image.width * image.height <= exact:
-        image.save(file, "PNG", optimize=True)
-        kind = "png"
-    else:
-        image.save(file, "WEBP", quality=quality)
-        kind = "webp"
-    text = base64.b64encode(file.getvalue()).decode()
-    return Encoded(f"data:image/{kind};base64,{text}", image.width, image.height)
+    is_small = image.width * image.height <= exact
+    return Encoded(
+        as_png(image) if is_small else as_webp(image, quality), image.width, image.height
+    )

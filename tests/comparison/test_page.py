@@ -12,8 +12,9 @@ from contenders import EVIL, some
 
 from raygen.comparison import curves
 from raygen.comparison.curves import Line, chart, strip
-from raygen.comparison.page import Comparison, as_csv, as_json, number, render
+from raygen.comparison.page import Comparison, as_csv, as_json, render
 from raygen.comparison.pictures import LADDER, Guess, Shown, encode
+from raygen.comparison.rendering import number
 from raygen.comparison.table import answers, compare
 from raygen.evaluation.distances import Interval
 
