@@ -62,6 +62,7 @@ from raygen.tuning.confirming import LIST, candidates, compare, read_list
 from raygen.tuning.confirming import sentence as sentence_of_seeds
 from raygen.tuning.findings import as_csv, over_seeds, sentence
 from raygen.tuning.options import SweepOptions
+from raygen.tuning.outcome import CONFIRMED, read_outcome
 from raygen.tuning.planning import Plan, continued, read_trials
 from raygen.tuning.records import Report, SweepFolder, Trial, best_trial
 from raygen.tuning.table import trial_rows
@@ -139,15 +140,19 @@ def make(place: Path) -> None:
     about |= {"metric": "quality/fd_domain", "quality_samples": 256}
     sweep.folder.write_json("sweep.json", about)
     sweep.confirmation.folder.write_json(LIST, {"trainings": [[0, 1], [1, 1], [0, 2]]})
+    best: dict[str, Any] = {"trial": 1, "values": {"lr_g": 1e-3, "beta1": 0.5, "batch_size": 16}}
+    confirmed = {"seeds": 3, "established": True, "found": "confirmed", "settings": [best]}
+    sweep.folder.write_json(CONFIRMED, confirmed)
+    sweep.folder.write_json("summary.json", {"found": "best FD 21", "trials": 2})
     reports = [Report(100 * k, 1.0 / k, 1.5 * k, 1e9, {"quality/swd": 1.0 / k}) for k in (1, 2)]
     trial_values: Any = {"lr_g": 1e-3, "beta1": 0.5, "batch_size": 16}
     for number in range(2):
         sweep.write_trial(Trial(number, trial_values, "finished", "", ["a"], ["b"], reports))
     lines = [Measurement(k, 8 * k, k / 2, {"a": 1.0 / k, "b": math.nan}) for k in (1, 2, 3)]
     (place / HISTORY).write_bytes(b"".join(line.to_line() for line in lines))
-    best = Best(0.5, "quality/swd", 2)
+    score = Best(0.5, "quality/swd", 2)
     summary = Summary(
-        "dcgan-celeba", 24, 3, 1.5, 9, 0.5, 0, 2, "cpu", {"a": math.nan}, "x", best=best
+        "dcgan-celeba", 24, 3, 1.5, 9, 0.5, 0, 2, "cpu", {"a": math.nan}, "x", best=score
     )
     _write(place / "run/summary.json", summary.to_json())
     _write(place / "best.json", RUN.to_json())
@@ -294,6 +299,12 @@ def _read_sweep(place: Path) -> None:
     best_trial(trials, objective)
 
 
+def _read_outcome(place: Path) -> None:
+    outcome = read_outcome(SweepFolder(Folder.at(place / "sweep")))
+    if outcome.problems:
+        raise UserError(outcome.problems[0])
+
+
 def _read_space(place: Path) -> None:
     known = RUN.to_json()
     space = read_space({}, str(place / "space.json"), (), known)
@@ -367,6 +378,8 @@ JSON = {
     "sweep": Kind("sweep/sweep.json", _read_sweep),
     "trainings": Kind(f"sweep/confirmation/{LIST}", _read_sweep),
     "trial": Kind("sweep/trials/001/trial.json", _read_sweep),
+    "confirmed": Kind(f"sweep/{CONFIRMED}", _read_outcome),
+    "summary of a sweep": Kind("sweep/summary.json", _read_outcome),
     "summary": Kind("run/summary.json", lambda place: read_summary(Folder.at(place / "run"))),
     "best": Kind(
         "best.json",

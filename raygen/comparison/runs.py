@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar, cast, get_args
 from raygen.config.run import RunConfig
 from raygen.core import marker
 from raygen.core.errors import RunError, UserError, one_line
-from raygen.core.history import METRICS_FILE, last_values, read_history
+from raygen.core.history import METRICS_FILE, Measurement, last_values, read_history
 from raygen.core.marker import MARKER, Marker
 from raygen.core.status import Position
 from raygen.core.storage import Folder
@@ -60,7 +60,7 @@ class RunInfo:
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """A folder that holds a run or a sweep.
 
     Attributes:
@@ -87,6 +87,16 @@ def list_runs(storage: str | os.PathLike[str]) -> list[RunInfo]:
     Returns: the runs in the order of their names, a sweep's trials together.
     Raises: UserError if the storage does not exist or cannot be reached.
     """
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        runs = [run for found in pool.map(runs_of, find_places(storage, pool)) for run in found]
+        return list(pool.map(describe, runs))
+
+
+def find_places(storage: str | os.PathLike[str], pool: ThreadPoolExecutor) -> list[Place]:
+    """The runs and sweeps that a storage holds, or that it is, in the order of their names.
+
+    Raises: UserError if the storage does not exist or cannot be reached.
+    """
     root = Folder.at(storage)
     names = root.names()
     if not names and not root.exists():
@@ -95,15 +105,14 @@ def list_runs(storage: str | os.PathLike[str]) -> list[RunInfo]:
         )
     alone = _recognised(root, names)
     if alone is None and root.name == TRIALS and root.parent.exists(SWEEP):
-        alone = _Place(root.parent, (), is_sweep=True)
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        folders = [] if alone else [root.join(name) for name in root.folders()]
-        places = [alone] if alone else list(filter(None, pool.map(_recognise, folders)))
-        runs = [run for found in pool.map(_runs, places) for run in found]
-        return list(pool.map(_describe, runs))
+        alone = Place(root.parent, (), is_sweep=True)
+    if alone:
+        return [alone]
+    folders = [root.join(name) for name in root.folders()]
+    return list(filter(None, pool.map(_recognise, folders)))
 
 
-def _recognise(folder: Folder) -> _Place | None:
+def _recognise(folder: Folder) -> Place | None:
     try:
         return _recognised(folder, folder.names())
     except UserError:
@@ -111,7 +120,7 @@ def _recognise(folder: Folder) -> _Place | None:
         return None
 
 
-def _recognised(folder: Folder, names: Sequence[str]) -> _Place | None:
+def _recognised(folder: Folder, names: Sequence[str]) -> Place | None:
     """The run or sweep in a folder; None if there is none."""
     known = marker.read(folder) if MARKER in names else None
     if known is None and SWEEP in names:
@@ -125,11 +134,11 @@ def _recognised(folder: Folder, names: Sequence[str]) -> _Place | None:
         return None
     is_trial = TRIAL in names and folder.parent.name == TRIALS
     sweep = folder.parent.parent.name if is_trial else ""
-    return _Place(folder, names, known.raygen == "sweep", sweep, known.deleting)
+    return Place(folder, names, known.raygen == "sweep", sweep, known.deleting)
 
 
-def _runs(place: _Place) -> list[_Place]:
-    """The runs in a place: the run itself, or the trials of a sweep."""
+def runs_of(place: Place) -> list[Place]:
+    """The runs in a place: the run itself, or the trials of a sweep, and of its confirmation."""
     if not place.is_sweep:
         return [place]
     sweep = SweepFolder(place.folder)
@@ -137,20 +146,26 @@ def _runs(place: _Place) -> list[_Place]:
     return found + _trials(sweep.confirmation.folder, sweep.confirmation.name)
 
 
-def _trials(folder: Folder, sweep: str) -> list[_Place]:
+def _trials(folder: Folder, sweep: str) -> list[Place]:
     """The trials in a sweep's folder. Args: sweep: its name."""
     trials = folder.join(TRIALS)
     try:
         names = trials.folders()
     except UserError:
         # Listing it as a run meets the problem again and reports it.
-        return [_Place(trials, (), sweep=sweep)]
+        return [Place(trials, (), sweep=sweep)]
     # By number: 1000 comes after 999.
     ordered = sorted(names, key=lambda name: (len(name), name))
-    return [_Place(trials.join(name), (), sweep=sweep) for name in ordered]
+    return [Place(trials.join(name), (), sweep=sweep) for name in ordered]
 
 
-def _describe(place: _Place) -> RunInfo:
+def describe(
+    place: Place, history: Callable[[Folder], list[Measurement]] = read_history
+) -> RunInfo:
+    """The state of a run according to its files.
+
+    Args: history: reads what it has measured; the newest values are taken of that.
+    """
     folder, run = place.folder, RunFolder(place.folder)
     problems = [f"{folder.uri}: is being deleted by --restart"] if place.deleting else []
 
@@ -183,13 +198,13 @@ def _describe(place: _Place) -> RunInfo:
             position = checkpoint_index.position_of(state)
             # A checkpoint has metrics if the networks were measured when it was saved.
             metrics = state.value.get("metrics")
-        history = (
-            read(lambda: read_history(folder)) if METRICS_FILE in names and not metrics else None
-        )
-        if history:
-            metrics = last_values(history)
+        measured = None
+        if METRICS_FILE in names and not metrics:
+            measured = read(lambda: history(folder))
+        if measured:
+            metrics = last_values(measured)
             if not state:
-                position = Position(history[-1].step, history[-1].images_seen)
+                position = Position(measured[-1].step, measured[-1].images_seen)
     return RunInfo(
         uri=folder.uri,
         name=folder.name,

@@ -18,6 +18,8 @@ from raygen.core.storage import Folder, unreadable
 METRICS_FILE = "metrics.jsonl"
 MOST_BYTES = 2**28
 """Largest history that is read, in bytes: about a million measurements."""
+END_BYTES = 2**18
+"""How much of a history's end tells its newest values, in bytes: about a thousand measurements."""
 _ADVICE = "restore the file, or move it away to go on without the measurements so far"
 
 
@@ -80,6 +82,25 @@ def read_history(folder: Folder) -> list[Measurement]:
     return [measurement for _, measurement in _lines(folder, data)]
 
 
+def read_newest(folder: Folder) -> list[Measurement]:
+    """The newest measurements of a run, oldest first, without reading a long history as a whole.
+
+    Args: folder: the run's folder.
+    Raises: UserError if the file cannot be read, or one of these lines is damaged.
+    """
+    try:
+        data = folder.read_end(METRICS_FILE, END_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as problem:
+        raise unreadable(folder.join(METRICS_FILE).uri, problem) from problem
+    if len(data) < END_BYTES:
+        return [measurement for _, measurement in _lines(folder, data)]
+    # The first line is probably only the end of one.
+    whole = data[data.find(b"\n") + 1 :]
+    return [m for _, m in _lines(folder, whole, f" of the last {END_BYTES:,} bytes")]
+
+
 def lines_up_to(folder: Folder, images_seen: int) -> bytes:
     """The lines to keep when a run goes on from a checkpoint.
 
@@ -109,12 +130,16 @@ def _read(folder: Folder, at_most: int | None = None) -> bytes:
         raise unreadable(folder.join(METRICS_FILE).uri, problem) from problem
 
 
-def _lines(folder: Folder, data: bytes) -> Iterator[tuple[int, Measurement]]:
-    """Yield each line's end offset and its measurement. Raises: UserError."""
+def _lines(folder: Folder, data: bytes, part: str = "") -> Iterator[tuple[int, Measurement]]:
+    """Yield each line's end offset and its measurement.
+
+    Args: part: where the lines are counted from, for errors.
+    Raises: UserError.
+    """
     where = folder.join(METRICS_FILE).uri
     begin, number, before = 0, 1, 0
     while (end := data.find(b"\n", begin) + 1) > 0:
-        values = parse(data[begin:end], f"{where}, line {number}", advice=_ADVICE)
+        values = parse(data[begin:end], f"{where}, line {number}{part}", advice=_ADVICE)
         measurement = Measurement.from_json(values)
         if measurement.images_seen < before:
             values.entry("images_seen").fail(f"{before:,} or more, as in the line before")

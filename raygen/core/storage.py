@@ -196,6 +196,14 @@ class Folder:
         files = (info for info in self._entries() if info.type == fs.FileType.File)
         return {info.base_name: info.size for info in files}
 
+    def times(self) -> dict[str, float]:
+        """When each file directly in the folder was last modified, in Unix seconds.
+
+        Raises: as `names`.
+        """
+        files = (info for info in self._entries() if info.type == fs.FileType.File)
+        return {info.base_name: info.mtime_ns / 1e9 for info in files if info.mtime_ns}
+
     def modified_at(self, name: str) -> float | None:
         """A file's modification time, by the storage's clock, in Unix seconds; None if unknown."""
         info = self._info(name)
@@ -215,6 +223,23 @@ class Folder:
         def read() -> bytes:
             with self.filesystem.open_input_stream(self.path_of(name)) as stream:
                 return _read(stream, at_most)
+
+        return self.patiently(read)
+
+    def read_end(self, name: str, at_most: int) -> bytes:
+        """The last bytes of a file; all of them if there are no more than `at_most`.
+
+        Raises: FileNotFoundError.
+        """
+        if self.is_local:
+            with open_regular(self.path_of(name)) as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - at_most))
+                return _read(file, at_most)
+
+        def read() -> bytes:
+            with self.filesystem.open_input_file(self.path_of(name)) as file:
+                file.seek(max(0, file.size() - at_most))
+                return _read(file, at_most)
 
         return self.patiently(read)
 

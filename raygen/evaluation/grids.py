@@ -5,20 +5,23 @@ import math
 import struct
 import zlib
 from collections.abc import Sequence
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
+
+if TYPE_CHECKING:
+    # Code that only looks at grids need not wait for torch.
+    from torch import Tensor
 
 
-def to_uint8(images: Tensor) -> np.ndarray:
+def to_uint8(images: "Tensor") -> np.ndarray:
     """(N, 3, H, W) in [-1, 1] -> (N, H, W, 3) uint8; values outside are clipped."""
     pixels = images.detach().float().cpu().add(1).mul(127.5).round().clamp(0, 255)
     return pixels.byte().permute(0, 2, 3, 1).numpy()
 
 
-def grid(images: Tensor, columns: int = 0) -> np.ndarray:
+def grid(images: "Tensor", columns: int = 0) -> np.ndarray:
     """Lay out (N, 3, H, W) images in [-1, 1] in a grid, as (height, width, 3) uint8.
 
     Args: columns: 0: as square as N allows without gaps, and wider than high.

@@ -23,7 +23,6 @@ from raygen.tuning.table import describe_values
 
 LIST = "trainings.json"
 """File in the confirmation's folder: which trial's values each training has, and which seed."""
-CONFIRMED = "confirmed.json"
 START_SECONDS = 10.0
 """Approximate time from one training to the next."""
 

@@ -18,9 +18,10 @@ from raygen.config.domains import Choice, Range, Space, Value, short
 from raygen.config.run import PRESETS, RunConfig
 from raygen.core.storage import Folder
 from raygen.evaluation.objective import Objective
-from raygen.tuning.confirming import CONFIRMED, Confirmed
+from raygen.tuning.confirming import Confirmed
 from raygen.tuning.expected_best import expected_best, searched_values
 from raygen.tuning.options import TRIAL_DEFAULTS
+from raygen.tuning.outcome import CONFIRMED
 from raygen.tuning.records import SEED, Trial, best_trial, comparable
 from raygen.tuning.table import describe_values
 

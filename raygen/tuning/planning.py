@@ -15,7 +15,6 @@ from raygen.config.domains import (
     random_trials,
     read_space,
 )
-from raygen.config.families import FD
 from raygen.config.fields import Policy, having
 from raygen.config.job import JobOptions
 from raygen.config.run import RESUMABLE_CHANGES, RunConfig
@@ -30,7 +29,16 @@ from raygen.tensorboard import hparams
 from raygen.training.placement import check_batch
 from raygen.tuning.options import MOST_TRIALS, Search, SweepOptions
 from raygen.tuning.optuna_search import import_optuna
-from raygen.tuning.records import OWN, REPORTS, SWEEP, TRIAL, SavedSweep, SweepFolder, Trial
+from raygen.tuning.records import (
+    OWN,
+    REPORTS,
+    SWEEP,
+    TRIAL,
+    SavedSweep,
+    SweepFolder,
+    Trial,
+    saved_objective,
+)
 
 DEFAULT_TRIALS = 16
 CHECKED_COMBINATIONS = 5_000
@@ -166,13 +174,8 @@ def continued(plan: Plan, saved: SavedSweep, options: SweepOptions) -> Plan:
 
     Raises: UserError if that is by a metric that its runs never log.
     """
-    metric = saved.metric or plan.objective.metric
-    if metric == FD:
-        # Earlier versions compared trials by this.
-        metric = "quality/swd"
     config = replace(plan.config, quality_samples=saved.quality_samples)
-    objective = choose_objective(config, metric, options.mode, options.max_kl)
-    return replace(plan, config=config, objective=objective)
+    return replace(plan, config=config, objective=saved_objective(saved, config, options))
 
 
 def lengths(config: RunConfig, manifest: Manifest) -> tuple[int, int]:

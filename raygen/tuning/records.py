@@ -19,6 +19,7 @@ from typing import Any, Literal, cast, get_args
 
 from raygen.cluster.lease import Fence
 from raygen.config.domains import Value, Values
+from raygen.config.families import FD
 from raygen.config.fields import MOST
 from raygen.config.run import QUALITY_SAMPLES, RunConfig
 from raygen.core import marker
@@ -27,9 +28,9 @@ from raygen.core.errors import UserError
 from raygen.core.marker import Marker
 from raygen.core.storage import Folder
 from raygen.evaluation.metrics import VARIETY
-from raygen.evaluation.objective import Objective
+from raygen.evaluation.objective import Objective, choose_objective
 from raygen.training.run import RunFolder
-from raygen.tuning.options import MOST_TRIALS
+from raygen.tuning.options import MOST_TRIALS, SweepOptions
 
 SWEEP = "sweep.json"
 TRIAL = "trial.json"
@@ -137,7 +138,7 @@ class Trial:
         values.only([field.name for field in fields(Trial)])
         trial = Trial(
             number=values.entry("number").integer(0, MOST_TRIALS),
-            values={name: _value(v) for name, v in values.entry("values").entries().items()},
+            values={name: read_value(v) for name, v in values.entry("values").entries().items()},
             status=cast(TrialStatus, values.entry("status").choice(get_args(TrialStatus))),
             reason=values.entry("reason").text(),
             failures=list(values.entry("failures").texts()),
@@ -150,7 +151,8 @@ class Trial:
         return trial
 
 
-def _value(value: Checked) -> Value:
+def read_value(value: Checked) -> Value:
+    """The value of a searched option. Raises: UserError if it is none."""
     if not isinstance(value.value, Value):
         value.fail("the value of an option")
     found: Value = value.value
@@ -254,17 +256,31 @@ class SweepFolder:
         """Read all trials that have begun, in the order of their numbers."""
         trials = self.folder.join(TRIALS)
         names = [name for name in trials.names() if trials.join(name).exists(TRIAL)]
-        return sorted(
-            (self._read_trial(trials, name) for name in names), key=lambda trial: trial.number
-        )
+        return sorted((self.read_trial(name) for name in names), key=lambda trial: trial.number)
 
-    def _read_trial(self, trials: Folder, name: str) -> Trial:
+    def read_trial(self, name: str) -> Trial:
+        """Read a trial. Args: name: of its folder.
+
+        Raises: FileNotFoundError if it has not begun; UserError if its record is damaged.
+        """
         advice = f"delete the folder {name} to have the trial repeated"
-        values = trials.join(name).read_checked(TRIAL, advice=advice)
+        values = self.folder.join(TRIALS, name).read_checked(TRIAL, advice=advice)
         trial = Trial.from_json(values)
         if trial_name(trial.number) != name:
             values.entry("number").fail(f"that of its folder, {name}")
         return trial
+
+
+def saved_objective(saved: SavedSweep, config: RunConfig, options: SweepOptions) -> Objective:
+    """What a sweep has compared its trials by so far.
+
+    Raises: UserError if that is a metric that its runs never log.
+    """
+    metric = saved.metric or options.metric or config.model.best_by
+    if metric == FD:
+        # Earlier versions compared trials by this.
+        metric = "quality/swd"
+    return choose_objective(config, metric, options.mode, options.max_kl)
 
 
 def trial_name(number: int) -> str:
