@@ -2,6 +2,7 @@
 
 python jobs/compare.py runs/dcgan-celeba-0 runs/dcgan-celeba-1 runs/vae-0 runs/vae-1
 python jobs/compare.py --suite anime --data data/anime-64 --budget 2h --tune --width 0.25
+python jobs/compare.py --storage runs
 """
 
 import sys
@@ -16,6 +17,11 @@ def main(argv: Sequence[str]) -> None:
     if "suite" not in given_options(argv):
         options = parse_options(CompareOptions, argv, about)
         # Import late, because it takes seconds, for which --help and mistakes should not wait.
+        if options.storage:
+            from raygen.jobs.index import index
+
+            index(options)
+            return
         from raygen.jobs.compare import compare
 
         compare(options)

@@ -37,6 +37,9 @@ class CompareOptions:
     """Images that each of a suite's trainings sees; 0: as many as fit into the budget."""
     dry_run: bool = False
     """Say what a suite would train, and how long that takes, and train nothing."""
+    storage: str = ""
+    """In place of runs, a folder or URI of runs: make a page that lists all of them and their
+    sweeps, to pick from."""
     out: str = "comparison"
     """Folder or URI for the page (index.html), its figures (comparison.json) and every seed's
     scores (comparison.csv)."""
@@ -63,6 +66,9 @@ class CompareOptions:
         seconds_of(self.budget, "--budget")
         if self.suite and self.runs:
             raise UserError("--suite: trains its contenders itself; name no runs")
+        if self.storage and (self.runs or self.suite):
+            named = f"RUN ({self.runs[0]})" if self.runs else f"--suite ({self.suite})"
+            raise UserError(f"--storage {self.storage}: lists all runs; name no {named} beside it")
         for name in ("tune", "images", "dry_run"):
             if getattr(self, name) and not self.suite:
                 raise UserError(f"{option(name)}: is for a suite; name one with --suite")

@@ -50,6 +50,47 @@ def encode_png(pixels: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+def upper_part(png: bytes, rows: int) -> bytes:
+    """The upper rows of a grid as a PNG file, without decoding the others.
+
+    Args:
+        png: the bytes of the grid's file, as `encode_png` or `GridFile` wrote it; as many of them
+            as hold these rows.
+        rows: height of the part in pixels; all if the grid is not higher.
+    Raises: ValueError, or zlib.error, if it is no such file.
+    """
+    if png[:16] != SIGNATURE + b"\0\0\0\rIHDR" or len(png) < 29:
+        raise ValueError("not a PNG file")
+    width, height, *kind = struct.unpack(">IIBBBBB", png[16:29])
+    if kind != RGB:
+        raise ValueError("not a PNG of 8 bits for each of red, green and blue")
+    rows = min(rows, height)
+    wanted = rows * (1 + 3 * width)
+    if not 0 < wanted <= MOST_PART:
+        raise ValueError(f"{width:,} pixels wide")
+    unpacker, pixels, place = zlib.decompressobj(), bytearray(), len(SIGNATURE)
+    while len(pixels) < wanted and place + 8 <= len(png):
+        size = int.from_bytes(png[place : place + 4], "big")
+        place += 8
+        if png[place - 4 : place] == b"IDAT":
+            pixels += unpacker.decompress(png[place : place + size], wanted - len(pixels))
+        place += size + 4
+    if len(pixels) < wanted:
+        raise ValueError("ends early")
+    file = io.BytesIO()
+    file.write(SIGNATURE)
+    _write_chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, rows, *RGB))
+    # Whoever asks for the part decodes it at once, so it is not worth compressing.
+    _write_chunk(file, b"IDAT", zlib.compress(pixels, 0))
+    _write_chunk(file, b"IEND", b"")
+    return file.getvalue()
+
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+RGB = [8, 2, 0, 0, 0]
+"""The end of a PNG's header: 8 bits per channel, RGB, not interlaced."""
+MOST_PART = 2**25
+"""Largest part of a grid that `upper_part` makes, in bytes."""
 PADDING = 2
 """White border around the images of a grid, in pixels."""
 MAX_PNG_SIDE = 1_000_000
@@ -94,9 +135,8 @@ class GridFile:
         self._row: list[np.ndarray] = []
         self._compressor = zlib.compressobj()
         size = grid_size(count, columns, height, width)
-        file.write(b"\x89PNG\r\n\x1a\n")
-        # Header fields: 8 bits per channel, RGB, not interlaced.
-        self._chunk(b"IHDR", struct.pack(">IIBBBBB", size[1], size[0], 8, 2, 0, 0, 0))
+        file.write(SIGNATURE)
+        _write_chunk(file, b"IHDR", struct.pack(">IIBBBBB", size[1], size[0], *RGB))
         self._width = size[1]
         if not self._bare:
             self._pixels(_white(PADDING, self._width))
@@ -109,8 +149,8 @@ class GridFile:
             if len(self._row) == self._columns or not self._left:
                 self._write_row()
         if not self._left:
-            self._chunk(b"IDAT", self._compressor.flush())
-            self._chunk(b"IEND", b"")
+            _write_chunk(self._file, b"IDAT", self._compressor.flush())
+            _write_chunk(self._file, b"IEND", b"")
 
     def _write_row(self) -> None:
         if self._bare:
@@ -125,10 +165,12 @@ class GridFile:
         rows[:, 0] = 1
         rows[:, 1:4] = pixels[:, 0]
         rows[:, 4:] = (pixels[:, 1:] - pixels[:, :-1]).reshape(len(pixels), -1)
-        self._chunk(b"IDAT", self._compressor.compress(rows.tobytes()))
+        _write_chunk(self._file, b"IDAT", self._compressor.compress(rows.tobytes()))
 
-    def _chunk(self, name: bytes, data: bytes) -> None:
-        if data or name == b"IEND":
-            checksum = zlib.crc32(data, zlib.crc32(name))
-            self._file.write(struct.pack(">I", len(data)) + name + data)
-            self._file.write(struct.pack(">I", checksum))
+
+def _write_chunk(file: BinaryIO, name: bytes, data: bytes) -> None:
+    """Write a part of a PNG file, unless it is empty."""
+    if data or name == b"IEND":
+        checksum = zlib.crc32(data, zlib.crc32(name))
+        file.write(struct.pack(">I", len(data)) + name + data)
+        file.write(struct.pack(">I", checksum))

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 import tracemalloc
 from pathlib import Path
 from unittest import mock
@@ -45,6 +46,23 @@ def test_files_and_folders_come_and_go(folder: Folder) -> None:
         folder.read_bytes("b")
     folder.delete()
     assert not folder.exists()
+
+
+def test_the_end_of_a_file_and_the_times_of_all_are_read(folder: Folder) -> None:
+    begun = time.time()
+    folder.write_bytes("digits", b"0123456789")
+    folder.join("sub").write_bytes("c", b"")
+    assert [folder.read_end("digits", most) for most in (0, 3, 10, 2**30)] == [
+        b"",
+        b"789",
+        b"0123456789",
+        b"0123456789",
+    ]
+    with pytest.raises(FileNotFoundError):
+        folder.read_end("other", 1)
+    assert list(folder.times()) == ["digits"]
+    # Storages keep times in whole seconds at worst.
+    assert folder.times()["digits"] == pytest.approx(begun, abs=60)
 
 
 def test_a_limit_on_what_is_read_costs_no_memory(folder: Folder) -> None:

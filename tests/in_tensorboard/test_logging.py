@@ -12,7 +12,14 @@ from pyarrow import fs
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from raygen.core.errors import UserError
-from raygen.core.history import Measurement, last_values, read_history
+from raygen.core.history import (
+    END_BYTES,
+    METRICS_FILE,
+    Measurement,
+    last_values,
+    read_history,
+    read_newest,
+)
 from raygen.core.status import Position
 from raygen.core.storage import Folder
 from raygen.tensorboard.run_log import RunLog
@@ -196,3 +203,22 @@ def test_a_file_that_is_too_large_is_not_read(
     folder.write_bytes("metrics.jsonl", 2 * GOOD)
     with pytest.raises(UserError, match="has more than .*--log-images"):
         read_history(folder)
+
+
+def test_the_newest_measurements_are_read_from_the_end(tmp_path: Path) -> None:
+    folder = Folder.at(tmp_path)
+    assert read_newest(folder) == []
+    lines = [Measurement(k, 8 * k, k / 2, {"loss": 1 / k}).to_line() for k in range(1, 20_000)]
+    for count in (1, 100, len(lines)):
+        folder.write_bytes(METRICS_FILE, b"".join(lines[:count]))
+        history, newest = read_history(folder), read_newest(folder)
+        assert newest == history[-len(newest) :]
+        assert len(newest) == count or len(b"".join(lines[-len(newest) - 1 :])) >= END_BYTES
+    # A line that is being written is left out; one before the end is not looked at.
+    folder.write_bytes(METRICS_FILE, b"{\n" + b"".join(lines) + b'{"step": 1')
+    assert read_newest(folder)[-1] == history[-1]
+    folder.write_bytes(METRICS_FILE, b"".join(lines) + b"{\n")
+    with pytest.raises(UserError, match="line [0-9]+ of the last 262,144 bytes: not valid JSON"):
+        read_newest(folder)
+    folder.write_bytes(METRICS_FILE, b"x" * END_BYTES + b"\n")
+    assert read_newest(folder) == []
