@@ -26,6 +26,8 @@ from PIL import Image
 
 from raygen.cli import TrainCommand, TuneCommand, parse_options, parse_run
 from raygen.cluster import lease
+from raygen.comparison.index import read_index
+from raygen.comparison.index_page import render_index
 from raygen.config import domains as search_space
 from raygen.config.domains import random_trials, read_space
 from raygen.config.fields import read_json_object, updated
@@ -44,6 +46,7 @@ from raygen.data.shards.reader import ShardReader
 from raygen.data.sources.huggingface import huggingface
 from raygen.data.splits import TRAIN
 from raygen.evaluation import domain
+from raygen.evaluation.grids import encode_png
 from raygen.evaluation.objective import Objective
 from raygen.evaluation.record import (
     EvaluatedCheckpoint,
@@ -62,7 +65,7 @@ from raygen.tuning.confirming import LIST, candidates, compare, read_list
 from raygen.tuning.confirming import sentence as sentence_of_seeds
 from raygen.tuning.findings import as_csv, over_seeds, sentence
 from raygen.tuning.options import SweepOptions
-from raygen.tuning.outcome import CONFIRMED, read_outcome
+from raygen.tuning.outcome import CONFIRMED, Outcome
 from raygen.tuning.planning import Plan, continued, read_trials
 from raygen.tuning.records import Report, SweepFolder, Trial, best_trial
 from raygen.tuning.table import trial_rows
@@ -74,6 +77,7 @@ HANGS = 180
 PRESET, WIDTH = "dcgan-celeba", 0.0625
 SPACE = {"lr_g": [1e-4, 1e-3], "beta1": "uniform(0,0.5)", "batch_size": "randint(8,32)"}
 RUN = PRESETS[PRESET].updated({"width": WIDTH}, "test")
+SAMPLES = "samples-000000024.png"
 OTHER_CLAIM = f".lease-{'0' * 32}.json"
 
 
@@ -122,6 +126,8 @@ def make(place: Path) -> None:
     _write(place / "run/evaluation.json", evaluation.to_json())
     for step in (1, 2, 3):
         add_evaluation(Folder.at(place / "run"), EvaluatedCheckpoint(8 * step, step, evaluation))
+    rows = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    Folder.at(place / "run").join("samples").write_bytes(SAMPLES, encode_png(rows))
     begun = Folder.at(place / "begun")
     marker.write(begun, "dataset")
     records = begun.join(".prepare")
@@ -281,6 +287,7 @@ def _read_begun(place: Path) -> None:
 
 
 def _read_sweep(place: Path) -> None:
+    _list_sweep(place)
     argv = [PRESET, "--storage", str(place), "--run-name", "sweep", "--resume"]
     command = resumed(parse_run(TuneCommand, argv, "", "-sweep"), argv)
     sweep = SweepFolder(Folder.at(place / "sweep"))
@@ -299,10 +306,22 @@ def _read_sweep(place: Path) -> None:
     best_trial(trials, objective)
 
 
+def _list_sweep(place: Path) -> Outcome:
+    index = read_index(str(place / "sweep"))
+    render_index(index, "title", "command")
+    return index.sweeps[0].outcome
+
+
 def _read_outcome(place: Path) -> None:
-    outcome = read_outcome(SweepFolder(Folder.at(place / "sweep")))
-    if outcome.problems:
-        raise UserError(outcome.problems[0])
+    if problems := _list_sweep(place).problems:
+        raise UserError(problems[0])
+
+
+def _read_listed(place: Path) -> None:
+    index = read_index(str(place / "run"))
+    render_index(index, "title", "command")
+    if index.runs[0].problem:
+        raise UserError(index.runs[0].problem)
 
 
 def _read_space(place: Path) -> None:
@@ -393,9 +412,7 @@ JSON = {
     "state of a saved dataset": Kind("hf/train/state.json", _read_huggingface),
     "marker": Kind("begun/raygen.json", lambda place: marker.read(Folder.at(place / "begun"))),
     "claim": Kind(f"owned/{OTHER_CLAIM}", _read_claims),
-    "evaluation": Kind(
-        "run/evaluation.json", lambda place: Evaluation.read(Folder.at(place / "run"))
-    ),
+    "evaluation": Kind("run/evaluation.json", _read_listed),
 }
 LINES = {
     "history": Kind(HISTORY, _read_history),
@@ -410,6 +427,7 @@ BINARY = {
     "shard": Kind(
         "faces/train-00000.parquet", _read_dataset("faces"), (f"faces/{MANIFEST}",), _sign_shards
     ),
+    "picture": Kind(f"run/samples/{SAMPLES}", _read_listed),
     "arrow": Kind("hf/train/data.arrow", _read_huggingface),
     "extractor": Kind(
         "faces/extractors/own.safetensors", lambda place: domain.load(*_extractor_of(place))

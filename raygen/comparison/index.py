@@ -92,7 +92,6 @@ class ListedSweep:
 class Index:
     """What a storage holds, in the order of names."""
 
-    storage: str
     runs: Sequence[ListedRun] = field(default_factory=list)
     sweeps: Sequence[ListedSweep] = field(default_factory=list)
 
@@ -111,8 +110,8 @@ def read_index(
     sweeps: list[ListedSweep] = []
     with ThreadPoolExecutor(AT_ONCE) as pool:
         places = find_places(storage, pool)
-        if len(places) == 1 and places[0].is_sweep and not _is_inside(places[0], storage):
-            places = [*places, *runs_of(places[0])]
+        if len(places) == 1 and places[0].is_sweep and not _holds(storage, places[0]):
+            places += runs_of(places[0])
         for done, found in enumerate(pool.map(_read, places), 1):
             if isinstance(found, ListedRun):
                 runs.append(found)
@@ -124,11 +123,11 @@ def read_index(
             f"--storage {storage}: holds no runs and no sweeps; name the folder or URI that the "
             "jobs had as --storage"
         )
-    return Index(storage, runs, sweeps)
+    return Index(runs, sweeps)
 
 
-def _is_inside(place: Place, storage: str) -> bool:
-    """Whether a place is one of a storage's entries, and not the storage itself."""
+def _holds(storage: str, place: Place) -> bool:
+    """Whether a place is an entry of the storage, and not the storage itself."""
     return place.folder.parent.path.rstrip("/") == Folder.at(storage).path.rstrip("/")
 
 
@@ -137,7 +136,8 @@ def _read(place: Place) -> ListedRun | ListedSweep:
 
 
 def _read_run(place: Place) -> ListedRun:
-    folder, problems = place.folder, list[str]()
+    folder = place.folder
+    problems: list[str] = []
 
     def read(reader: Callable[[], Result]) -> Result | None:
         try:

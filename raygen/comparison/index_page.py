@@ -89,7 +89,7 @@ def _run_row(listed: ListedRun, figures: Sequence[Cell]) -> dict[str, Any]:
         # Without its options, a run cannot be compared.
         "words": [shell_word(run.uri)] if run.config else [],
         "dataset": listed.dataset,
-        "problem": listed.problem,
+        "problem": _inside(run.uri, listed.problem),
         "picture": listed.picture,
         "preset": Cell(run.preset or NOTHING, run.preset, _about(run.config)),
         "status": Cell(run.status, run.status),
@@ -97,6 +97,11 @@ def _run_row(listed: ListedRun, figures: Sequence[Cell]) -> dict[str, Any]:
         "active": _time(listed.active_at),
         "figures": figures,
     }
+
+
+def _inside(uri: str, problem: str) -> str:
+    """A problem of a file, without the place of its run, which stands beside it."""
+    return problem.removeprefix(f"{uri.rstrip('/')}/")
 
 
 def _about(config: Mapping[str, Any]) -> str:
@@ -168,7 +173,7 @@ def _sweep_row(sweep: ListedSweep) -> dict[str, Any]:
         "words": [shell_word(uri) for uri in sweep.contenders],
         "chooses": _chosen(outcome),
         "dataset": saved.dataset if saved else "",
-        "problem": sweep.problem,
+        "problem": _inside(sweep.uri, sweep.problem),
         "preset": Cell(sweep.preset or NOTHING, sweep.preset, about),
         "trials": Cell(f"{count:,}", count, counts(outcome.trials)),
         "best": _best(outcome),

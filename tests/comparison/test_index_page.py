@@ -84,7 +84,7 @@ def test_a_browser_shows_all_runs_and_sweeps(
     assert sorted(browser.names("sweeps")) == ["confirmed", "sweep"]
     text = page.inner_text("body")
     for shown in (
-        *("5 runs, 2 sweeps", "damaged/config.json", "'<b>'", EVIL, "10,000 images"),
+        *("5 runs, 2 sweeps", "\nconfig.json: damaged (preset is '<b>'", EVIL, "10,000 images"),
         *("3 finished, 1 failed", "SWD 20, trial 2", "lr_g 2.0e-03"),
         *("trial 1 is better than the defaults", "confirmed with 3 new seeds", "not confirmed"),
         *("stands for 2 trainings of the confirmed setting", "stands for trial 2"),
