@@ -12,7 +12,7 @@ from raygen.config.families import FD
 from raygen.core.printable import printable
 from raygen.core.uris import without_keys
 from raygen.evaluation.metrics import DOMAIN, MEASURED, RANDOM_VGG, in_features, metric_of
-from raygen.tuning.outcome import Confirmation, Outcome, counts
+from raygen.tuning.outcome import Outcome, counts
 from raygen.tuning.table import describe_values
 
 HEADLINE = ("features/fd", "features/coverage", "swd/by_real")
@@ -178,7 +178,7 @@ def _sweep_row(sweep: ListedSweep) -> dict[str, Any]:
         "trials": Cell(f"{count:,}", count, counts(outcome.trials)),
         "best": _best(outcome),
         "found": outcome.found,
-        "confirmation": _confirmation(outcome.confirmation),
+        "confirmation": _confirmation(outcome),
         "active": _time(sweep.active_at),
     }
 
@@ -191,15 +191,18 @@ def _best(outcome: Outcome) -> Cell:
     return Cell(shown, trial.objective, describe_values(trial))
 
 
-def _confirmation(found: Confirmation | None) -> Cell:
-    if found is None:
+def _confirmation(outcome: Outcome) -> Cell:
+    confirmation = outcome.confirmation
+    if confirmation is None:
         return Cell("not confirmed")
-    if not found.trial:
+    if not confirmation.trial:
         shown = "nothing is better than the defaults"
     else:
-        better = "is better" if found.established else "is not established to be better"
-        shown = f"trial {found.trial} {better} than the defaults"
-    return Cell(shown, int(found.established), found.found)
+        better = "is better" if confirmation.established else "is not established to be better"
+        shown = f"trial {confirmation.trial} {better} than the defaults"
+    # A sweep that has ended sums up in the same words.
+    said = confirmation.found == outcome.found
+    return Cell(shown, int(confirmation.established), "" if said else confirmation.found)
 
 
 def _chosen(outcome: Outcome) -> str:

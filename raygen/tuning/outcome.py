@@ -26,6 +26,8 @@ from raygen.tuning.records import (
 )
 
 CONFIRMED = "confirmed.json"
+DECIDING = ("metric", "mode", "max_kl")
+"""Options of a sweep that decide what its trials are compared by."""
 _ADVICE = "restore the file, or go on with the sweep (--resume), which writes it again"
 
 Result = TypeVar("Result")
@@ -113,7 +115,9 @@ def read_outcome(sweep: SweepFolder) -> Outcome:
 
 def _objective(sweep: SweepFolder, saved: SavedSweep) -> Objective:
     where = sweep.folder.join(SWEEP).uri
-    options = updated(SweepOptions(), saved.sweep | {"set": []}, where)
+    # Other options decide nothing here, and may be those of a later version.
+    known = {name: saved.sweep[name] for name in DECIDING if name in saved.sweep}
+    options = updated(SweepOptions(), known, where)
     return saved_objective(saved, RunConfig.from_json(saved.run, where), options)
 
 

@@ -56,6 +56,17 @@ def test_a_confirmed_sweep_stands_for_the_trainings_of_its_best_setting(tmp_path
     assert sweep.contenders == [str(trials / "001"), str(trials / "002")]
 
 
+def test_a_sweep_of_a_later_version_is_compared_by_its_own_metric(tmp_path: Path) -> None:
+    write_sweep(tmp_path / "s")
+    saved = json.loads((tmp_path / "s/sweep.json").read_text())
+    saved["sweep"] |= {"mode": "max", "option_of_tomorrow": 3}
+    (tmp_path / "s/sweep.json").write_text(json.dumps(saved))
+    [sweep] = read_index(str(tmp_path)).sweeps
+    assert sweep.problem == ""
+    assert sweep.outcome.best
+    assert (sweep.outcome.best.number, sweep.outcome.best.objective) == (0, 40.0)
+
+
 def test_the_storage_may_be_a_sweep_or_a_run(tmp_path: Path) -> None:
     write_sweep(tmp_path / "runs/s")
     confirm(tmp_path / "runs/s", established=False)
