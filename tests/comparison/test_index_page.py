@@ -130,7 +130,7 @@ def test_rows_are_sorted_filtered_and_chosen(tmp_path: Path, page: Any) -> None:
     # What the filter hid is still chosen, and the order is that of choosing.
     quoted = f"'{runs}/it'\"'\"'s {HOSTILE}'"
     assert browser.command == f"{start} {runs}/run-2 {quoted}"
-    assert "different images, which cannot be compared" in page.inner_text("#chosen")
+    assert "their datasets differ, and have to be of the same images" in page.inner_text("#chosen")
     browser.choose(evil)
     browser.choose("confirmed")
     trials = f"{runs}/confirmed/confirmation/trials"
