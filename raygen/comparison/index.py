@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from PIL import Image
 
-from raygen.comparison.rendering import as_webp
+from raygen.comparison.rendering import Encoded, as_webp
 from raygen.comparison.runs import AT_ONCE, Place, RunInfo, describe, find_places, runs_of
 from raygen.config.run import RunConfig
 from raygen.core.errors import RunError, UserError, one_line
@@ -37,15 +37,6 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Thumbnail:
-    """A small picture. Attributes: uri: a data URI; width, height: in pixels."""
-
-    uri: str
-    width: int
-    height: int
-
-
-@dataclass(frozen=True)
 class ListedRun:
     """A run of the index.
 
@@ -61,7 +52,7 @@ class ListedRun:
     dataset: str = ""
     active_at: float | None = None
     evaluation: Evaluation | None = None
-    picture: Thumbnail | None = None
+    picture: Encoded | None = None
     problem: str = ""
 
 
@@ -171,7 +162,7 @@ def _active_at(times: dict[str, float], summary: Summary | None = None) -> float
     return max((times[name] for name in SIGNS_OF_LIFE if name in times), default=None)
 
 
-def _thumbnail(run: Folder, info: RunInfo) -> Thumbnail | None:
+def _thumbnail(run: Folder, info: RunInfo) -> Encoded | None:
     """A run's newest samples. Raises: UserError if the picture is damaged."""
     samples = RunFolder(run).samples
     names = [name for name in samples.names() if re.fullmatch(r"samples-\d{1,18}\.png", name)]
@@ -188,11 +179,11 @@ def _thumbnail(run: Folder, info: RunInfo) -> Thumbnail | None:
         raise UserError(f"{where}: cannot be shown ({one_line(error)}); delete it") from None
 
 
-def _reduced(png: bytes, rows: int) -> Thumbnail:
+def _reduced(png: bytes, rows: int) -> Encoded:
     """The upper part of a picture, small. Args: rows: height of the part in pixels."""
     with Image.open(io.BytesIO(upper_part(png, rows)), formats=["PNG"]) as image:
         image.thumbnail((MOST_WIDE, MOST_HIGH), Image.Resampling.LANCZOS)
-        return Thumbnail(as_webp(image, QUALITY), image.width, image.height)
+        return as_webp(image, QUALITY)
 
 
 def _read_sweep(place: Place) -> ListedSweep:

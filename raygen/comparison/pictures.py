@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from raygen.comparison.contenders import Contender
-from raygen.comparison.rendering import as_png, as_webp
+from raygen.comparison.rendering import Encoded, as_png, as_webp
 from raygen.core.errors import UserError
 from raygen.core.storage import Folder
 from raygen.data.pixels import as_images
@@ -60,15 +60,6 @@ class Guess:
 
     pixels: np.ndarray
     answer: str
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A picture as a data URI; its width and height in pixels."""
-
-    uri: str
-    width: int
-    height: int
 
 
 def load_first(contender: Contender) -> TrainedModel:
@@ -202,7 +193,5 @@ def _encoded(pixels: np.ndarray, width: int, quality: int, exact: int) -> Encode
     if image.width > width:
         height = max(1, round(image.height * width / image.width))
         image = image.resize((width, height), Image.Resampling.LANCZOS)
-    is_small = image.width * image.height <= exact
-    return Encoded(
-        as_png(image) if is_small else as_webp(image, quality), image.width, image.height
-    )
+    small = image.width * image.height <= exact
+    return as_png(image) if small else as_webp(image, quality)

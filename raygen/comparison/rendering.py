@@ -3,6 +3,7 @@
 import base64
 import io
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -36,17 +37,27 @@ def number(value: float) -> str:
     return f"{value:.4g}" if math.isfinite(value) else ""
 
 
-def as_png(image: Image.Image) -> str:
-    """An exact picture as a data URI."""
-    return _data_uri(image, "png", optimize=True)
+@dataclass(frozen=True)
+class Encoded:
+    """A picture as a data URI; its width and height in pixels."""
+
+    uri: str
+    width: int
+    height: int
 
 
-def as_webp(image: Image.Image, quality: int) -> str:
-    """A picture that takes little space, as a data URI. Args: quality: up to 100."""
-    return _data_uri(image, "webp", quality=quality)
+def as_png(image: Image.Image) -> Encoded:
+    """An exact picture for a page."""
+    return _encoded(image, "png", optimize=True)
 
 
-def _data_uri(image: Image.Image, kind: str, **options: Any) -> str:
+def as_webp(image: Image.Image, quality: int) -> Encoded:
+    """A picture for a page that takes little space. Args: quality: up to 100."""
+    return _encoded(image, "webp", quality=quality)
+
+
+def _encoded(image: Image.Image, kind: str, **options: Any) -> Encoded:
     file = io.BytesIO()
     image.save(file, kind, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+    text = base64.b64encode(file.getvalue()).decode()
+    return Encoded(f"data:image/{kind};base64,{text}", image.width, image.height)
