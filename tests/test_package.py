@@ -23,6 +23,7 @@ USES_RAY = {
     "raygen/measuring/during_training.py",
     "raygen/measuring/measurement.py",
     "raygen/measuring/own_extractor.py",
+    "raygen/measuring/speed.py",
     "raygen/cluster/local_ray.py",
     "raygen/cluster/private_ray.py",
     "raygen/training/planned_shards.py",

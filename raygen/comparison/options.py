@@ -40,9 +40,9 @@ class CompareOptions:
     storage: str = ""
     """In place of runs, a folder or URI of runs: make a page that lists all of them and their
     sweeps, to pick from."""
-    out: str = "comparison"
+    out: str = ""
     """Folder or URI for the page (index.html), its figures (comparison.json) and every seed's
-    scores (comparison.csv)."""
+    scores (comparison.csv). Default: comparison; with --storage, runs-index."""
     title: str = "Comparison"
     """Heading of the page."""
     samples: int = 10_000
@@ -57,6 +57,11 @@ class CompareOptions:
     verbose: bool = False
     """Show Ray's own messages too."""
     config: ConfigFile = ""
+
+    @property
+    def folder(self) -> str:
+        """Where to write."""
+        return self.out or ("runs-index" if self.storage else "comparison")
 
     def __post_init__(self) -> None:
         require_seed(self)

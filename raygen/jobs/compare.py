@@ -90,7 +90,7 @@ def compare_groups(
         command: makes the page again; empty: names the runs.
     Raises: UserError, RunError.
     """
-    out = Folder.at(options.out)
+    out = Folder.at(options.folder)
     runs = {run.uri: run for run in open_runs([uri for group in groups for uri in group.runs])}
     if not runs:
         raise RunError(f"no contender was trained: {groups[0].problem}")

@@ -17,7 +17,7 @@ def index(options: CompareOptions, line: ProgressLine | None = None) -> Index:
     Raises: UserError if the storage does not exist or holds nothing, or the page cannot be written.
     """
     line = line or ProgressLine()
-    out = Folder.at(options.out)
+    out = Folder.at(options.folder)
     try:
         found = read_index(
             options.storage, lambda done, total: line.show(f"reading {done:,} of {total:,}")

@@ -123,7 +123,7 @@ def run_suite(
     """
     line = line or ProgressLine()
     # Everything that could refuse is asked before anything takes time.
-    out = Folder.at(options.out)
+    out = Folder.at(options.folder)
     contenders = read_suite(options.suite)
     members = contenders.members
     runs = [_run_of(member, options, words) for member in members]
@@ -319,7 +319,7 @@ def _saved(
         before = known[name].value if name in known else None
         if before != value:
             raise UserError(
-                f"--out {options.out}: holds a suite that was begun with {name} {before!r}, not "
+                f"--out {options.folder}: holds a suite that was begun with {name} {before!r}, not "
                 f"{value!r}; {advice}"
             )
     seconds = [entry.number(at_least=0) for entry in values.entry("seconds").items()]
