@@ -173,7 +173,7 @@ def _columns(row: Row, published: Sequence[Published]) -> dict[str, Any]:
     return {
         "name": row.name,
         "description": metric_of(row.tag).description,
-        "arrow": "↓" if row.direction == "min" else "↑",
+        "arrow": _arrow(row),
         "best": row.best,
         "shown": [number(mean.value) for mean in row.means],
         "sort": [mean.value if math.isfinite(mean.value) else "" for mean in row.means],
@@ -189,6 +189,12 @@ def _columns(row: Row, published: Sequence[Published]) -> dict[str, Any]:
         "untrained": _range(untrained),
         "published": [number(p.figures.get(row.tag, math.nan)) for p in published],
     }
+
+
+def _arrow(row: Row) -> str:
+    if not metric_of(row.tag).ranks:
+        return "≈"
+    return "↓" if row.direction == "min" else "↑"
 
 
 def _range(values: Sequence[float]) -> str:

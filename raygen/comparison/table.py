@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from raygen.comparison.contenders import Contender
 from raygen.evaluation.distances import Interval
-from raygen.evaluation.metrics import DOMAIN, RANDOM_VGG, Direction, metric_of
+from raygen.evaluation.metrics import DOMAIN, RANDOM_VGG, Direction, Metric, metric_of
 from raygen.evaluation.seeds import differences_of_pairs, gain_of, means_over_seeds
 
 QUESTIONS = (
@@ -87,9 +87,10 @@ def _row(tag: str, contenders: Sequence[Contender]) -> Row:
         if e.evaluation and tag in e.evaluation.metrics
     ]
     counts = {m.n for m in measured}
-    sign = 1 if metric_of(tag).direction == "min" else -1
+    metric = metric_of(tag)
+    sign = 1 if metric.direction == "min" else -1
     beats: dict[tuple[int, int], Interval] = {}
-    if len(counts) == 1:
+    if len(counts) == 1 and metric.ranks:
         for pair, d in differences_of_pairs(values).items():
             gain = gain_of(d, sign)
             if gain.low > 0:
@@ -98,7 +99,7 @@ def _row(tag: str, contenders: Sequence[Contender]) -> Row:
     return Row(
         tag,
         values,
-        means_over_seeds(values),
+        [_inside(mean, metric) for mean in means_over_seeds(values)],
         floors[0] if floors else math.nan,
         [_untrained(contender, tag) for contender in contenders],
         beats,
@@ -106,11 +107,34 @@ def _row(tag: str, contenders: Sequence[Contender]) -> Row:
     )
 
 
+def _inside(interval: Interval, metric: Metric) -> Interval:
+    """An interval without what the metric cannot be."""
+    low, high = max(interval.low, metric.least), min(interval.high, metric.most)
+    return replace(interval, low=low, high=high) if math.isfinite(interval.low) else interval
+
+
 def _untrained(contender: Contender, tag: str) -> float:
     for entry in contender.measured:
         if entry.evaluation and (found := entry.evaluation.metrics.get(tag)):
             return found.untrained
     return math.nan
+
+
+def warnings(rows: Sequence[Row], contenders: Sequence[Contender], extractor: str) -> list[str]:
+    """Which contenders are no better than their networks before the training."""
+    overall = QUESTIONS[0][1].replace("features", extractor)
+    found = []
+    for row in rows:
+        if row.tag != overall:
+            continue
+        for contender, mean, before in zip(contenders, row.means, row.untrained, strict=True):
+            if mean.value >= before:
+                found.append(
+                    f"{contender.name} is no better than without training ({row.name} "
+                    f"{mean.value:.4g} against {before:.4g}), so that other figures say little of "
+                    "it; train for longer."
+                )
+    return found
 
 
 def extractor_for_all(contenders: Sequence[Contender]) -> str:

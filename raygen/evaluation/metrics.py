@@ -7,6 +7,7 @@ that it logs (`ModelConfig.metric_tags`); metrics of any model's samples are com
 here.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -38,6 +39,8 @@ class Metric:
         label: its name in a sentence.
         short: its name in the progress line; empty: not shown there.
         direction: whether a low or a high value is good.
+        least, most: ends of what it can be.
+        ranks: whether a better value means a better model; else good is the real images' own value.
         compute: computes it from samples.
         compare: computes it from features of samples. Without either, the model's family logs it.
     """
@@ -47,6 +50,9 @@ class Metric:
     label: str = ""
     short: str = ""
     direction: Direction = "min"
+    least: float = -math.inf
+    most: float = math.inf
+    ranks: bool = True
     compute: Compute | None = None
     compare: Compare | None = None
 
@@ -191,6 +197,7 @@ _EVALUATED = (
         "Squared Fréchet distance between the features of generated and of real images. Depends on "
         "the number of images: compare values of one number only.",
         label="FD",
+        least=0.0,
     ),
     Metric(
         "features/fd_infinity",
@@ -208,12 +215,16 @@ _EVALUATED = (
         "Fidelity: share of generated images that lie among the real ones.",
         label="precision",
         direction="max",
+        least=0.0,
+        most=1.0,
     ),
     Metric(
         "features/recall",
         "Diversity: share of real images that lie among the generated ones.",
         label="recall",
         direction="max",
+        least=0.0,
+        most=1.0,
     ),
     Metric(
         "features/density",
@@ -221,12 +232,15 @@ _EVALUATED = (
         "one another; outliers count less than in precision.",
         label="density",
         direction="max",
+        least=0.0,
     ),
     Metric(
         "features/coverage",
         "Diversity: share of real images with a generated one in their neighbourhood.",
         label="coverage",
         direction="max",
+        least=0.0,
+        most=1.0,
     ),
     Metric(
         "features/clipped_density",
@@ -234,6 +248,8 @@ _EVALUATED = (
         "counted once at most and without the large neighbourhoods of outliers.",
         label="clipped density",
         direction="max",
+        least=0.0,
+        most=1.0,
     ),
     Metric(
         "features/clipped_coverage",
@@ -241,11 +257,15 @@ _EVALUATED = (
         "neighbourhood filled, and calibrated.",
         label="clipped coverage",
         direction="max",
+        least=0.0,
+        most=1.0,
     ),
     Metric(
         "features/two_sample",
         "Share of images that a classifier tells for real or generated; at 0.5 it cannot.",
         label="two-sample accuracy",
+        least=0.0,
+        most=1.0,
     ),
     Metric(
         "features/authentic",
@@ -253,6 +273,8 @@ _EVALUATED = (
         "than that one is from its own nearest (AuthPct).",
         label="authentic share",
         direction="max",
+        least=0.0,
+        most=1.0,
     ),
     Metric(
         "features/copying",
@@ -267,29 +289,37 @@ _EVALUATED = (
         "that of held-out images; far below 1, they are copies.",
         label="distance ratio",
         direction="max",
+        least=0.0,
+        ranks=False,
     ),
     Metric(
         "swd/by_real",
         "Sliced Wasserstein distance, times 1000, both sets normalised by the real one, so that "
         "colour and contrast count; 512 images, as in training.",
         label="SWD",
+        least=0.0,
     ),
     Metric(
         "swd/published",
         "Sliced Wasserstein distance as publications have it, times 1000: each set normalised by "
         "itself, 128 patches of each image, mean over the levels below.",
         label="SWD as published",
+        least=0.0,
     ),
     Metric(
         "swd/published_level",
         "The same at one level, whose smaller side the name ends with, in pixels.",
         label="SWD as published, one level",
+        least=0.0,
     ),
     Metric(
         "diversity/ms_ssim",
         "Multi-scale structural similarity between pairs of generated images; the lower, the more "
         "they differ. Good is the real images' own value, not 0.",
         label="MS-SSIM of pairs",
+        least=0.0,
+        most=1.0,
+        ranks=False,
     ),
     Metric(
         "reconstruction/psnr",
@@ -314,6 +344,7 @@ _EVALUATED = (
         "Number of latents whose mean varies over the images.",
         label="active latents",
         direction="max",
+        least=0.0,
     ),
     Metric("latents/kl", "KL divergence of the latents from the prior, in nats per image."),
     Metric(
@@ -321,6 +352,7 @@ _EVALUATED = (
         "Squared Fréchet distance between the latents of real images, taken together, and the "
         "prior that samples are drawn from.",
         label="distance of latents and prior",
+        least=0.0,
     ),
     Metric(
         "likelihood/bits_per_dimension",

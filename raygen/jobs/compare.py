@@ -38,7 +38,7 @@ from raygen.measuring.subjects import RealImages, Subject
 from raygen.measuring.tasks import Extractors
 from raygen.models.flops import on_meta
 from raygen.tuning.expected_best import expected_best, searched_values
-from raygen.tuning.records import SweepFolder
+from raygen.tuning.records import SEED, SweepFolder
 
 
 class _ProgressAlone(ProgressLine):
@@ -289,7 +289,11 @@ def _comparison(
         problems=problems,
         guesses=guessed,
         tuning=_tuning(contenders),
-        notes=[*_sizes(contenders, ready), *_notes(contenders)],
+        notes=[
+            *table.warnings(rows, contenders, extractor),
+            *_sizes(contenders, ready),
+            *_notes(contenders),
+        ],
         protocol=_protocol(contenders, options, ready.common),
         price=options.price,
     )
@@ -330,7 +334,8 @@ def _tuning(contenders: Sequence[Contender]) -> dict[str, list[Line]]:
             trials = sweep.read_trials()
         except (UserError, OSError):
             continue
-        if not saved.metric:
+        if not saved.metric or not saved.space.keys() - {SEED}:
+            # Trials that differ in their seeds alone are no search.
             continue
         objective = Objective(saved.metric, metric_of(saved.metric).direction)
         if values := searched_values(trials, objective):

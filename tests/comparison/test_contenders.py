@@ -7,7 +7,7 @@ from contenders import contender, entry, some
 
 from raygen.comparison.contenders import differences, gather, open_runs
 from raygen.comparison.runs import RunInfo
-from raygen.comparison.table import answers, compare, extractor_for_all
+from raygen.comparison.table import answers, compare, extractor_for_all, warnings
 from raygen.core.errors import UserError
 
 
@@ -31,6 +31,31 @@ def test_the_best_is_the_one_that_no_seed_explains_away() -> None:
     assert found[0] == f"On overall (FD (random-vgg)), a is better than {contenders[1].name}."
     assert found[1].endswith(f"{contenders[1].name} is better than a.")
     assert found[2] == "On colours and textures (SWD), no difference is established."
+
+
+def test_what_cannot_be_is_no_part_of_an_interval_and_not_all_metrics_rank() -> None:
+    a, b = (
+        contender(
+            name,
+            *(
+                entry(name, k, vgg__coverage=c + k / 100, vgg__fd=f + k, diversity__ms_ssim=m)
+                for k, m in enumerate((0.2, 0.21, 0.22))
+            ),
+        )
+        for name, c, f in (("a", 0.0, 5.0), ("b", 0.98, 200.0))
+    )
+    rows = {row.tag: row for row in compare([a, b])}
+    coverage = rows["random-vgg/coverage"]
+    assert coverage.means[0].low == 0
+    assert 0.01 < coverage.means[0].high < 0.1
+    assert coverage.means[1].high == 1
+    assert coverage.best == 1
+    far = contender("c", *(entry("c", k, diversity__ms_ssim=0.9 + k / 100) for k in range(3)))
+    [similarity] = [row for row in compare([a, far]) if row.tag == "diversity/ms_ssim"]
+    assert similarity.beats == {}
+    # Before their trainings, all had 99.
+    [text] = warnings(list(rows.values()), [a, b], "random-vgg")
+    assert text.startswith("b is no better than without training (FD (random-vgg) 201 against 99)")
 
 
 def test_one_seed_or_other_numbers_of_images_establish_nothing() -> None:
