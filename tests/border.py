@@ -28,6 +28,7 @@ from raygen.cli import TrainCommand, TuneCommand, parse_options, parse_run
 from raygen.cluster import lease
 from raygen.comparison.index import read_index
 from raygen.comparison.index_page import render_index
+from raygen.comparison.suite import read_suite
 from raygen.config import domains as search_space
 from raygen.config.domains import random_trials, read_space
 from raygen.config.fields import read_json_object, updated
@@ -57,6 +58,8 @@ from raygen.evaluation.record import (
 )
 from raygen.inference.model import load
 from raygen.inference.options import SampleOptions
+from raygen.jobs.suite import PLAN as SUITE_STATE
+from raygen.jobs.suite import State, saved_state
 from raygen.jobs.tune import resumed
 from raygen.training import checkpoint
 from raygen.training.run import RunFolder
@@ -75,6 +78,7 @@ MEMORY = 2 * 2**30
 HANGS = 180
 """Seconds after which a file is taken for one that is never read to its end."""
 PRESET, WIDTH = "dcgan-celeba", 0.0625
+SUITE_ASKED = {"suite": "own.json", "seeds": 2}
 SPACE = {"lr_g": [1e-4, 1e-3], "beta1": "uniform(0,0.5)", "batch_size": "randint(8,32)"}
 RUN = PRESETS[PRESET].updated({"width": WIDTH}, "test")
 SAMPLES = "samples-000000024.png"
@@ -169,6 +173,11 @@ def make(place: Path) -> None:
     _write(place / "sample.json", {"count": 4, "reconstruct": ["a.png"], "strength": "-1:1:3"})
     _write(place / "tune.json", {"trials": "4", "max_kl": 3, "set": ["a=b"], "time_budget": "3m"})
     _write(place / "space.json", SPACE)
+    member = {"name": "A", "preset": PRESET, "options": {"width": 0.5}, "set": ["lr_g=fixed"]}
+    published = {"name": "P", "source": "S", "figures": {"swd/published": 1.5}}
+    (place / "suite").mkdir()
+    _write(place / "suite/own.json", {"contenders": [member], "published": [published]})
+    State(SUITE_ASKED, 48, 2, [3.5], ["A"]).save(Folder.at(place / "suite"))
     with lease.only_owner(Folder.at(place / "owned"), "--out", lambda text: None):
         [name] = [n for n in os.listdir(place / "owned") if lease.CLAIM.fullmatch(n)]
         text = (place / "owned" / name).read_bytes()
@@ -324,6 +333,15 @@ def _read_listed(place: Path) -> None:
         raise UserError(index.runs[0].problem)
 
 
+def _read_suite(place: Path) -> None:
+    for member in read_suite(str(place / "suite/own.json")).members:
+        PRESETS[member.preset].updated(member.options, "the suite")
+
+
+def _read_suite_state(place: Path) -> None:
+    saved_state(Folder.at(place / "suite"), SUITE_ASKED, 1)
+
+
 def _read_space(place: Path) -> None:
     known = RUN.to_json()
     space = read_space({}, str(place / "space.json"), (), known)
@@ -408,6 +426,8 @@ JSON = {
     "options of sample": Kind("sample.json", _options(SampleOptions, "sample.json")),
     "options of sweeps": Kind("tune.json", _read_sweep_options),
     "space": Kind("space.json", _read_space),
+    "suite": Kind("suite/own.json", _read_suite),
+    "state of a suite": Kind(f"suite/{SUITE_STATE}", _read_suite_state),
     "dataset_dict": Kind("hf/dataset_dict.json", _read_huggingface),
     "state of a saved dataset": Kind("hf/train/state.json", _read_huggingface),
     "marker": Kind("begun/raygen.json", lambda place: marker.read(Folder.at(place / "begun"))),

@@ -19,7 +19,7 @@ from raygen.comparison.options import CompareOptions
 from raygen.comparison.page import Comparison, Published, as_csv, as_json, render
 from raygen.comparison.pictures import Guess, Shown, draw, guesses, load_first
 from raygen.comparison.runs import RunInfo
-from raygen.config.run import DRAWN, RunConfig
+from raygen.config.run import DRAWN, ImageFormat, RunConfig
 from raygen.core.errors import RunError, UserError, one_line
 from raygen.core.progress import ProgressLine, Silence
 from raygen.core.storage import Folder
@@ -133,9 +133,14 @@ def dataset_for(places: Sequence[str], size: str) -> str:
     Raises: UserError if none of them has this size.
     """
     for place in places:
-        folder = Folder.at(place) if place != DRAWN else None
-        if folder is None or holds_originals(folder):
+        if place == DRAWN:
             return place
+        folder = Folder.at(place)
+        if holds_originals(folder):
+            raise UserError(
+                f"--data {place}: holds images that are not prepared, which models cannot be "
+                "compared on; prepare them with jobs/prepare.py"
+            )
         if folder.exists(MANIFEST):
             if Manifest.load(folder).size == size:
                 return place
@@ -163,26 +168,39 @@ class _Ready:
     problems: Mapping[str, str]
 
 
+def common_images(datasets: Mapping[str, RealImages]) -> tuple[RealImages, dict[str, ImageFormat]]:
+    """The real images that models are compared with: those of the smallest size.
+
+    Args: datasets: what each was trained on, by its name.
+    Returns: them, and how images of each model that has another size become like them.
+    Raises: UserError if datasets are not the same images.
+    """
+    smallest = min(datasets, key=lambda name: datasets[name].manifest.image_bytes)
+    common = datasets[smallest]
+    becomes: dict[str, ImageFormat] = {}
+    for name, own in datasets.items():
+        if own.manifest.fingerprint == common.manifest.fingerprint:
+            continue
+        try:
+            becomes[name] = reduction(own.manifest, common.manifest)
+        except ValueError as error:
+            raise UserError(
+                f"{name}: was trained on {own.folder.uri}, but {smallest} on {common.folder.uri}, "
+                f"which cannot be compared, because {error}"
+            ) from error
+    return common, becomes
+
+
 def _prepared(runs: Sequence[RunInfo], options: CompareOptions) -> _Ready:
     """Find what is to be measured, on one set of real images for all.
 
     Raises: UserError if runs were trained on other images, so that they cannot be compared.
     """
-    datasets = [_dataset_of(run, runs, options) for run in runs]
-    common = min(datasets, key=lambda real: real.manifest.image_bytes)
-    of_common = runs[datasets.index(common)]
+    datasets = {run.uri: _dataset_of(run, runs, options) for run in runs}
+    common, becomes = common_images(datasets)
     subjects: dict[str, Subject] = {}
     problems: dict[str, str] = {}
-    for run, own in zip(runs, datasets, strict=True):
-        becomes = None
-        if own.manifest.fingerprint != common.manifest.fingerprint:
-            try:
-                becomes = reduction(own.manifest, common.manifest)
-            except ValueError as error:
-                raise UserError(
-                    f"{run.uri}: was trained on {own.folder.uri}, but {of_common.uri} on "
-                    f"{common.folder.uri}, which cannot be compared, because {error}"
-                ) from error
+    for run in runs:
         try:
             folder, config = open_run(run.uri)
             step = best_or_last(folder)
@@ -190,10 +208,15 @@ def _prepared(runs: Sequence[RunInfo], options: CompareOptions) -> _Ready:
             problems[run.uri] = run.problem or one_line(error)
             continue
         subjects[run.uri] = Subject(
-            run.uri, common, folder.folder, config, step, "", folder.dataset(), becomes
+            run.uri,
+            common,
+            folder.folder,
+            config,
+            step,
+            trained_on=folder.dataset(),
+            becomes=becomes.get(run.uri),
         )
-    own_images = {run.uri: own for run, own in zip(runs, datasets, strict=True)}
-    return _Ready(common, subjects, own_images, problems)
+    return _Ready(common, subjects, datasets, problems)
 
 
 def _dataset_of(run: RunInfo, runs: Sequence[RunInfo], options: CompareOptions) -> RealImages:

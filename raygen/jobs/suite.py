@@ -5,7 +5,8 @@ with its share of the budget, followed by trainings of its best setting and of i
 seeds. Only trainings whose seeds had no part in a choice are compared.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from raygen.comparison.options import CompareOptions
 from raygen.comparison.page import Comparison
 from raygen.comparison.suite import Member, read_suite
 from raygen.config.families import FD
-from raygen.config.fields import option, seconds_of
+from raygen.config.fields import option, require, seconds_of
 from raygen.config.job import JobOptions
 from raygen.config.run import DRAWN, PRESETS, RunConfig
 from raygen.core.errors import Interrupted, RunError, UserError, one_line
@@ -23,13 +24,18 @@ from raygen.core.progress import ProgressLine, Silence, duration
 from raygen.core.storage import Folder
 from raygen.data.dataset import open_dataset
 from raygen.data.shards.manifest import Manifest
-from raygen.data.splits import TRAIN
-from raygen.jobs.compare import Group, compare_groups, dataset_for
+from raygen.data.sources.drawn import DrawnFaces
+from raygen.data.splits import TEST, TRAIN
+from raygen.inference.options import LEAST_SAMPLES
+from raygen.jobs.compare import Group, common_images, compare_groups, dataset_for
+from raygen.jobs.evaluate import open_data
 from raygen.jobs.tune import tune
 from raygen.measuring.speed import training_speeds
+from raygen.measuring.subjects import RealImages
 from raygen.training.run import CONFIG
 from raygen.tuning.confirming import START_SECONDS, read_list
 from raygen.tuning.options import AS_MANY_AS_FIT, TRIAL_DEFAULTS, SweepOptions
+from raygen.tuning.planning import make_plan
 from raygen.tuning.records import REPORTS, SEED, SWEEP, SweepFolder
 
 PLAN = "suite.json"
@@ -127,8 +133,12 @@ def run_suite(
     contenders = read_suite(options.suite)
     members = contenders.members
     runs = [_run_of(member, options, words) for member in members]
-    saved = _saved(out, options, words, len(members))
-    manifests = [_manifest(run, out) for run in runs]
+    asked = _asked(options, words, members)
+    saved = saved_state(out, asked, len(members))
+    manifests = _manifests(members, runs, out)
+    for member, run in zip(members, runs, strict=True):
+        with _naming(member):
+            make_plan(run, _search(member, options))
     with cluster.connected(options.verbose):
         suite = _plan(options, members, runs, manifests, saved, line)
         _announce(suite, options, saved, line)
@@ -136,7 +146,7 @@ def run_suite(
             return None
         out.check_writable()
         seconds = [planned.seconds for planned in suite.contenders]
-        state = saved or State(_asked(options, words), suite.images, suite.at_once, seconds)
+        state = saved or State(asked, suite.images, suite.at_once, seconds)
         state.save(out)
         again = _again(options, words)
         try:
@@ -201,18 +211,43 @@ def _run_of(member: Member, options: CompareOptions, words: Sequence[str]) -> Ru
     if given := given_options(words) & (LENGTHS | {"seed"}):
         name = sorted(given)[0]
         raise UserError(f"--{name}: a suite's trainings all see --images, with seeds of its own")
-    where = f"contender {member.name}"
-    try:
+    with _naming(member):
         saved = PRESETS[member.preset].updated(TRIAL_DEFAULTS | dict(member.options), options.suite)
         run = parse_contender(saved, words)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from error
     return replace(run, data=dataset_for(options.data, run.size) or DRAWN)
 
 
-def _manifest(run: RunConfig, out: Folder) -> Manifest | None:
-    """The manifest of a contender's dataset; None if that is still to be drawn."""
-    return open_dataset(run, out.uri)[1]
+@contextmanager
+def _naming(member: Member) -> Iterator[None]:
+    """Say of which contender a mistake is."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"contender {member.name}: {error}") from error
+
+
+def _manifests(
+    members: Sequence[Member], runs: Sequence[RunConfig], out: Folder
+) -> list[Manifest | None]:
+    """The manifests of the contenders' datasets; None for those that are still to be drawn.
+
+    Raises: UserError if they could be trained on but not compared.
+    """
+    datasets: dict[str, RealImages] = {}
+    for member, run in zip(members, runs, strict=True):
+        with _naming(member):
+            folder, manifest = open_dataset(run, out.uri)
+            if manifest:
+                datasets[member.name] = open_data(folder)
+            else:
+                tested = len(DrawnFaces(run.drawn_count).splits()[TEST])
+                wish = f"be enough for {LEAST_SAMPLES} test images, not {tested}"
+                require(tested >= LEAST_SAMPLES, "--drawn-count", run.drawn_count, wish)
+    if datasets:
+        common_images(datasets)
+    return [
+        datasets[member.name].manifest if member.name in datasets else None for member in members
+    ]
 
 
 def _plan(
@@ -289,10 +324,13 @@ def _announce(
         line.tell(note)
 
 
-def _asked(options: CompareOptions, words: Sequence[str]) -> dict[str, Any]:
+def _asked(
+    options: CompareOptions, words: Sequence[str], members: Sequence[Member]
+) -> dict[str, Any]:
     """What a suite that goes on has to have in common with the one that was begun."""
     return {
         "suite": options.suite,
+        "contenders": [[m.name, m.preset, dict(m.options), list(m.set), m.space] for m in members],
         "data": list(options.data),
         "options": list(words),
         "tune": options.tune,
@@ -302,9 +340,7 @@ def _asked(options: CompareOptions, words: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _saved(
-    out: Folder, options: CompareOptions, words: Sequence[str], contenders: int
-) -> State | None:
+def saved_state(out: Folder, asked: Mapping[str, Any], contenders: int) -> State | None:
     """The state of a suite that goes on; None for a new one.
 
     Raises: UserError if another suite was begun in this folder, or its file is damaged.
@@ -314,17 +350,15 @@ def _saved(
     advice = "choose another --out for a new suite"
     values = out.read_checked(PLAN, advice=advice)
     known = values.entry("asked").entries()
-    asked = _asked(options, words)
     for name, value in asked.items():
         before = known[name].value if name in known else None
         if before != value:
-            raise UserError(
-                f"--out {options.folder}: holds a suite that was begun with {name} {before!r}, not "
-                f"{value!r}; {advice}"
-            )
+            other = f"{name} {before!r}, not {value!r}"
+            other = "other contenders" if name == "contenders" else other
+            raise UserError(f"--out {out.uri}: holds a suite that was begun with {other}; {advice}")
     seconds = [entry.number(at_least=0) for entry in values.entry("seconds").items()]
     if len(seconds) != contenders:
-        values.refuse(f"has {len(seconds)} contenders, but --suite now has {contenders}")
+        values.refuse(f"seconds has {len(seconds)} entries, not one for each contender")
     return State(
         asked,
         values.entry("images").integer(1),
@@ -334,37 +368,44 @@ def _saved(
     )
 
 
-def _command(planned: Planned, suite: Suite, options: CompareOptions, out: Folder) -> TuneCommand:
-    """The sweep that trains a contender, or goes on with it."""
-    storage, member = out.join("runs"), planned.member
-    sweep = SweepFolder(storage.join(member.folder))
-    resume = sweep.folder.exists(SWEEP)
+def _search(member: Member, options: CompareOptions) -> SweepOptions:
+    """How a contender is searched, or trained with several seeds."""
     if options.tune:
-        spent = (
-            sum(trial.seconds for trial in sweep.read_trials()) / suite.at_once if resume else 0.0
-        )
-        left = max(1, int(suite.search_seconds - spent))
-        search = SweepOptions(
+        return SweepOptions(
             trials=str(AS_MANY_AS_FIT),
-            time_budget=f"{left}s",
+            # Contenders are compared by one metric, also those that are usually chosen by another.
+            metric=FD,
             confirm=options.seeds,
             confirm_best=1,
             set=member.set,
             space=member.space,
-            resume=resume,
         )
-    else:
-        seeds = ",".join(map(str, range(options.seeds)))
-        search = SweepOptions(
-            search="grid",
-            scheduler="none",
-            confirm=0,
-            set=(f"{SEED}=choice({seeds})",),
-            space="none",
-            resume=resume,
-        )
-    # Contenders are compared by one metric, also those that are usually chosen by another.
-    search = replace(search, metric=FD)
+    if options.seeds == 1:
+        # The first trial of any search has the defaults.
+        return SweepOptions(trials="1", metric=FD, confirm=0)
+    seeds = ",".join(map(str, range(options.seeds)))
+    return SweepOptions(
+        search="grid",
+        scheduler="none",
+        metric=FD,
+        confirm=0,
+        set=(f"{SEED}=choice({seeds})",),
+        space="none",
+    )
+
+
+def _command(planned: Planned, suite: Suite, options: CompareOptions, out: Folder) -> TuneCommand:
+    """The sweep that trains a contender, or goes on with it."""
+    storage, member = out.join("runs"), planned.member
+    sweep = SweepFolder(storage.join(member.folder))
+    search = replace(_search(member, options), resume=sweep.folder.exists(SWEEP))
+    if options.tune:
+        trials = sweep.read_trials() if search.resume else []
+        left = int(suite.search_seconds - sum(t.seconds for t in trials) / suite.at_once)
+        search = replace(search, time_budget=f"{max(1, left)}s")
+        if left < 1:
+            # Only the trainings with new seeds are left.
+            search = replace(search, trials=str(max(1, len(trials))))
     job = JobOptions(storage=storage.uri, run_name=member.folder, verbose=options.verbose)
     run = replace(planned.run, steps=planned.steps, epochs=0.0)
     return TuneCommand(run, job, search)

@@ -1,11 +1,13 @@
 """Suites: contenders that are trained, or tuned and trained, and compared, as one job."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import fails, run_script, write_dataset
+from PIL import Image
 
 import raygen
 from raygen.core.errors import Interrupted
@@ -51,6 +53,7 @@ def test_contenders_of_several_sizes_are_trained_and_compared_and_some_may_fail(
         member("large", size="64"),
         member("broken <b>", lr_g=1e30, lr_d=1e30, on_nan="stop"),
     )
+    suite = file.read_text()
     out = tmp_path / "out"
     words = ("--suite", file, "--data", data, "--images", "48", "--seeds", "2", "--out", out)
     assert run_script("compare", *words, *SMALL, "--dry-run") == 0
@@ -91,6 +94,9 @@ def test_contenders_of_several_sizes_are_trained_and_compared_and_some_may_fail(
     assert {f: t for f, t in begun(out).items() if "/broken" not in f} == {
         f: t for f, t in before.items() if "/broken" not in f
     }
+    write(tmp_path, member("small"))
+    assert "was begun with other contenders" in fails(capsys, "compare", *words, *SMALL)
+    file.write_text(suite)
     assert "was begun with seeds 2, not 3" in fails(
         capsys, "compare", *words[:-4], "--seeds", "3", "--out", out, *SMALL
     )
@@ -140,8 +146,13 @@ def test_tuned_contenders_are_trained_with_new_seeds_and_go_on_where_they_were_i
             assert "/confirmation/trials/" in run["run"]
             # No trial of the search had these seeds.
             assert run["seed"] > 0
-    plan = raygen.compare(suite=str(file), quiet=True, dry_run=True, images=36, width=0.03)
-    assert plan is None
+    again: dict[str, Any] = {
+        "images": 36,
+        "width": 0.03,
+        "seeds": 1,
+        "out": str(tmp_path / "other"),
+    }
+    assert raygen.compare(suite=str(file), quiet=True, dry_run=True, **again) is None
     if len(names) > 2:
         assert "expected best FD (random-vgg) against trials" in (out / "index.html").read_text()
 
@@ -162,7 +173,8 @@ def test_tuned_contenders_are_trained_with_new_seeds_and_go_on_where_they_were_i
         (("--suite", "anime", "--budget", "soon"), "--budget soon"),
         (("--suite", "anime", "--data", "nowhere"), "holds no images of 64x64"),
         (("--suite", "anime", "vae-celeba"), "name no runs"),
-        (("--suite", "anime", "--width", "1", "--seeds", "0"), "--seeds 0"),
+        (("--suite", "anime", "--seeds", "0"), "--seeds 0"),
+        (("--suite", "anime", "--drawn-count", "400"), "for 50 test images, not 40"),
     ],
 )
 def test_mistakes_are_told_in_one_line_before_anything_starts(
@@ -175,6 +187,35 @@ def test_mistakes_are_told_in_one_line_before_anything_starts(
     monkeypatch.chdir(tmp_path)
     assert message in fails(capsys, "compare", *words)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_could_not_be_compared_is_not_trained(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, data: Path
+) -> None:
+    words = ("--out", tmp_path / "out", *SMALL)
+
+    def refusal(*members: dict[str, Any], places: Sequence[Path] = (data,), tune: bool) -> str:
+        named = [word for place in places for word in ("--data", place)]
+        tuned = ["--tune"] if tune else []
+        file = write(tmp_path, *members)
+        return fails(capsys, "compare", "--suite", file, *named, *tuned, *words)
+
+    both = member("small"), member("large", size="64")
+    write_dataset(tmp_path / "others", [30], [IMAGES], 64, test=[IMAGES])
+    line = refusal(*both, places=(data / "32x32", tmp_path / "others"), tune=False)
+    assert "large: was trained on" in line
+    assert "not prepared from the same files" in line
+    write_dataset(tmp_path / "few", [30], [9], 32, test=[8])
+    line = refusal(member("small"), places=(tmp_path / "few",), tune=False)
+    assert "contender small: " in line
+    assert "has 8 test images, but 50" in line
+    wrong = member("small") | {"set": ["nonsense=choice(1,2)"]}
+    assert "contender small: --set nonsense" in refusal(wrong, tune=True)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.new("RGB", (32, 32)).save(photos / "1.png")
+    assert "are not prepared" in refusal(member("small"), places=(photos,), tune=False)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
