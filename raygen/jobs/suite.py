@@ -282,10 +282,12 @@ def _plan(
     for member, run, took in zip(members, runs, seconds, strict=True):
         steps = images // run.step_images
         if steps < REPORTS:
+            least = f"but {REPORTS} steps take {REPORTS * run.step_images:,}"
+            if options.images:
+                raise UserError(f"--images {images}: is one training of {member.name}, {least}")
             raise UserError(
                 f"--budget {options.budget}: leaves {images:,} images for each of {trainings} "
-                f"trainings of {member.name}, but {REPORTS} steps take "
-                f"{REPORTS * run.step_images:,}; allow more time, or choose a smaller --width"
+                f"trainings of {member.name}, {least}; allow more time, or choose a smaller --width"
             )
         planned.append(Planned(member, run, steps, trainings, took))
     # What the trainings do not need is the searches'.
