@@ -148,6 +148,7 @@ def test_tuned_contenders_are_trained_with_new_seeds_and_go_on_where_they_were_i
             assert run["seed"] > 0
     again: dict[str, Any] = {
         "images": 36,
+        "batch_size": 4,
         "width": 0.03,
         "seeds": 1,
         "out": str(tmp_path / "other"),
