@@ -8,13 +8,13 @@ python jobs/compare.py --storage runs
 import sys
 from collections.abc import Sequence
 
-from raygen.cli import given_options, parse_options, run_job, split_options
+from raygen.cli import named_options, parse_options, run_job, split_options
 from raygen.comparison.options import CompareOptions
 
 
 def main(argv: Sequence[str]) -> None:
     about = "Compare trained models side by side."
-    if "suite" not in given_options(argv):
+    if "suite" not in named_options(argv):
         options = parse_options(CompareOptions, argv, about)
         # Import late, because it takes seconds, for which --help and mistakes should not wait.
         if options.storage:

@@ -23,7 +23,6 @@ USES_RAY = {
     "raygen/measuring/during_training.py",
     "raygen/measuring/measurement.py",
     "raygen/measuring/own_extractor.py",
-    "raygen/measuring/speed.py",
     "raygen/cluster/local_ray.py",
     "raygen/cluster/private_ray.py",
     "raygen/training/planned_shards.py",
@@ -33,6 +32,7 @@ USES_RAY = {
     "raygen/tuning/optuna_search.py",
     "raygen/tuning/planned_search.py",
     "raygen/tuning/schedulers.py",
+    "raygen/tuning/speed.py",
     "raygen/tuning/sweep.py",
     "raygen/tuning/trial.py",
 }

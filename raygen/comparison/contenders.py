@@ -117,10 +117,11 @@ def settings_of(run: RunInfo) -> dict[str, Any]:
 
 def sweep_of(run: str) -> str:
     """The sweep that a training belongs to, as one of its trials or confirming it; else empty."""
-    parts = run.rstrip("/").split("/")
-    if len(parts) < 3 or parts[-2] != TRIALS:
+    trials = Folder.at(run).parent
+    if trials.name != TRIALS:
         return ""
-    return "/".join(parts[: -3 if parts[-3] == CONFIRMATION else -2])
+    sweep = trials.parent
+    return sweep.parent.uri if sweep.name == CONFIRMATION else sweep.uri
 
 
 def _names(settings: Sequence[Mapping[str, Any]]) -> list[str]:

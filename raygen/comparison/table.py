@@ -1,7 +1,7 @@
 """Contenders' figures side by side: means over seeds, and what is established of their order."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from raygen.comparison.contenders import Contender
@@ -90,7 +90,7 @@ def _row(tag: str, contenders: Sequence[Contender]) -> Row:
     metric = metric_of(tag)
     sign = 1 if metric.direction == "min" else -1
     beats: dict[tuple[int, int], Interval] = {}
-    if len(counts) == 1 and metric.ranks:
+    if len(counts) == 1 and len(_networks(tag, contenders)) <= 1 and metric.ranks:
         for pair, d in differences_of_pairs(values).items():
             gain = gain_of(d, sign)
             if gain.low > 0:
@@ -105,6 +105,19 @@ def _row(tag: str, contenders: Sequence[Contender]) -> Row:
         beats,
         min(counts),
     )
+
+
+def _networks(tag: str, contenders: Sequence[Contender]) -> set[str]:
+    """Hashes of the extractors whose features the values of a metric rest on."""
+    hashes = set()
+    for contender in contenders:
+        for entry in contender.measured:
+            assert entry.evaluation
+            measured = entry.evaluation.metrics.get(tag)
+            known = entry.evaluation.about.get("extractors")
+            if measured and measured.extractor and isinstance(known, Mapping):
+                hashes.add(str(known.get(measured.extractor, {}).get("sha256")))
+    return hashes
 
 
 def _inside(interval: Interval, metric: Metric) -> Interval:

@@ -55,12 +55,16 @@ PAGE, FIGURES, SCORES = "index.html", "comparison.json", "comparison.csv"
 class Group:
     """A contender's trainings.
 
-    Attributes: runs: their folders; problem: why there are none, or fewer than planned.
+    Attributes:
+        runs: their folders.
+        problem: why there are none, or fewer than planned.
+        note: what the reader should know of them.
     """
 
     name: str
     runs: Sequence[str]
     problem: str = ""
+    note: str = ""
 
 
 def compare(options: CompareOptions, line: ProgressLine | None = None) -> Comparison:
@@ -82,10 +86,12 @@ def compare_groups(
     line: ProgressLine,
     published: Sequence[Published] = (),
     command: str = "",
+    to_the_end: bool = False,
 ) -> Comparison:
     """The same for runs that are gathered already.
 
     Args:
+        to_the_end: leave out the runs that were not trained to their end.
         published: figures of others to show beside theirs.
         command: makes the page again; empty: names the runs.
     Raises: UserError, RunError.
@@ -95,14 +101,17 @@ def compare_groups(
     if not runs:
         raise RunError(f"no contender was trained: {groups[0].problem}")
     extractors = {e.name: e for e in (load_weights(path) for path in options.weights)}
-    ready = _prepared(list(runs.values()), options)
+    ready = _prepared(list(runs.values()), options, to_the_end)
     if not ready.subjects:
         problem = next(iter(ready.problems.values()))
         raise UserError(f"RUN: none of the runs can be measured: {problem}")
     out.check_writable()
-    evaluations = _measured(list(ready.subjects.values()), options, extractors, line)
+    problems = dict(ready.problems)
+    evaluations = _measured(list(ready.subjects.values()), options, extractors, line, problems)
+    if not evaluations:
+        raise RunError(f"none of the runs could be measured: {next(iter(problems.values()))}")
     entries = {
-        uri: Entry(run, summary_of(run), evaluations.get(uri), ready.problems.get(uri, ""))
+        uri: Entry(run, summary_of(run), evaluations.get(uri), problems.get(uri, ""))
         for uri, run in runs.items()
     }
     contenders = []
@@ -113,15 +122,30 @@ def compare_groups(
     failed = [f"{group.name}: {group.problem}" for group in groups if group.problem]
     comparison = _comparison(contenders, options, ready, failed, line)
     command = command or command_line("jobs/compare.py", *_arguments(options))
-    comparison = replace(comparison, published=published, command=command)
+    own_notes = [f"{group.name}: {group.note}" for group in groups if group.note]
+    notes = [*own_notes, *_unfinished(contenders), *comparison.notes]
+    comparison = replace(comparison, published=published, command=command, notes=notes)
     out.write_bytes(PAGE, render(comparison).encode())
     out.write_json(FIGURES, as_json(comparison))
-    out.write_bytes(SCORES, as_csv(comparison).encode())
+    out.write_bytes(SCORES, as_csv(comparison).encode(errors="backslashreplace"))
     line.close()
     for answer in comparison.answers:
         line.tell(answer)
     line.tell(f"the page: {out.join(PAGE).uri}")
     return comparison
+
+
+def _unfinished(contenders: Sequence[Contender]) -> list[str]:
+    """Which contenders' figures rest on runs that were not trained to their end."""
+    notes = []
+    for contender in contenders:
+        count = sum(entry.run.status != "finished" for entry in contender.measured)
+        if count:
+            notes.append(
+                f"{contender.name}: {count} of {len(contender.measured)} trainings that are "
+                "measured did not come to their end, or have not yet."
+            )
+    return notes
 
 
 def dataset_for(places: Sequence[str], size: str) -> str:
@@ -191,9 +215,12 @@ def common_images(datasets: Mapping[str, RealImages]) -> tuple[RealImages, dict[
     return common, becomes
 
 
-def _prepared(runs: Sequence[RunInfo], options: CompareOptions) -> _Ready:
+def _prepared(runs: Sequence[RunInfo], options: CompareOptions, to_the_end: bool) -> _Ready:
     """Find what is to be measured, on one set of real images for all.
 
+    Failed runs are not measured: what they learnt until then is not what their setting makes.
+
+    Args: to_the_end: nor are those that were not trained to their end.
     Raises: UserError if runs were trained on other images, so that they cannot be compared.
     """
     datasets = {run.uri: _dataset_of(run, runs, options) for run in runs}
@@ -201,6 +228,9 @@ def _prepared(runs: Sequence[RunInfo], options: CompareOptions) -> _Ready:
     subjects: dict[str, Subject] = {}
     problems: dict[str, str] = {}
     for run in runs:
+        if run.status == "failed" or (to_the_end and run.status != "finished"):
+            problems[run.uri] = run.problem or f"its training is not finished: {run.status}"
+            continue
         try:
             folder, config = open_run(run.uri)
             step = best_or_last(folder)
@@ -233,8 +263,12 @@ def _measured(
     options: CompareOptions,
     extractors: Extractors,
     line: ProgressLine,
+    problems: dict[str, str],
 ) -> dict[str, Evaluation]:
-    """The runs' evaluations; those that are missing or rest on something else are made."""
+    """The runs' evaluations; those that are missing or rest on something else are made.
+
+    Args: problems: where to note why a run cannot be measured.
+    """
     wanted = EvaluateOptions(
         samples=options.samples,
         weights=options.weights,
@@ -245,9 +279,13 @@ def _measured(
     if missing:
         line.tell(f"measuring {len(missing)} of {len(subjects)} runs")
         quiet = line if isinstance(line, Silence) else _ProgressAlone()
-        measure(missing, wanted, extractors, quiet)
+        measure(missing, wanted, extractors, quiet, problems)
     found = {subject.name: _evaluation(subject) for subject in subjects}
-    return {name: evaluation for name, evaluation in found.items() if evaluation}
+    return {
+        name: evaluation
+        for name, evaluation in found.items()
+        if evaluation and name not in problems
+    }
 
 
 def _is_measured(subject: Subject, options: CompareOptions, extractors: Extractors) -> bool:
@@ -344,11 +382,13 @@ def _sizes(contenders: Sequence[Contender], ready: _Ready) -> list[str]:
 
 def _tuning(contenders: Sequence[Contender]) -> dict[str, list[Line]]:
     """Expected best of each sweep that contenders' trainings belong to, by the metric's name."""
-    sweeps: dict[str, int] = {}
-    for number, contender in enumerate(contenders):
-        for entry in contender.entries[:1]:
-            if uri := sweep_of(entry.run.uri):
-                sweeps.setdefault(uri, number)
+    # Of the contenders of a sweep, the tuned one comes last.
+    sweeps = {
+        uri: number
+        for number, contender in enumerate(contenders)
+        for entry in contender.entries[:1]
+        if (uri := sweep_of(entry.run.uri))
+    }
     found: dict[str, list[Line]] = {}
     for uri, number in sweeps.items():
         sweep = SweepFolder(Folder.at(uri))
@@ -364,7 +404,7 @@ def _tuning(contenders: Sequence[Contender]) -> dict[str, list[Line]]:
         if values := searched_values(trials, objective):
             best = expected_best(values, objective.sign)
             points = list(zip(best.trials.tolist(), best.mean.tolist(), strict=True))
-            line = Line(contenders[number].name, number, points)
+            line = Line(f"search of {sweep.folder.name}", number, points)
             found.setdefault(metric_of(saved.metric).name, []).append(line)
     return found
 

@@ -8,7 +8,7 @@ from ray.exceptions import RayTaskError
 from raygen.cli import command_line
 from raygen.cluster import connection as cluster
 from raygen.core.destination import file_to_write
-from raygen.core.errors import UserError
+from raygen.core.errors import UserError, one_line
 from raygen.core.progress import ProgressLine
 from raygen.core.storage import Folder
 from raygen.data.shards.manifest import Manifest
@@ -49,10 +49,14 @@ def measure(
     options: EvaluateOptions,
     extractors: Extractors,
     line: ProgressLine,
+    problems: dict[str, str] | None = None,
 ) -> list[Evaluation]:
     """Measure what is described, write what was found, and tell it.
 
-    Args: extractors: besides raygen's own.
+    Args:
+        extractors: besides raygen's own.
+        problems: where to note why a subject cannot be measured, by its name, and go on with the
+            others; None: that ends the work.
     Raises: UserError, RunError.
     """
     targets = [_target(subject, options) for subject in subjects]
@@ -67,7 +71,14 @@ def measure(
                 dataset = subject.real.manifest.fingerprint
                 kept = kept.for_another_run() if dataset == measured_on else Kept()
                 measured_on = dataset
-                evaluation = Measurement(subject, options, extractors, line, kept=kept).run()
+                try:
+                    evaluation = Measurement(subject, options, extractors, line, kept=kept).run()
+                except (RayTaskError, UserError) as error:
+                    if problems is None:
+                        raise
+                    known = cause_of(error) if isinstance(error, RayTaskError) else error
+                    problems[subject.name] = one_line(known)
+                    continue
                 found.append(evaluation)
                 target.parent.write_json(target.name, evaluation.to_json())
                 line.close()

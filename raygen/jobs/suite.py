@@ -5,6 +5,7 @@ with its share of the budget, followed by trainings of its best setting and of i
 seeds. Only trainings whose seeds had no part in a choice are compared.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -30,21 +31,30 @@ from raygen.inference.options import LEAST_SAMPLES
 from raygen.jobs.compare import Group, common_images, compare_groups, dataset_for
 from raygen.jobs.evaluate import open_data
 from raygen.jobs.tune import tune
-from raygen.measuring.speed import training_speeds
 from raygen.measuring.subjects import RealImages
 from raygen.training.run import CONFIG
 from raygen.tuning.confirming import START_SECONDS, read_list
 from raygen.tuning.options import AS_MANY_AS_FIT, TRIAL_DEFAULTS, SweepOptions
 from raygen.tuning.planning import make_plan
-from raygen.tuning.records import REPORTS, SEED, SWEEP, SweepFolder
+from raygen.tuning.records import REPORTS, SEED, SWEEP, SweepFolder, Trial
+from raygen.tuning.speed import training_speeds
 
 PLAN = "suite.json"
 SEARCH_SHARE = 0.5
 """Share of the budget for searches, in equal parts; the rest is for trainings with new seeds."""
 OVERHEAD = 1.4
 """Time of a training over that of its steps alone: reading, measuring, and saving take some."""
-LENGTHS = {"steps", "epochs"}
-"""Options of trainings that a suite decides."""
+DECIDED = {
+    **dict.fromkeys(("steps", "epochs"), "a suite's trainings all see --images"),
+    "seed": "a suite's trainings have seeds of their own",
+    "data": "a suite's data is named by --data",
+    **dict.fromkeys(
+        ("num_workers", "max_failures", "on_nan", "checkpoint_images", "sample_images"),
+        "a suite's trainings are trials of sweeps, which decide it",
+    ),
+    "validate_images": "a suite's trainings are trials of sweeps, which decide it",
+}
+"""Options of trainings that a suite decides, and why."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +161,7 @@ def run_suite(
         again = _again(options, words)
         try:
             problems = _train(suite, state, options, out, line)
-        except Interrupted:
+        except (Interrupted, KeyboardInterrupt):
             line.tell(f"to go on: {again}")
             raise
         groups = [
@@ -159,7 +169,7 @@ def run_suite(
             for planned in suite.contenders
             for group in _groups(planned, options.tune, out, problems.get(planned.member.name, ""))
         ]
-        return compare_groups(options, groups, line, contenders.published, again)
+        return compare_groups(options, groups, line, contenders.published, again, to_the_end=True)
 
 
 def _train(
@@ -175,12 +185,16 @@ def _train(
         try:
             # On a terminal a sweep shows a live table.
             quiet = line if isinstance(line, Silence) else None
-            tune(_command(planned, suite, options, out), quiet, of_suite=True)
+            findings = tune(_command(planned, suite, options, out), quiet, of_suite=True)
         except (RunError, UserError) as error:
-            # The others are trained all the same; the page says what happened to this one, and
-            # the same command tries it again.
+            # The others are trained all the same; the page says what happened to this one.
             problems[name] = one_line(error)
             line.tell(f"{name} failed: {problems[name]}")
+            continue
+        confirmed = findings.confirmed
+        if left := confirmed.left if confirmed else 0 if options.tune else findings.left:
+            problems[name] = f"{left} of its trainings did not end; the same command goes on"
+            line.tell(f"{name}: {problems[name]}")
         else:
             state.ended.append(name)
             state.save(out)
@@ -208,10 +222,11 @@ def _run_of(member: Member, options: CompareOptions, words: Sequence[str]) -> Ru
 
     Raises: UserError.
     """
-    if given := given_options(words) & (LENGTHS | {"seed"}):
-        name = sorted(given)[0]
-        raise UserError(f"--{name}: a suite's trainings all see --images, with seeds of its own")
+    for name in sorted(given_options(words) & DECIDED.keys()):
+        raise UserError(f"{option(name)}: {DECIDED[name]}")
     with _naming(member):
+        for name in sorted(member.options.keys() & DECIDED.keys()):
+            raise UserError(f"{options.suite}: {name}: {DECIDED[name]}")
         saved = PRESETS[member.preset].updated(TRIAL_DEFAULTS | dict(member.options), options.suite)
         run = parse_contender(saved, words)
     return replace(run, data=dataset_for(options.data, run.size) or DRAWN)
@@ -272,8 +287,7 @@ def _plan(
         available = max(0.0, budget * share / rounds - len(runs) * START_SECONDS)
         images = int(available / sum(OVERHEAD / speed for speed in speeds))
         images = options.images or images
-        lengths = [_own_length(r, m) for r, m in zip(runs, manifests, strict=True) if m]
-        shortest = min(lengths, default=images)
+        shortest = min(_own_length(r, m) for r, m in zip(runs, manifests, strict=True))
         if shortest < images and not options.images:
             images = shortest
             notes.append("the presets' own lengths fit into the budget, so the shortest is taken")
@@ -298,9 +312,10 @@ def _plan(
     return suite
 
 
-def _own_length(run: RunConfig, manifest: Manifest) -> int:
-    """Images of a training of the preset's own length."""
-    return run.total_steps(manifest.rows(TRAIN)) * run.step_images
+def _own_length(run: RunConfig, manifest: Manifest | None) -> int:
+    """Images of a training of the preset's own length. Args: manifest: None for drawn faces."""
+    drawn = len(DrawnFaces(run.drawn_count).splits()[TRAIN])
+    return run.total_steps(manifest.rows(TRAIN) if manifest else drawn) * run.step_images
 
 
 def _announce(
@@ -402,12 +417,8 @@ def _command(planned: Planned, suite: Suite, options: CompareOptions, out: Folde
     sweep = SweepFolder(storage.join(member.folder))
     search = replace(_search(member, options), resume=sweep.folder.exists(SWEEP))
     if options.tune:
-        trials = sweep.read_trials() if search.resume else []
-        left = int(suite.search_seconds - sum(t.seconds for t in trials) / suite.at_once)
-        search = replace(search, time_budget=f"{max(1, left)}s")
-        if left < 1:
-            # Only the trainings with new seeds are left.
-            search = replace(search, trials=str(max(1, len(trials))))
+        spent = busy_seconds(sweep.read_trials()) if search.resume else 0.0
+        search = replace(search, time_budget=f"{max(1, int(suite.search_seconds - spent))}s")
     job = JobOptions(storage=storage.uri, run_name=member.folder, verbose=options.verbose)
     run = replace(planned.run, steps=planned.steps, epochs=0.0)
     return TuneCommand(run, job, search)
@@ -428,11 +439,33 @@ def _groups(planned: Planned, tuned: bool, out: Folder, problem: str) -> list[Gr
     numbers: dict[int, list[int]] = {0: []}
     for number, training in enumerate(listed):
         numbers.setdefault(training.trial, []).append(number)
-    groups = [
-        Group(f"{name}, {'tuned' if trial else 'defaults'}", _begun(sweep.confirmation, own))
+    note = (
+        "" if len(numbers) > 1 or problem else "its search found nothing better than the defaults"
+    )
+    return [
+        Group(
+            f"{name}, {'tuned' if trial else 'defaults'}",
+            _begun(sweep.confirmation, own),
+            problem,
+            note,
+        )
         for trial, own in numbers.items()
     ]
-    return [replace(group, problem=problem) for group in groups]
+
+
+def busy_seconds(trials: Sequence[Trial]) -> float:
+    """Time in which at least one of the trials was training, by their reports."""
+    spans = []
+    for trial in trials:
+        before = 0.0
+        for report in trial.reports:
+            spans.append((report.at - (report.seconds - before), report.at))
+            before = report.seconds
+    total, end = 0.0, -math.inf
+    for first, last in sorted(spans):
+        total += max(0.0, last - max(first, end))
+        end = max(end, last)
+    return total
 
 
 def _begun(sweep: SweepFolder, numbers: Iterable[int]) -> list[str]:

@@ -179,9 +179,13 @@ def tune(
             at_once=capacity.at_once,
         )
         try:
-            finished = run_sweep(
-                task, options, plan, history, table, launch.signals, lease, reserve
-            )
+            if of_suite and read_list(sweep.confirmation):
+                # What is confirmed has been chosen, so the search is over.
+                finished = Finished(history, 0.0, 0.0)
+            else:
+                finished = run_sweep(
+                    task, options, plan, history, table, launch.signals, lease, reserve
+                )
             confirmed = None
             if options.confirm:
                 spent = -math.inf if of_suite else time.monotonic() - began
@@ -218,17 +222,22 @@ def _confirm(
         of_suite: see `tune`; the defaults are trained whatever the search has found.
     Returns: None if the search has found nothing.
     """
-    if not best_trial(trials, plan.objective) and not of_suite:
-        return None
     folder = task.sweep.confirmation
-    settings = candidates(trials, plan, options.confirm_best)
+    best = best_trial(trials, plan.objective)
+    most = options.confirm_best
+    if of_suite and (best is None or best.number == 0):
+        # Nothing better than the defaults was found.
+        most = 0
+    if best is None and not of_suite:
+        return None
+    settings = candidates(trials, plan, most)
     seeds = fresh_seeds(trials, plan, options.confirm)
     budget = options.budget_seconds()
     left = math.inf if budget is None else budget - spent
     trained, listed = folder.read_trials(), read_list(folder)
     if left >= 1 and not launch.signals.stop.is_set():
         listed_plan, listed, trained = plan_confirmation(
-            folder, trials, plan, options.confirm, options.confirm_best
+            folder, trials, plan, options.confirm, most
         )
         ended = sum(trial.status in ENDED for trial in trained)
         if ended < len(listed):
@@ -240,7 +249,16 @@ def _confirm(
             )
         limit = f"{int(left)}s" if math.isfinite(left) else ""
         as_listed = replace(options, scheduler="none", search="random", time_budget=limit)
-        confirming = replace(task, sweep=folder, status=launch.status())
+        # There may be fewer of these trainings at once than trials, each with more of the machine.
+        capacity = plan_capacity(
+            cluster.possible_nodes(),
+            options.workers_per_trial,
+            options.max_concurrent,
+            len(listed),
+            plan.config.reader,
+        )
+        status = launch.status()
+        confirming = replace(task, sweep=folder, capacity=capacity, status=status)
         trained = run_sweep(
             confirming, as_listed, listed_plan, trained, table, launch.signals, lease
         ).trials

@@ -12,7 +12,7 @@ from raygen.cluster import connection as cluster
 from raygen.core.errors import RunError, UserError, one_line
 
 
-def task(function: Callable[..., Any], gpus: float, cores: int = 1) -> Any:
+def task(function: Callable[..., Any], gpus: float, cores: float = 1) -> Any:
     """A function as a Ray task. Args: gpus, cores: what it takes while it runs."""
     # Libraries keep the number of threads that they were loaded with, on which their rounding
     # depends. So that what is measured does not depend on what a process did before, those of more

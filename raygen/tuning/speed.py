@@ -16,6 +16,7 @@ from raygen.measuring.dispatch import cause_of, task
 from raygen.measuring.tasks import device
 from raygen.models import build_model
 from raygen.models.base import Step
+from raygen.tuning.capacity import plan_capacity
 
 SECONDS, LEAST_STEPS = 2.0, 5
 """Time after which no more steps are timed, if there were so many."""
@@ -32,8 +33,7 @@ def training_speeds(
 ) -> tuple[list[float], int]:
     """How fast trainings of one worker are, while as many as possible run at once.
 
-    Some steps of each are taken on random images, on each GPU or, where there is none, on all CPUs,
-    which trainings that run at once share.
+    Some steps of each are taken on random images, by as many processes as a sweep would run trials.
 
     Args: most: upper limit of the trainings that run at once.
     Returns: images/s that the steps of each run's training reach; and how many run at once.
@@ -41,22 +41,24 @@ def training_speeds(
     """
     speeds = []
     with cluster.connected(verbose):
-        nodes = cluster.nodes()
-        gpus, cpus = int(cluster.total(nodes, "GPU")), int(cluster.total(nodes, "CPU"))
-        at_once = max(1, min(most, gpus or cpus))
-        threads = 1 if gpus else max(1, cpus // at_once)
-        # A task that asks for what others have reserved would wait for them to end.
-        is_free = cluster.free("CPU") >= at_once * threads and cluster.free("GPU") >= gpus
-        count = at_once if is_free else 1
-        timed = task(_images_per_second, min(gpus, 1), threads)
+        # A node that an autoscaler may add is added for the tasks below.
+        reader = runs[0].reader
+        capacity = plan_capacity(cluster.possible_nodes(), 1, "auto", most, reader)
+        needed = {"CPU": capacity.cpus_per_worker, "GPU": capacity.gpus_per_worker}
+        # Tasks that ask for what others have reserved would wait for them to end.
+        is_free = all(
+            cluster.free(name) >= capacity.at_once * number for name, number in needed.items()
+        )
+        count = capacity.at_once if is_free else 1
+        timed = task(_images_per_second, needed["GPU"] if capacity.use_gpu else 0, needed["CPU"])
         for number, run in enumerate(runs):
             line.show(f"measuring the speed: {number + 1} of {len(runs)}")
             try:
-                found = ray.get([timed.remote(run, threads) for _ in range(count)])
+                found = ray.get([timed.remote(run, capacity.threads) for _ in range(count)])
             except RayTaskError as error:
                 raise cause_of(error) from error
             speeds.append(statistics.fmean(found))
-    return speeds, at_once
+    return speeds, capacity.at_once
 
 
 def _images_per_second(run: RunConfig, threads: int) -> float:

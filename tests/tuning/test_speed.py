@@ -4,7 +4,7 @@ import pytest
 from helpers import tiny_config
 
 from raygen.core.progress import Silence
-from raygen.measuring.speed import training_speeds
+from raygen.tuning.speed import training_speeds
 
 
 @pytest.mark.slow
