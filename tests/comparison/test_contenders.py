@@ -73,6 +73,25 @@ def test_one_seed_or_other_numbers_of_images_establish_nothing() -> None:
     assert row.n == 100
 
 
+def test_features_of_different_networks_establish_nothing() -> None:
+    pairs = [
+        contender(name, *(entry(name, seed, vgg__fd=v + seed / 10) for seed in range(3)))
+        for name, v in (("a", 1.0), ("b", 90.0))
+    ]
+    for each in pairs:
+        for one in each.entries:
+            assert one.evaluation
+            about = {"extractors": {"random-vgg": {"sha256": "same"}}}
+            one.evaluation.about.update(about)  # type: ignore[attr-defined]
+    [row] = compare(pairs)
+    assert row.best == 0
+    first = pairs[0].entries[0].evaluation
+    assert first
+    first.about["extractors"]["random-vgg"]["sha256"] = "other"
+    [row] = compare(pairs)
+    assert row.beats == {}
+
+
 def test_three_contenders_may_be_told_apart_in_part() -> None:
     values = {"a": 1.0, "b": 1.1, "c": 9.0}
     three = [

@@ -12,7 +12,9 @@ from PIL import Image
 import raygen
 from raygen.core.errors import Interrupted
 from raygen.jobs import suite as suite_job
+from raygen.jobs.suite import busy_seconds
 from raygen.jobs.tune import tune
+from raygen.tuning.records import Report, Trial
 
 IMAGES = 60
 SMALL = ("--width", "0.03", "--batch-size", "4", "--precision", "fp32", "--samples", "50")
@@ -163,6 +165,7 @@ def test_tuned_contenders_are_trained_with_new_seeds_and_go_on_where_they_were_i
     [
         (("--suite", "nope"), "neither a file nor one of anime, celeba"),
         (("--suite", "anime", "run"), "name no runs"),
+        (("--suite", "anime", "--num-workers", "2"), "trials of sweeps, which decide it"),
         (("--tune",), "--tune: is for a suite"),
         (("--suite", "anime", "--steps", "4"), "see --images"),
         (
@@ -190,6 +193,17 @@ def test_mistakes_are_told_in_one_line_before_anything_starts(
     assert not list(tmp_path.iterdir())
 
 
+def test_time_in_which_trials_overlap_counts_once() -> None:
+    def trial(*reports: tuple[float, float]) -> Trial:
+        made = [Report(k + 1, 0.0, seconds, at, {}) for k, (seconds, at) in enumerate(reports)]
+        return Trial(0, {}, reports=made)
+
+    assert busy_seconds([]) == 0
+    # From 100 to 110 and, after a break, from 150 to 160.
+    assert busy_seconds([trial((10, 110), (20, 160))]) == 20
+    assert busy_seconds([trial((10, 110), (20, 160)), trial((10, 115), (12, 155))]) == 25
+
+
 def test_what_could_not_be_compared_is_not_trained(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, data: Path
 ) -> None:
@@ -212,6 +226,9 @@ def test_what_could_not_be_compared_is_not_trained(
     assert "has 8 test images, but 50" in line
     wrong = member("small") | {"set": ["nonsense=choice(1,2)"]}
     assert "contender small: --set nonsense" in refusal(wrong, tune=True)
+    wrong = member("small", data="elsewhere")
+    assert "contender small: " in (line := refusal(wrong, tune=False))
+    assert "data: a suite's data is named by --data" in line
     photos = tmp_path / "photos"
     photos.mkdir()
     Image.new("RGB", (32, 32)).save(photos / "1.png")
