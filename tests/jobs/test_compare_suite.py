@@ -53,7 +53,7 @@ def test_contenders_of_several_sizes_are_trained_and_compared_and_some_may_fail(
         tmp_path,
         member("small"),
         member("large", size="64"),
-        member("broken <b>", lr_g=1e30, lr_d=1e30, on_nan="stop"),
+        member("broken <b>", lr_g=1e30, lr_d=1e30),
     )
     suite = file.read_text()
     out = tmp_path / "out"
