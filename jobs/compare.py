@@ -14,23 +14,23 @@ from raygen.comparison.options import CompareOptions
 
 def main(argv: Sequence[str]) -> None:
     about = "Compare trained models side by side."
-    if "suite" not in named_options(argv):
-        options = parse_options(CompareOptions, argv, about)
-        # Import late, because it takes seconds, for which --help and mistakes should not wait.
-        if options.storage:
-            from raygen.jobs.index import index
+    # Import late, because it takes seconds, for which --help and mistakes should not wait.
+    if "suite" in named_options(argv):
+        own, of_trainings = split_options(CompareOptions, argv)
+        options = parse_options(CompareOptions, own, about)
+        from raygen.jobs.suite import run_suite
 
-            index(options)
-            return
+        run_suite(options, of_trainings)
+        return
+    options = parse_options(CompareOptions, argv, about)
+    if options.storage:
+        from raygen.jobs.index import index
+
+        index(options)
+    else:
         from raygen.jobs.compare import compare
 
         compare(options)
-        return
-    own, rest = split_options(CompareOptions, argv)
-    options = parse_options(CompareOptions, own, about)
-    from raygen.jobs.suite import run_suite
-
-    run_suite(options, rest)
 
 
 if __name__ == "__main__":

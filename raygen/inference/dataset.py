@@ -32,8 +32,11 @@ def dataset_of(run: Folder, config: RunConfig, data: str, said: str, command: st
         return Folder.at(config.data)
     begun = RunFolder(run).dataset()
     faces = config.image.of_faces, config.drawn_count, begun
-    storages = [run.parent]
+    storage = run.parent
+    first = found = find_drawn(storage, *faces)
     for _ in range(LEVELS):
-        storages.append(storages[-1].parent)
-    found = [find_drawn(storage, *faces) for storage in storages]
-    return next((folder for folder in found if folder.exists(MANIFEST)), found[0])
+        if found.exists(MANIFEST):
+            return found
+        storage = storage.parent
+        found = find_drawn(storage, *faces)
+    return found if found.exists(MANIFEST) else first

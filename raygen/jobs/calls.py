@@ -31,7 +31,7 @@ from raygen.tuning.options import TRIAL_DEFAULTS, SweepOptions
 if TYPE_CHECKING:
     from raygen.comparison.page import Comparison
 
-Dataclass = TypeVar("Dataclass", JobOptions, SweepOptions)
+Dataclass = TypeVar("Dataclass", JobOptions, SweepOptions, CompareOptions)
 WHERE = "options"
 
 
@@ -102,10 +102,7 @@ def compare(
         from raygen.jobs.compare import compare as run_comparison
 
         return run_comparison(wanted, _line(quiet))
-    own = {field.name for field in fields(default)}
-    of_trainings = {name: value for name, value in values.items() if name not in own}
-    values = {name: value for name, value in values.items() if name in own}
-    wanted = updated(default, _as_texts(default, values), WHERE)
+    wanted, of_trainings = _taken(default, values)
     from raygen.jobs.suite import run_suite
 
     return run_suite(wanted, _words(of_trainings), _line(quiet))

@@ -1,7 +1,7 @@
 """Compare trained models side by side: the work of `jobs/compare.py`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from raygen.cli import command_line
 from raygen.comparison import table
@@ -19,14 +19,13 @@ from raygen.comparison.options import CompareOptions
 from raygen.comparison.page import Comparison, Published, as_csv, as_json, render
 from raygen.comparison.pictures import Guess, Shown, draw, guesses, load_first
 from raygen.comparison.runs import RunInfo
+from raygen.config.fields import option
 from raygen.config.run import DRAWN, ImageFormat, RunConfig
 from raygen.core.errors import RunError, UserError, one_line
 from raygen.core.progress import ProgressLine, Silence
 from raygen.core.storage import Folder
 from raygen.data.originals import holds_originals
 from raygen.data.shards.manifest import MANIFEST, Manifest
-from raygen.evaluation.metrics import metric_of
-from raygen.evaluation.objective import Objective
 from raygen.evaluation.pretrained import load_weights
 from raygen.evaluation.record import Evaluation
 from raygen.inference.dataset import dataset_of
@@ -38,6 +37,7 @@ from raygen.measuring.subjects import RealImages, Subject
 from raygen.measuring.tasks import Extractors
 from raygen.models.flops import on_meta
 from raygen.tuning.expected_best import expected_best, searched_values
+from raygen.tuning.outcome import read_outcome
 from raygen.tuning.records import SEED, SweepFolder
 
 
@@ -121,7 +121,7 @@ def compare_groups(
         contenders.append(Contender(group.name, settings, [entries[run.uri] for run in own]))
     failed = [f"{group.name}: {group.problem}" for group in groups if group.problem]
     comparison = _comparison(contenders, options, ready, failed, line)
-    command = command or command_line("jobs/compare.py", *_arguments(options))
+    command = command or again(options)
     own_notes = [f"{group.name}: {group.note}" for group in groups if group.note]
     notes = [*own_notes, *_unfinished(contenders), *comparison.notes]
     comparison = replace(comparison, published=published, command=command, notes=notes)
@@ -253,9 +253,9 @@ def _dataset_of(run: RunInfo, runs: Sequence[RunInfo], options: CompareOptions) 
     """The images that a run was trained on. Raises: UserError."""
     config = RunConfig.from_json(run.config, run.uri)
     named = dataset_for(options.data, config.size)
-    again = command_line("jobs/compare.py", *(r.uri for r in runs), "--data", config.data)
+    command = command_line("jobs/compare.py", *(r.uri for r in runs), "--data", config.data)
     folder = Folder.at(run.uri)
-    return open_data(dataset_of(folder, config, "" if named == DRAWN else named, run.uri, again))
+    return open_data(dataset_of(folder, config, "" if named == DRAWN else named, run.uri, command))
 
 
 def _measured(
@@ -275,12 +275,13 @@ def _measured(
         seed=options.seed,
         verbose=options.verbose,
     )
-    missing = [s for s in subjects if not _is_measured(s, options, extractors)]
+    found = {subject.name: _evaluation(subject) for subject in subjects}
+    missing = [s for s in subjects if not _rests_on(found[s.name], s, options, extractors)]
     if missing:
         line.tell(f"measuring {len(missing)} of {len(subjects)} runs")
         quiet = line if isinstance(line, Silence) else _ProgressAlone()
         measure(missing, wanted, extractors, quiet, problems)
-    found = {subject.name: _evaluation(subject) for subject in subjects}
+        found |= {subject.name: _evaluation(subject) for subject in missing}
     return {
         name: evaluation
         for name, evaluation in found.items()
@@ -288,8 +289,11 @@ def _measured(
     }
 
 
-def _is_measured(subject: Subject, options: CompareOptions, extractors: Extractors) -> bool:
-    known, real = _evaluation(subject), subject.real
+def _rests_on(
+    known: Evaluation | None, subject: Subject, options: CompareOptions, extractors: Extractors
+) -> bool:
+    """Whether an evaluation is the one that is wanted of a subject."""
+    real = subject.real
     if known is None:
         return False
     wanted = {
@@ -391,21 +395,17 @@ def _tuning(contenders: Sequence[Contender]) -> dict[str, list[Line]]:
     }
     found: dict[str, list[Line]] = {}
     for uri, number in sweeps.items():
-        sweep = SweepFolder(Folder.at(uri))
-        try:
-            saved = sweep.saved()
-            trials = sweep.read_trials()
-        except (UserError, OSError):
+        folder = Folder.at(uri)
+        outcome = read_outcome(SweepFolder(folder))
+        objective = outcome.objective
+        # Trials that differ in their seeds alone are no search.
+        if not objective or not outcome.saved or not outcome.saved.space.keys() - {SEED}:
             continue
-        if not saved.metric or not saved.space.keys() - {SEED}:
-            # Trials that differ in their seeds alone are no search.
-            continue
-        objective = Objective(saved.metric, metric_of(saved.metric).direction)
-        if values := searched_values(trials, objective):
+        if values := searched_values(outcome.trials, objective):
             best = expected_best(values, objective.sign)
             points = list(zip(best.trials.tolist(), best.mean.tolist(), strict=True))
-            line = Line(f"search of {sweep.folder.name}", number, points)
-            found.setdefault(metric_of(saved.metric).name, []).append(line)
+            line = Line(f"search of {folder.name}", number, points)
+            found.setdefault(objective.name, []).append(line)
     return found
 
 
@@ -456,12 +456,20 @@ def _protocol(
     }
 
 
-def _arguments(options: CompareOptions) -> list[str]:
+def again(options: CompareOptions, words: Sequence[str] = ()) -> str:
+    """The command that makes the page again, or goes on with a suite.
+
+    Args: words: options of a suite's trainings.
+    """
     default = CompareOptions()
-    words = list(options.runs)
-    for name in ("out", "title", "samples", "price", "seed"):
-        value = getattr(options, name)
-        if value != getattr(default, name):
-            words += [f"--{name}", str(value)]
-    words += [word for place in options.data for word in ("--data", place)]
-    return words + (["--weights", *options.weights] if options.weights else [])
+    named = list(options.runs)
+    for each in fields(options):
+        value, name = getattr(options, each.name), option(each.name)
+        if value == getattr(default, each.name) or each.name in ("runs", "config", "verbose"):
+            continue
+        if isinstance(value, tuple):
+            repeated = each.name == "data"
+            named += [w for v in value for w in (name, v)] if repeated else [name, *value]
+        else:
+            named += [name] if value is True else [name, str(value)]
+    return command_line("jobs/compare.py", *named, *words)

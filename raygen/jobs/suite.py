@@ -8,10 +8,10 @@ seeds. Only trainings whose seeds had no part in a choice are compared.
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from raygen.cli import TuneCommand, command_line, given_options, parse_contender
+from raygen.cli import TuneCommand, given_options, parse_contender
 from raygen.cluster import connection as cluster
 from raygen.comparison.options import CompareOptions
 from raygen.comparison.page import Comparison
@@ -28,7 +28,7 @@ from raygen.data.shards.manifest import Manifest
 from raygen.data.sources.drawn import DrawnFaces
 from raygen.data.splits import TEST, TRAIN
 from raygen.inference.options import LEAST_SAMPLES
-from raygen.jobs.compare import Group, common_images, compare_groups, dataset_for
+from raygen.jobs.compare import Group, again, common_images, compare_groups, dataset_for
 from raygen.jobs.evaluate import open_data
 from raygen.jobs.tune import tune
 from raygen.measuring.subjects import RealImages
@@ -158,18 +158,18 @@ def run_suite(
         seconds = [planned.seconds for planned in suite.contenders]
         state = saved or State(asked, suite.images, suite.at_once, seconds)
         state.save(out)
-        again = _again(options, words)
+        command = again(options, words)
         try:
             problems = _train(suite, state, options, out, line)
         except (Interrupted, KeyboardInterrupt):
-            line.tell(f"to go on: {again}")
+            line.tell(f"to go on: {command}")
             raise
         groups = [
             group
             for planned in suite.contenders
             for group in _groups(planned, options.tune, out, problems.get(planned.member.name, ""))
         ]
-        return compare_groups(options, groups, line, contenders.published, again, to_the_end=True)
+        return compare_groups(options, groups, line, contenders.published, command, to_the_end=True)
 
 
 def _train(
@@ -199,22 +199,6 @@ def _train(
             state.ended.append(name)
             state.save(out)
     return problems
-
-
-def _again(options: CompareOptions, words: Sequence[str]) -> str:
-    """The command that goes on with a suite, or makes its page again."""
-    default = CompareOptions()
-    named: list[str] = []
-    for each in fields(options):
-        value, name = getattr(options, each.name), option(each.name)
-        if value == getattr(default, each.name) or each.name == "config":
-            continue
-        if isinstance(value, tuple):
-            repeated = each.name == "data"
-            named += [w for v in value for w in (name, v)] if repeated else [name, *value]
-        else:
-            named += [name] if value is True else [name, str(value)]
-    return command_line("jobs/compare.py", *named, *words)
 
 
 def _run_of(member: Member, options: CompareOptions, words: Sequence[str]) -> RunConfig:

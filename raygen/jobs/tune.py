@@ -25,7 +25,7 @@ from raygen.data.splits import TRAIN, VALIDATION
 from raygen.launch import Launch, launched, list_rejected
 from raygen.training.placement import check_sync_bn
 from raygen.training.run import SUMMARY, RunFolder
-from raygen.tuning.capacity import plan_capacity
+from raygen.tuning.capacity import Capacity, plan_capacity
 from raygen.tuning.confirming import (
     Confirmed,
     candidates,
@@ -121,13 +121,7 @@ def tune(
         table.close()
 
     with launched(line, "trials are being saved", job.verbose, leave) as launch:
-        capacity = plan_capacity(
-            cluster.possible_nodes(),
-            options.workers_per_trial,
-            options.max_concurrent,
-            plan.count,
-            plan.config.reader,
-        )
+        capacity = _capacity(options, plan)
         check_sync_bn(plan.config, capacity.use_gpu)
         lease = launch.own(sweep.folder, place_of(data, manifest) if manifest else None)
         sweep = replace(sweep, fence=lease.fence)
@@ -204,6 +198,17 @@ def tune(
         return findings
 
 
+def _capacity(options: SweepOptions, plan: Plan) -> Capacity:
+    """How the plan's trials share the cluster. Raises: UserError."""
+    return plan_capacity(
+        cluster.possible_nodes(),
+        options.workers_per_trial,
+        options.max_concurrent,
+        plan.count,
+        plan.config.reader,
+    )
+
+
 def _confirm(
     task: Task,
     options: SweepOptions,
@@ -224,12 +229,11 @@ def _confirm(
     """
     folder = task.sweep.confirmation
     best = best_trial(trials, plan.objective)
-    most = options.confirm_best
-    if of_suite and (best is None or best.number == 0):
-        # Nothing better than the defaults was found.
-        most = 0
     if best is None and not of_suite:
         return None
+    # A suite trains the defaults alone where nothing better was found.
+    beaten = of_suite and (best is None or best.number == 0)
+    most = 0 if beaten else options.confirm_best
     settings = candidates(trials, plan, most)
     seeds = fresh_seeds(trials, plan, options.confirm)
     budget = options.budget_seconds()
@@ -250,13 +254,7 @@ def _confirm(
         limit = f"{int(left)}s" if math.isfinite(left) else ""
         as_listed = replace(options, scheduler="none", search="random", time_budget=limit)
         # There may be fewer of these trainings at once than trials, each with more of the machine.
-        capacity = plan_capacity(
-            cluster.possible_nodes(),
-            options.workers_per_trial,
-            options.max_concurrent,
-            len(listed),
-            plan.config.reader,
-        )
+        capacity = _capacity(options, listed_plan)
         status = launch.status()
         confirming = replace(task, sweep=folder, capacity=capacity, status=status)
         trained = run_sweep(

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raygen.config.domains import Choice, Values, short
+from raygen.config.domains import Choice, short
 from raygen.core.checked import Checked, finite_or_none
 from raygen.evaluation.distances import Interval
 from raygen.evaluation.metrics import metric_of
@@ -18,7 +18,7 @@ from raygen.evaluation.objective import Objective
 from raygen.evaluation.seeds import differences_from_control, gain_of, means_over_seeds
 from raygen.tuning.options import MOST_TRIALS
 from raygen.tuning.planning import Plan
-from raygen.tuning.records import SEED, SweepFolder, Trial, best_trial
+from raygen.tuning.records import SEED, SweepFolder, Trial, best_trial, without_seed
 from raygen.tuning.table import describe_values
 
 LIST = "trainings.json"
@@ -134,14 +134,11 @@ def candidates(trials: Sequence[Trial], plan: Plan, most: int) -> list[Trial]:
     chosen: list[Trial] = []
     while len(chosen) < most and (best := best_trial(left, plan.objective)):
         left.remove(best)
-        if best.number and _setting(best) not in map(_setting, (defaults, *chosen)):
+        if best.number and without_seed(best.values) not in (
+            without_seed(t.values) for t in (defaults, *chosen)
+        ):
             chosen.append(best)
     return [replace(defaults, values=plan.defaults), *chosen]
-
-
-def _setting(trial: Trial) -> Values:
-    """A trial's values without the seed, which is part of no setting."""
-    return {name: value for name, value in trial.values.items() if name != SEED}
 
 
 def fresh_seeds(trials: Sequence[Trial], plan: Plan, count: int) -> list[int]:
@@ -174,8 +171,8 @@ def plan_confirmation(
     kept = known[: max((trial.number + 1 for trial in begun), default=0)]
     listed = kept + [training for training in wanted if training not in kept]
     folder.folder.write_json(LIST, {"trainings": [[t.trial, t.seed] for t in listed]})
-    settings = {trial.number: _setting(trial) for trial in trials}
-    settings |= {number: _setting(trial) for number, trial in chosen.items()}
+    settings = {trial.number: without_seed(trial.values) for trial in trials}
+    settings |= {number: without_seed(trial.values) for number, trial in chosen.items()}
     values = tuple(settings[t.trial] | {SEED: t.seed} for t in listed)
     space = plan.space | {SEED: Choice(tuple(sorted({t.seed for t in listed})))}
     defaults = plan.defaults | {SEED: plan.config.seed}

@@ -14,7 +14,6 @@ from raygen.evaluation.objective import Objective
 from raygen.training.run import SUMMARY
 from raygen.tuning.options import SweepOptions
 from raygen.tuning.records import (
-    SEED,
     SWEEP,
     TRIALS,
     SavedSweep,
@@ -23,6 +22,7 @@ from raygen.tuning.records import (
     best_trial,
     read_value,
     saved_objective,
+    without_seed,
 )
 
 CONFIRMED = "confirmed.json"
@@ -108,7 +108,7 @@ def read_outcome(sweep: SweepFolder) -> Outcome:
     if confirmation:
         place = sweep.confirmation
         finished = [trial for trial in trials_in(place) if trial.status == "finished"]
-        own = [trial for trial in finished if _setting(trial.values) == confirmation.values]
+        own = [trial for trial in finished if without_seed(trial.values) == confirmation.values]
         outcome.trainings = [place.trial_run(trial.number).folder for trial in own]
     return outcome
 
@@ -137,16 +137,11 @@ def read_confirmation(folder: Folder) -> Confirmation:
     best = settings.items()[0]
     return Confirmation(
         trial=best.entry("trial").integer(),
-        values=_setting({n: read_value(v) for n, v in best.entry("values").entries().items()}),
+        values=without_seed({n: read_value(v) for n, v in best.entry("values").entries().items()}),
         seeds=values.entry("seeds").integer(),
         established=values.entry("established").flag(),
         found=values.entry("found").text(),
     )
-
-
-def _setting(values: dict[str, Value]) -> dict[str, Value]:
-    """Values without the seed, which is part of no setting."""
-    return {name: value for name, value in values.items() if name != SEED}
 
 
 def counts(trials: Sequence[Trial]) -> str:

@@ -283,6 +283,11 @@ def saved_objective(saved: SavedSweep, config: RunConfig, options: SweepOptions)
     return choose_objective(config, metric, options.mode, options.max_kl)
 
 
+def without_seed(values: Values) -> Values:
+    """A trial's values without the seed, which is part of no setting."""
+    return {name: value for name, value in values.items() if name != SEED}
+
+
 def trial_name(number: int) -> str:
     """The name of a trial's folder: 000, 001, ..., 999, 1000, ..."""
     return f"{number:03d}"

@@ -50,7 +50,7 @@ def training_speeds(
             cluster.free(name) >= capacity.at_once * number for name, number in needed.items()
         )
         count = capacity.at_once if is_free else 1
-        timed = task(_images_per_second, needed["GPU"] if capacity.use_gpu else 0, needed["CPU"])
+        timed = task(_images_per_second, needed["GPU"], needed["CPU"])
         for number, run in enumerate(runs):
             line.show(f"measuring the speed: {number + 1} of {len(runs)}")
             try:
@@ -62,7 +62,16 @@ def training_speeds(
 
 
 def _images_per_second(run: RunConfig, threads: int) -> float:
+    before = torch.get_num_threads()
     torch.set_num_threads(threads)
+    try:
+        return _timed(run)
+    finally:
+        # The process may measure something else next, whose rounding depends on it.
+        torch.set_num_threads(before)
+
+
+def _timed(run: RunConfig) -> float:
     where = torch.device(device())
     model = build_model(run)
     model.to(where)
