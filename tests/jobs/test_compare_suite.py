@@ -130,7 +130,10 @@ def test_tuned_contenders_are_trained_with_new_seeds_and_go_on_where_they_were_i
     assert run_script("compare", *words) == 130
     said = capsys.readouterr().out
     assert "a search of " in said
-    assert f"to go on: python jobs/compare.py --suite {file} --data {data}/32x32" in said
+    again = said.split("to go on: ")[1].split("\n")[0]
+    assert again.startswith("python jobs/compare.py ")
+    for part in (f"--suite {file}", f"--data {data}/32x32", "--tune", f"--out {out}", *SMALL):
+        assert str(part) in again
     assert json.loads((out / "suite.json").read_text())["ended"] == ["first"]
     before = begun(out)
     assert before
@@ -148,14 +151,14 @@ def test_tuned_contenders_are_trained_with_new_seeds_and_go_on_where_they_were_i
             assert "/confirmation/trials/" in run["run"]
             # No trial of the search had these seeds.
             assert run["seed"] > 0
-    again: dict[str, Any] = {
+    planned: dict[str, Any] = {
         "images": 36,
         "batch_size": 4,
         "width": 0.03,
         "seeds": 1,
         "out": str(tmp_path / "other"),
     }
-    assert raygen.compare(suite=str(file), quiet=True, dry_run=True, **again) is None
+    assert raygen.compare(suite=str(file), quiet=True, dry_run=True, **planned) is None
     if len(names) > 2:
         assert "expected best FD (random-vgg) against trials" in (out / "index.html").read_text()
 
