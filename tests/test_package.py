@@ -25,6 +25,8 @@ USES_RAY = {
     "raygen/measuring/own_extractor.py",
     "raygen/cluster/local_ray.py",
     "raygen/cluster/private_ray.py",
+    "raygen/training/elastic.py",
+    "raygen/training/overseer.py",
     "raygen/training/planned_shards.py",
     "raygen/training/process_group.py",
     "raygen/training/ray_driver.py",

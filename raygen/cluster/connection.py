@@ -10,6 +10,7 @@ import sys
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,6 +38,10 @@ if os.environ.get("RAY_ENABLE_UV_RUN_RUNTIME_ENV") == "0":
     ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
 
 CONNECT_SECONDS = 10
+PROBE_SECONDS = 5
+"""Time for a node to accept a connection, in seconds."""
+MOST_PROBES = 64
+"""Number of nodes that are asked at once."""
 ANSWER_SECONDS = 30
 """Time without an answer, in seconds, after which to check whether Ray, or a node, is alive."""
 
@@ -319,6 +324,28 @@ def nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
+def lasting_nodes() -> list[dict[str, float]]:
+    """Resources of each node that answers at this moment and is not about to be taken away.
+
+    Ray itself learns some 15 seconds late that a machine is gone.
+    """
+    going = ray._private.state.state.get_draining_nodes()
+    known = [n for n in ray.nodes() if n["Alive"] and n["NodeID"] not in going]
+    with ThreadPoolExecutor(max(1, min(len(known), MOST_PROBES))) as pool:
+        answers = list(pool.map(_accepts, known))
+    return [node["Resources"] for node, answer in zip(known, answers, strict=True) if answer]
+
+
+def _accepts(node: Mapping[str, Any]) -> bool:
+    """Whether a node's raylet, which every node of the cluster can reach, accepts connections."""
+    place = node["NodeManagerAddress"], node["NodeManagerPort"]
+    try:
+        with socket.create_connection(place, PROBE_SECONDS):
+            return True
+    except OSError:
+        return False
+
+
 def smallest_store() -> float:
     """Size of the smallest object store of the cluster's nodes, in bytes."""
     return min((node.get("object_store_memory", 0) for node in nodes()), default=0)
@@ -351,7 +378,7 @@ def possible_nodes() -> list[dict[str, float]]:
         read = ray.remote(num_cpus=0, resources={HEAD: 0.001})(read_launched)
         launched = ray.get(read.remote())
     # Machines added by hand may exceed what the file allows for.
-    return max(nodes(), [head["Resources"], *launched], key=_size)
+    return max(nodes(), [head["Resources"], *launched], key=size_of)
 
 
 def read_launched(path: str = BOOTSTRAP) -> list[dict[str, float]]:
@@ -372,11 +399,12 @@ def read_launched(path: str = BOOTSTRAP) -> list[dict[str, float]]:
         for _ in range(node_type.get("max_workers", 0))
     ]
     # The cluster has an overall limit. Nodes that are useful for training count first.
-    workers.sort(key=lambda resources: _size([resources]), reverse=True)
+    workers.sort(key=lambda resources: size_of([resources]), reverse=True)
     return workers[: config.get("max_workers", len(workers))]
 
 
-def _size(nodes: Nodes) -> tuple[float, float]:
+def size_of(nodes: Nodes) -> tuple[float, float]:
+    """A cluster's size, to compare it with another's: GPUs, then CPUs."""
     return total(nodes, "GPU"), total(nodes, "CPU")
 
 

@@ -30,6 +30,7 @@ from raygen.config.fields import (
     require_at_least,
     require_choice,
     require_seed,
+    seconds_of,
     updated,
 )
 from raygen.config.schedule import TWO_PHASE
@@ -141,8 +142,10 @@ class RunConfig:
     batch_size: int = 128
     """Images per training step, over all workers together (with dcgan-anime's --half-batches,
     half of them from the dataset)."""
-    num_workers: Resumable[int] = 0
-    """Training processes; 0: one per GPU of the cluster, or two where there is no GPU."""
+    num_workers: Resumable[str] = "0"
+    """Training processes: a number, or bounds as 2:8, between which a run goes on with fewer when
+    machines are lost, and with more when they come; 0: one per GPU of the cluster, or two where
+    there is no GPU, and with an autoscaler as few as there are and as many as may come."""
     seed: int = 0
     """Decides the initial weights, the order of the images and all noise."""
     width: float = 1.0
@@ -190,6 +193,8 @@ class RunConfig:
     max_failures: Resumable[int] = 3
     """How often in a row, without a newer checkpoint, to go on from the last one after a worker
     died."""
+    stall_timeout: Resumable[str] = "10m"
+    """Replace a worker that has done nothing for so long, as 90s, 10m or 2h; 0: never."""
     own_epochs: Resumable[tyro.conf.Suppress[float]] = 1.0
     """The length of a run for which neither steps nor epochs are chosen: so many times as many
     steps as whole batches of `batch_size` fit into the training images, generated ones included."""
@@ -210,7 +215,7 @@ class RunConfig:
         require_at_least(self, 0, "validate_images", "projector_images", "quality_samples")
         require_at_least(self, 0, "evaluate_images")
         require_at_least(self, 0, "read_tasks", most=MOST_WORKERS)
-        require_at_least(self, 0, "num_workers", "max_failures", most=MOST_WORKERS)
+        require_at_least(self, 0, "max_failures", most=MOST_WORKERS)
         require_at_least(self, 0, "steps", "own_steps", "own_two_phase_steps", most=MOST_STEPS)
         require_at_least(self, 1, "log_images", "sample_images", "validation_count")
         require_at_least(self, 1, "checkpoint_images", "keep")
@@ -230,7 +235,28 @@ class RunConfig:
             self.batch_size,
             "be even, for --half-batches",
         )
-        self.check_share(self.num_workers or 1)
+        self.check_share(self.worker_bounds[0] or 1)
+        if self.stall_timeout != "0":
+            seconds_of(self.stall_timeout, "--stall-timeout")
+
+    @property
+    def worker_bounds(self) -> tuple[int, int]:
+        """The fewest and the most workers; (0, 0) if the cluster decides. Raises: UserError."""
+        found = re.fullmatch(r"(\d{1,9})(?::(\d{1,9}))?", self.num_workers, re.ASCII)
+        name, text = "--num-workers", self.num_workers
+        require(bool(found), name, text, "be a number of workers, or the fewest and most, as 2:8")
+        assert found
+        least, most = int(found[1]), int(found[2] or found[1])
+        require(most <= MOST_WORKERS, name, text, f"be at most {MOST_WORKERS:,}")
+        if found[2]:
+            require(1 <= least <= most, name, text, "name the fewest first, at least 1, as 2:8")
+        return least, most
+
+    @property
+    def stall_seconds(self) -> float:
+        """Time without progress after which workers are replaced, in seconds; 0.0: never."""
+        never = self.stall_timeout == "0"
+        return 0.0 if never else seconds_of(self.stall_timeout, "--stall-timeout")
 
     def check_share(self, workers: int) -> None:
         """Raises: UserError if so many workers would have too few images each for a step."""
@@ -346,6 +372,9 @@ class RunConfig:
                     f"{where}: unknown option {shown(name)} for preset {self.preset}; "
                     f"known are {', '.join(sorted(own | models))}"
                 )
+        if type(values.get("num_workers")) is int:
+            # As versions wrote it that knew no bounds.
+            values = {**values, "num_workers": str(values["num_workers"])}
         model = updated(self.model, {k: v for k, v in values.items() if k in models}, where)
         return updated(self, {k: v for k, v in values.items() if k in own}, where, model=model)
 

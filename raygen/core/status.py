@@ -7,7 +7,8 @@ actor `Status`; the job polls it for the `State` a few times a second.
 This module does not import torch, which takes seconds, so that the actor starts quickly.
 """
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from typing import Any
 
 from raygen.core.errors import RunError, UserError
@@ -89,6 +90,16 @@ class Callbacks:
         """Record progress. Must not block. Returns: whether the run is to stop."""
         return False
 
+    def restarting(self) -> bool:
+        """Whether the workers are about to be restarted, and are to save the run and then wait.
+
+        Must not block.
+        """
+        return False
+
+    def waiting(self) -> None:
+        """The run is saved, and the workers wait to be restarted."""
+
     def measured(self, progress: Progress) -> None:
         """The networks were measured on validation images, and a checkpoint is being saved.
 
@@ -104,10 +115,18 @@ class Callbacks:
 
 @dataclass(frozen=True)
 class Started:
-    """A run's workers started from a step. Attributes: group: counts worker groups, from 1."""
+    """A run's workers started from a step.
+
+    Attributes:
+        group: counts worker groups, from 1.
+        workers: how many there are.
+        reason: why the group before this one ended, where that was intended; or "".
+    """
 
     step: int
     group: int
+    workers: int = 0
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -138,7 +157,22 @@ class Ended:
     outcome: Outcome
 
 
-Event = Started | Notice | Measured | Saved | Ended
+@dataclass(frozen=True)
+class Group:
+    """A group of workers has started, or ended.
+
+    Attributes:
+        workers: how many there are; 0 if it has ended.
+        nodes: the number of nodes that they are on, by kind, as `4 x A10G` or `8 CPUs`.
+        at: Unix time in seconds.
+    """
+
+    workers: int
+    nodes: dict[str, int]
+    at: float = 0.0
+
+
+Event = Started | Notice | Measured | Saved | Ended | Group
 
 
 @dataclass(frozen=True)
@@ -175,6 +209,9 @@ class Status:
         self._rejected: dict[tuple[str, str], dict[str, str]] = {}
         self._groups = 0
         self._stopping = False
+        self._reason = ""
+        self._restarting = self._saved = False
+        self._beats: dict[int, tuple[Any, float]] = {}
 
     def state(self, since: int = 0) -> State:
         """The current state. Args: since: how many events the caller has already."""
@@ -187,12 +224,52 @@ class Status:
         self._progress[part] = progress
         return self._stopping
 
-    def started(self, part: int, step: int, is_new_group: bool) -> None:
+    def started(self, part: int, step: int, is_new_group: bool, workers: int = 0) -> None:
         """Record that workers have started, for the first time or after a failure."""
         self._groups += int(is_new_group)
         self._progress.pop(part, None)
         self._outages.pop(part, None)
-        self._events.append(Started(step, self._groups))
+        self._events.append(Started(step, self._groups, workers, self._reason))
+        self._reason, self._restarting, self._saved = "", False, False
+
+    def begin_group(self, group: Group) -> None:
+        """Record that a group of workers has started, or ended."""
+        self._beats = {}
+        self._events.append(replace(group, at=time.time()))
+
+    def beat(self, rank: int, beat: Any) -> None:
+        """Record a worker's sign of life."""
+        self._beats[rank] = beat, time.monotonic()
+
+    def beats(self) -> dict[int, tuple[Any, float]]:
+        """The latest sign of life of each worker, and its age in seconds.
+
+        None at all while a part waits for a storage, because then the others wait for that one.
+        """
+        if any(self._outages.values()):
+            return {}
+        now = time.monotonic()
+        return {rank: (beat, now - at) for rank, (beat, at) in self._beats.items()}
+
+    def expect(self, reason: str) -> None:
+        """Record why the workers will have to start again soon, as `a machine was taken away`."""
+        self._reason = reason
+
+    def restart(self, reason: str) -> None:
+        """Ask the workers to save the run and wait, because they are about to be restarted."""
+        self._reason, self._restarting, self._saved = reason, True, False
+
+    def is_restarting(self) -> bool:
+        """Whether the workers are to save the run and wait."""
+        return self._restarting
+
+    def waiting(self) -> None:
+        """Record that the run is saved, and its workers wait to be restarted."""
+        self._saved = True
+
+    def is_saved(self) -> bool:
+        """Whether the workers that are to be restarted have saved the run."""
+        return self._saved
 
     def tell(self, event: Event) -> None:
         self._events.append(event)

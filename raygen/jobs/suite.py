@@ -49,7 +49,8 @@ DECIDED = {
     "seed": "a suite's trainings have seeds of their own",
     "data": "a suite's data is named by --data",
     **dict.fromkeys(
-        ("num_workers", "max_failures", "on_nan", "checkpoint_images", "sample_images"),
+        ("num_workers", "max_failures", "on_nan", "checkpoint_images", "sample_images")
+        + ("stall_timeout",),
         "a suite's trainings are trials of sweeps, which decide it",
     ),
     "validate_images": "a suite's trainings are trials of sweeps, which decide it",

@@ -121,7 +121,7 @@ def train(
                 "or start over with --restart"
             )
         else:
-            _announce(session, done, line, chooses)
+            _announce(session, placement, done, line, chooses)
             record = RunRecord(session, "training", began_at)
             record.begin()
             watcher = Watcher(line, launch.signals, placement, lease, callbacks or Callbacks())
@@ -197,7 +197,9 @@ def _import_modules() -> None:
     import raygen.measuring.during_training  # noqa: F401
 
 
-def _announce(session: Session, done: int, line: ProgressLine, chosen: bool) -> None:
+def _announce(
+    session: Session, placement: Placement, done: int, line: ProgressLine, chosen: bool
+) -> None:
     """Announce the training. Args: chosen: whether raygen chose size and length."""
     config, originals = session.config, session.manifest.originals
     for note in originals.notes if originals else ():
@@ -206,7 +208,7 @@ def _announce(session: Session, done: int, line: ProgressLine, chosen: bool) -> 
         line.tell(first_run.describe(config))
     line.tell(
         f"{config.preset}: {session.total_steps:,} steps of {config.batch_size} images on "
-        f"{session.num_workers} {'GPU' if session.use_gpu else 'CPU'} workers; "
+        f"{placement.describe()}; "
         f"{session.manifest.rows(TRAIN):,} training images in {session.data.uri}"
     )
     if done:
@@ -238,7 +240,7 @@ class Watcher:
         self._placement = placement
         self._last: tuple[int, str] | None = None
         self._last_at = time.monotonic()
-        self._groups = 0
+        self._groups = self._workers = 0
         self._outage = ""
         self.evaluations: Evaluations | None = None
 
@@ -276,10 +278,12 @@ class Watcher:
             case Notice(text):
                 self._line.tell(text)
                 self._callbacks.notice(text)
-            case Started(step, group):
+            case Started(step, group, workers, reason):
                 if 1 < group > self._groups:
-                    self._line.tell(f"a worker failed; going on from step {step:,}")
-                self._groups = group
+                    reason = reason or "a worker failed"
+                    changed = f" with {_workers(workers)}" if workers != self._workers else ""
+                    self._line.tell(f"{reason}; going on from step {step:,}{changed}")
+                self._groups, self._workers = group, workers
                 self._callbacks.started(step)
             case Measured(progress):
                 self._callbacks.measured(progress)

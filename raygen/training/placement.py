@@ -7,8 +7,8 @@ holds: Ray waits for ever, and silently, for CPUs that are all reserved.
 import math
 from dataclasses import dataclass
 
-from raygen.cluster.connection import Nodes, total
-from raygen.config.run import RAY_DATA, Reader, RunConfig
+from raygen.cluster.connection import Nodes, size_of, total
+from raygen.config.run import MOST_WORKERS, RAY_DATA, Reader, RunConfig
 from raygen.core.errors import UserError
 from raygen.data.stream.ray_data import TASK_CPUS, tasks_at_once
 
@@ -20,12 +20,17 @@ LEAST_CPUS = 0.25
 class Placement:
     """The workers of a run.
 
-    Attributes: cpus_per_worker: CPUs that each worker reserves.
+    Attributes:
+        workers: how many there are; where that may change, the most.
+        cpus_per_worker: CPUs that each worker reserves.
+        sizes: the numbers of workers between which the run may change, from the smallest; empty if
+            it may not.
     """
 
     workers: int
     use_gpu: bool
     cpus_per_worker: float
+    sizes: tuple[int, ...] = ()
 
     @property
     def resource(self) -> str:
@@ -34,8 +39,9 @@ class Placement:
 
     @property
     def wanted(self) -> float:
-        """Amount of that resource that all workers need together."""
-        return self.workers * (1 if self.use_gpu else self.cpus_per_worker)
+        """Amount of that resource without which the run cannot train."""
+        fewest = self.sizes[0] if self.sizes else self.workers
+        return fewest * (1 if self.use_gpu else self.cpus_per_worker)
 
     def missing(self, nodes: Nodes) -> str:
         """Describe what workers wait for, as `2 of 4 GPUs are there`; empty if all have room.
@@ -47,6 +53,25 @@ class Placement:
             return ""
         return f"{there:g} of {self.wanted:g} {self.resource}s are there"
 
+    def fitting(self, nodes: Nodes, reader: Reader, at_most: int | None = None) -> int:
+        """The largest of `sizes` for which the nodes have room; 0 if there is none.
+
+        Args: reader: needs room beside the workers; at_most: an upper limit besides.
+        """
+        gpus_each = 1.0 if self.use_gpu else 0.0
+        allowed = (n for n in self.sizes if at_most is None or n <= at_most)
+        fitting = (
+            n
+            for n in allowed
+            if _places(_free_cpus(nodes, n, reader, gpus_each), self.cpus_per_worker) >= n
+        )
+        return max(fitting, default=0)
+
+    def describe(self) -> str:
+        """Describe the workers, as `2 to 8 GPU workers`."""
+        count = f"{self.sizes[0]} to {self.workers}" if self.sizes else str(self.workers)
+        return f"{count} {self.resource} workers"
+
 
 def plan_workers(config: RunConfig, nodes: Nodes, possible: Nodes) -> Placement:
     """Decide how many workers train, and on what.
@@ -56,28 +81,57 @@ def plan_workers(config: RunConfig, nodes: Nodes, possible: Nodes) -> Placement:
     """
     gpus, cpus = total(possible, "GPU"), total(possible, "CPU")
     use_gpu = gpus > 0
-    # If there is no GPU yet, use as many as one node brings.
-    ready = total(nodes, "GPU") or max((node.get("GPU", 0) for node in possible), default=0)
-    count = config.num_workers or most_workers(config, int(ready) or 2)
-    most = int(gpus if use_gpu else cpus / LEAST_CPUS)
-    if count > most:
+    least, most = config.worker_bounds
+    if most:
+        has_bounds = least < most
+    elif has_bounds := size_of(possible) > size_of(nodes):
+        # An autoscaler takes its time, and spot machines come and go.
+        least, most = 1, most_workers(config, int(gpus) or 2)
+    else:
+        least = most = most_workers(config, int(total(nodes, "GPU")) or 2)
+    room = int(gpus if use_gpu else cpus / LEAST_CPUS)
+    if least > room:
         # Workers that share a CPU are only useful for tests with many workers.
-        advised = most if use_gpu else int(cpus)
+        advised = room if use_gpu else int(cpus)
         advice = f"use --num-workers {advised}" if advised else "add machines to it"
         raise UserError(
-            f"--num-workers {count}: the cluster has {resources(possible)}, on which there is room "
-            f"for {most} workers at most; {advice}"
+            f"--num-workers {least}: the cluster has {resources(possible)}, on which there is room "
+            f"for {room} workers at most; {advice}"
         )
-    check_batch(config, count)
     check_sync_bn(config, use_gpu)
-    share = fitting_cpus(possible, count, config.reader, 1.0 if use_gpu else 0.0)
+    sizes = splits(config, least, most) if has_bounds else ()
+    if not has_bounds:
+        check_batch(config, most)
+    elif not sizes:
+        known = ", ".join(map(str, splits(config, 1, MOST_WORKERS)))
+        raise UserError(
+            f"--num-workers {least}:{most}: --batch-size {config.batch_size} cannot be split "
+            f"evenly over any number of workers from {least} to {most}; it can over {known}"
+        )
+    # Machines may come of which nothing is known yet, so only some of the sizes have to fit now.
+    now = max(least, int(gpus if use_gpu else cpus))
+    count = max((size for size in sizes if size <= now), default=sizes[0]) if sizes else most
+    gpus_each = 1.0 if use_gpu else 0.0
+    share = fitting_cpus(possible, count, config.reader, gpus_each)
+    if sizes:
+        # One worker has to fit on each machine alone, for any may be the last that is left.
+        alone = (fitting_cpus([node], 1, config.reader, gpus_each) for node in possible)
+        share = min([share, *(own for own in alone if own)])
     if not share:
         raise UserError(
             f"--num-workers {count}: leaves no CPU for each worker of the {resources(possible)} of "
             "the cluster; use less"
         )
     # Reserving more than one each would keep workers off nodes with many GPUs and few CPUs.
-    return Placement(count, use_gpu, min(1.0, share))
+    workers = max(sizes, default=most)
+    return Placement(workers, use_gpu, min(1.0, share), sizes if len(sizes) > 1 else ())
+
+
+def splits(config: RunConfig, least: int, most: int) -> tuple[int, ...]:
+    """The numbers of workers from `least` to `most` over which a batch can be split evenly."""
+    # Each worker needs at least this many images of a batch, unless statistics are synchronised.
+    images = config.step_images // (1 if config.sync_bn else config.model.least_images)
+    return tuple(n for n in range(least, min(most, images) + 1) if config.step_images % n == 0)
 
 
 def most_workers(config: RunConfig, ready: int) -> int:
@@ -85,11 +139,7 @@ def most_workers(config: RunConfig, ready: int) -> int:
 
     A run uses it to go on after it has lost some of its machines.
     """
-    # Each worker needs at least this many images of a batch.
-    most = config.step_images // config.model.least_images
-    unit = config.model.images_divisor
-    splits = [n for n in range(1, min(ready, most) + 1) if config.batch_size % (n * unit) == 0]
-    return max(splits, default=ready)
+    return max(splits(config, 1, ready), default=ready)
 
 
 def check_batch(config: RunConfig, count: int) -> None:
@@ -130,6 +180,16 @@ def fitting_cpus(
         drivers: CPUs that other processes reserve on any of the nodes.
     Returns: CPUs, in steps of Ray's own precision; 0.0 if there is no room for so many.
     """
+    free = _free_cpus(nodes, count, reader, gpus_each, drivers)
+    candidates = {_floor(own / k) for own, most in free for k in range(1, most + 1)}
+    fitting = (share for share in candidates if share > 0 and _places(free, share) >= count)
+    return max(fitting, default=0.0)
+
+
+def _free_cpus(
+    nodes: Nodes, count: int, reader: Reader, gpus_each: float, drivers: float = 0.0
+) -> list[tuple[float, int]]:
+    """Each node's CPUs for workers, and how many workers it may hold; see `fitting_cpus`."""
     tasks = TASK_CPUS * tasks_at_once(count) if reader == RAY_DATA else 0.0
     cpus = total(nodes, "CPU")
     free: list[tuple[float, int]] = []
@@ -138,13 +198,12 @@ def fitting_cpus(
         stream = min(own / 2, max(TASK_CPUS, tasks * own / cpus)) if tasks and own else 0.0
         most = int(node.get("GPU", 0) / gpus_each + 1e-6) if gpus_each else count
         free.append((max(0.0, own - drivers - stream), min(most, count)))
-    candidates = {_floor(own / k) for own, most in free for k in range(1, most + 1)}
-    fitting = (
-        share
-        for share in candidates
-        if share > 0 and sum(min(most, int(own / share + 1e-6)) for own, most in free) >= count
-    )
-    return max(fitting, default=0.0)
+    return free
+
+
+def _places(free: list[tuple[float, int]], share: float) -> int:
+    """How many workers that reserve a share of CPUs each have room."""
+    return sum(min(most, int(own / share + 1e-6)) for own, most in free)
 
 
 def _floor(number: float) -> float:

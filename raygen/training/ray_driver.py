@@ -28,6 +28,8 @@ from raygen.core.status import RUN, Ended, Event, Outcome, State, tell_outage
 from raygen.core.storage import Folder
 from raygen.data.splits import TRAIN
 from raygen.data.stream.ray_data import ReadTasks, warm_up
+from raygen.training.elastic import RESIZE_SECONDS, ElasticTrainer
+from raygen.training.overseer import Overseer
 from raygen.training.placement import Placement
 from raygen.training.planned_shards import PlannedShards
 from raygen.training.process_group import torch_config
@@ -119,9 +121,19 @@ def _fit_once(
         tasks = ReadTasks(cluster.smallest_store(), told, session.config.read_tasks)
         # A dataset of row numbers; the config says who reads which of them, and when.
         datasets[TRAIN] = ray.data.range(session.manifest.rows(TRAIN))
-        dataset_config = PlannedShards(session, tasks, status, placement.workers)
+        first = placement.fitting(cluster.lasting_nodes(), session.config.reader)
+        dataset_config = PlannedShards(session, tasks, status, first or placement.workers)
     gpu = {"GPU": 1} if placement.use_gpu else {}
-    trainer = TorchTrainer(
+    workers: Any = (placement.sizes[0], placement.workers) if placement.sizes else placement.workers
+    scaling: dict[str, Any] = {
+        "num_workers": workers,
+        "elastic_resize_monitor_interval_s": RESIZE_SECONDS,
+    }
+    overseer: Any = Overseer(status, session.config.stall_seconds)
+    kind: Any = TorchTrainer
+    if placement.sizes:
+        kind = partial(ElasticTrainer, placement, session.config.reader, status)
+    trainer = kind(
         train_worker,
         train_loop_config={
             "session": session,
@@ -134,9 +146,9 @@ def _fit_once(
         # The others wait in a collective operation while one worker waits for the storage.
         torch_config=torch_config(int(GROUP_SECONDS + session.run.folder.patience)),
         scaling_config=ScalingConfig(
-            num_workers=placement.workers,
             use_gpu=placement.use_gpu,
             resources_per_worker={"CPU": placement.cpus_per_worker} | gpu,
+            **scaling,
         ),
         run_config=RayRunConfig(
             # Ray needs a folder for its own records; checkpoints are kept elsewhere.
@@ -144,6 +156,7 @@ def _fit_once(
             storage_path=session.run.folder.path,
             storage_filesystem=session.run.folder.filesystem,
             failure_config=FailureConfig(max_failures=may_fail),
+            callbacks=[overseer],
         ),
     )
     try:

@@ -1,6 +1,7 @@
 """One worker's part of a run, from the latest checkpoint on. Does not start Ray."""
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +22,7 @@ from raygen.training import checkpoint, checkpoint_index
 from raygen.training.finite import NotFinite
 from raygen.training.hardware import check_compiler, use_bf16, use_fast_paths
 from raygen.training.session import Session
-from raygen.training.trainer import Trainer
+from raygen.training.trainer import Trainer, never
 from raygen.training.validation import Quality, Validation
 from raygen.training.workers import Workers
 
@@ -29,13 +30,18 @@ MOST_RESTORES = 3
 
 
 def run_session(
-    session: Session, workers: Workers, callbacks: Callbacks, read: ReadAhead = own_threads
+    session: Session,
+    workers: Workers,
+    callbacks: Callbacks,
+    read: ReadAhead = own_threads,
+    ends_at: Callable[[], float] = never,
 ) -> Outcome:
     """Train one run on this worker, together with the others, until its end or until it stops.
 
     Args:
         callbacks: called on the first worker alone.
         read: what reads the images ahead.
+        ends_at: when these workers will be ended; see `Trainer`.
     Raises: RunError if a loss is not finite and recovery is off or was tried too often; UserError
         for mistakes that only show now.
     """
@@ -45,7 +51,7 @@ def run_session(
         start = checkpoint_index.read_position(saved) if saved else Position()
         restores = max(restores, start.restores)
         try:
-            return _train_from(session, workers, callbacks, read, saved, start, restores)
+            return _train_from(session, workers, callbacks, read, ends_at, saved, start, restores)
         except NotFinite as problem:
             saved = _latest_checkpoint(session, workers)
             said = f"{problem}; the last good checkpoint is {saved.uri if saved else 'none'}"
@@ -90,6 +96,7 @@ def _train_from(
     workers: Workers,
     callbacks: Callbacks,
     read: ReadAhead,
+    ends_at: Callable[[], float],
     saved: Folder | None,
     start: Position,
     restores: int,
@@ -140,7 +147,7 @@ def _train_from(
                 callbacks.measured(Progress(start.images_seen, total, 0.0, known, start.seconds))
             log = stack.enter_context(RunLog(run.folder, start.images_seen))
             log.text("config", _as_table(config.explicit.to_json()))
-        trainer = Trainer(session, model, validation, workers, start, log, callbacks)
+        trainer = Trainer(session, model, validation, workers, start, log, callbacks, ends_at)
         return trainer.train(feed)
 
 

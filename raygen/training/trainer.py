@@ -6,8 +6,7 @@ that batch size and number of workers do not change what an option means.
 
 import math
 import time
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -18,15 +17,16 @@ import torch
 from raygen.core.status import Callbacks, Outcome, Position, Progress
 from raygen.data.batch import RawBatch
 from raygen.evaluation.grids import grid
-from raygen.models.base import Metrics, Model, Step
+from raygen.models.base import Model, Step
 from raygen.models.layers import DROPOUT_NOISE
 from raygen.models.pictures import RECONSTRUCTIONS, Picture
 from raygen.tensorboard.projector import codes_of, write_projector
 from raygen.tensorboard.run_log import RunLog
-from raygen.training import checkpoint, checkpoint_index
+from raygen.training import activity, checkpoint, checkpoint_index
 from raygen.training.checkpoint import Snapshot
 from raygen.training.checkpoint_index import Score
 from raygen.training.finite import LossWatch, check_weights
+from raygen.training.meters import Means, Stopwatch
 from raygen.training.session import Session
 from raygen.training.validation import Validation
 from raygen.training.workers import Workers
@@ -34,6 +34,17 @@ from raygen.training.writer import Writer
 
 CONTROL_SECONDS = 1.0
 """Approximate interval of progress reports and of stop decisions, in seconds."""
+WAIT_SECONDS = 0.25
+"""Interval at which saved workers ask whether they still have to wait for their end, in seconds."""
+MARGIN_SECONDS = 5.0
+"""Least time before their end at which workers save the run and wait, in seconds."""
+LATE_SECONDS = 60.0
+"""Time after the announced end, in seconds, from which on workers no longer believe in it."""
+
+
+def never() -> float:
+    """The time at which workers end of whose end nothing is known."""
+    return math.inf
 
 
 @dataclass(frozen=True)
@@ -66,8 +77,13 @@ class Trainer:
         start: Position,
         log: RunLog | None,
         callbacks: Callbacks,
+        ends_at: Callable[[], float] = never,
     ) -> None:
-        """Args: start: the run's position, which the model has reached."""
+        """Args:
+        start: the run's position, which the model has reached.
+        ends_at: the Unix time at which these workers will be ended, in seconds, as when a machine
+            is to be taken away; infinite if nothing is known of that. All workers call it together.
+        """
         self._began_at = time.monotonic()
         self._model = model
         self._validation = validation
@@ -83,13 +99,15 @@ class Trainer:
         self._objective = session.objective
 
         self._step, self._images_seen = start.global_step, start.images_seen
-        self._means, self._watch = _Means(), LossWatch(model.losses, workers.device)
+        self._means, self._watch = Means(), LossWatch(model.losses, workers.device)
         self._training_metrics: dict[str, float] = {}
         self._validation_metrics: dict[str, float] = {}
         self._start_stopwatches()
         self._first_step_at = 0.0
         self._next_report = self._step + 1
-        self._stopping = False
+        self._stopping = self._is_waiting = self._saves_now = self._is_warned = False
+        self._ends_at = ends_at
+        self._save_seconds = 0.0
         self._best: float | None = None
         if workers.is_first:
             metric = self._objective.metric
@@ -111,10 +129,16 @@ class Trainer:
                 self._flush()
             feed = iter(batches)
             while self._step < self._total_steps and not self._stopping:
+                if self._is_waiting:
+                    activity.begin(activity.WAITING, self._step)
+                    time.sleep(WAIT_SECONDS)
+                    self._report()
+                    continue
                 self._take_step(feed)
                 due = self._due()
                 if due.anything:
                     self._do(due)
+            activity.begin(activity.SAVING, self._step)
         _finish(self._workers.device)
         return Outcome(
             finished=self._step >= self._total_steps,
@@ -127,7 +151,9 @@ class Trainer:
 
     def _take_step(self, feed: Any) -> None:
         asked = time.monotonic()
+        activity.begin(activity.READING, self._step)
         raw = next(feed)
+        activity.begin(activity.TRAINING, self._step)
         waited = time.monotonic() - asked
         batch = raw.on(self._workers.device)
         step = Step(
@@ -184,12 +210,13 @@ class Trainer:
             self._log_losses()
         if due.report:
             self._report()
-        if due.draw or due.measure or due.save or self._stopping:
+        must_save = due.save or self._stopping or self._is_waiting or self._saves_now
+        if due.draw or due.measure or must_save:
             self._settle()
         if due.draw:
             self._draw()
         score, is_better = self._measure() if due.measure else (None, False)
-        saving = due.save or self._stopping or is_better
+        saving = must_save or is_better
         # Log before saving: a run that resumes from the checkpoint does not log this again.
         if due.draw or due.measure or saving:
             self._flush()
@@ -207,13 +234,25 @@ class Trainer:
         self._write_scalars(fresh)
 
     def _report(self) -> None:
-        wishes = self._workers.is_first and self._callbacks.progress(self._progress())
+        ends_in = self._ends_at() - time.time()
         steps_per_second = self._since_report.images_per_second / self._config.step_images
+        stop = wait = save = False
+        if self._workers.is_first:
+            stop = self._callbacks.progress(self._progress())
+            # Save as soon as the end is announced, and once more just before it comes.
+            save = ends_in < math.inf and not self._is_warned
+            self._is_warned |= save
+            step_seconds = 1 / max(steps_per_second, 1e-9) if self._since_report.images else 0.0
+            margin = 2 * (CONTROL_SECONDS + step_seconds) + 3 * self._save_seconds
+            wait = -LATE_SECONDS < ends_in < max(MARGIN_SECONDS, margin)
+            wait |= self._callbacks.restarting()
         ahead = max(1, int(CONTROL_SECONDS * steps_per_second))
-        # All workers must stop at the same step, so the first one decides, and also announces when
-        # the next decision is due, because clocks differ.
-        stop, self._next_report = self._workers.broadcast([int(wishes), self._step + ahead])
-        self._stopping = bool(stop)
+        # All workers must do this at the same step, so the first one decides, and also announces
+        # when the next decision is due, because clocks differ.
+        decisions = int(stop), int(wait), int(save), self._step + ahead
+        stopping, waiting, saving, self._next_report = self._workers.broadcast([*decisions])
+        self._stopping, self._is_waiting = bool(stopping), bool(waiting)
+        self._saves_now = bool(saving)
         self._since_report = Stopwatch()
 
     def _settle(self) -> None:
@@ -234,6 +273,7 @@ class Trainer:
         """Measure the model. Returns: its score, if any, and whether it is the best so far."""
 
         def tell(done: int, total: int) -> None:
+            activity.begin(activity.VALIDATING, self._step)
             if self._workers.is_first:
                 doing = f"validating: {done:,}/{total:,} images"
                 self._callbacks.progress(self._progress(doing))
@@ -277,10 +317,13 @@ class Trainer:
         check_weights(self._model.networks, self._step)
         if not self._workers.is_first:
             return
+        activity.begin(activity.SAVING, self._step)
         # Only one checkpoint may be pending, because each holds a copy of all weights.
         self._writer.wait()
         snapshot, position = Snapshot.of(self._model), self._position
         metrics = self._metrics if has_measured else {}
+
+        began = time.monotonic()
 
         def save() -> None:
             self._run.check_owner()
@@ -295,8 +338,12 @@ class Trainer:
             )
             if self._config.evaluates(position.global_step, self._total_steps):
                 self._callbacks.saved(position.global_step)
+            self._save_seconds = time.monotonic() - began
 
         self._writer.submit(save)
+        if self._is_waiting:
+            self._writer.wait()
+            self._callbacks.waiting()
         if metrics:
             if self._callbacks.needs_checkpoints:
                 self._writer.wait()
@@ -348,49 +395,6 @@ def _seed_dropout(seed: int, step: Step, device: torch.device) -> None:
         index = torch.cuda.current_device() if device.index is None else device.index
         generator = torch.cuda.default_generators[index]
     generator.manual_seed(int(state[0]))
-
-
-class Stopwatch:
-    """Counts images, and the time spent waiting for them, since its creation."""
-
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-        self._waited = 0.0
-        self.images = 0
-
-    def add(self, images: int, waited: float) -> None:
-        self.images += images
-        self._waited += waited
-
-    @property
-    def images_per_second(self) -> float:
-        return self.images / max(time.monotonic() - self._began, 1e-9)
-
-    @property
-    def wait_fraction(self) -> float:
-        """Share of the time since its creation that was spent waiting, in [0, 1]."""
-        return self._waited / max(time.monotonic() - self._began, 1e-9)
-
-
-class _Means:
-    """Means of metrics over steps, kept on the device until they are read."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, torch.Tensor] = {}
-        self._counts: Counter[str] = Counter()
-
-    def add(self, metrics: Metrics) -> None:
-        for name, value in metrics.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-            self._counts[name] += 1
-
-    def take(self, workers: Workers) -> dict[str, float]:
-        """Means over all workers and over the steps since the last call that had the metric."""
-        means = workers.all_reduce_mean(
-            [value / self._counts[n] for n, value in self._sums.items()]
-        )
-        names, self._sums, self._counts = list(self._sums), {}, Counter()
-        return dict(zip(names, means, strict=True))
 
 
 def _finish(device: torch.device) -> None:

@@ -231,13 +231,13 @@ def test_the_length_of_a_run() -> None:
         ("epochs", -0.5),
         ("epochs", float("nan")),
         ("batch_size", 0),
-        ("num_workers", -1),
+        ("num_workers", "-1"),
         ("seed", -1),
         ("seed", 2**64),
         ("steps", 10**18),
         ("epochs", float("inf")),
         ("batch_size", 10**9),
-        ("num_workers", 10**9),
+        ("num_workers", str(10**9 - 1)),
         ("sample_count", 10**6),
         ("drawn_count", 10**9),
         ("checkpoint_images", 10**30),
@@ -286,14 +286,14 @@ def test_batch_norm_of_codes_needs_two_images_for_each_worker() -> None:
     with pytest.raises(UserError, match="--batch-size 1: leaves 1 image for each of 1 worker, but"):
         replace(vae, batch_size=1)
     with pytest.raises(UserError, match="--batch-size 8: leaves 1 image for each of 8 workers"):
-        replace(vae, batch_size=8, num_workers=8)
+        replace(vae, batch_size=8, num_workers="8")
     # As many workers as there are would have too few, where it is not said how many.
     assert most_workers(replace(vae, batch_size=8), 8) == 4
     with pytest.raises(UserError, match="leaves 1 image for each of 8 workers"):
         check_batch(replace(vae, batch_size=8), 8)
     # Synchronised over all workers, their images count together.
-    replace(vae, batch_size=8, num_workers=8, sync_bn=True)
-    replace(RUN, batch_size=1, num_workers=1)
+    replace(vae, batch_size=8, num_workers="8", sync_bn=True)
+    replace(RUN, batch_size=1, num_workers="1")
 
 
 def test_image_sizes_as_users_write_them() -> None:

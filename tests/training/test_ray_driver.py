@@ -32,7 +32,7 @@ def attempt(
         return Position(reached[0], reached[0] * 8)
 
     session: Any = SimpleNamespace(
-        config=SimpleNamespace(max_failures=may_fail),
+        config=SimpleNamespace(max_failures=may_fail, stall_seconds=0.0),
         uses_ray_data=False,
         run=SimpleNamespace(folder=Folder.at("runs/x"), position=position),
     )

@@ -42,7 +42,7 @@ def test_a_run_is_resumed_with_the_options_that_made_it(tmp_path: Path) -> None:
     run.open(tiny_config(batch_size=24), restart=False)
     run.open(tiny_config(), restart=False)
     save_step_2(run)
-    longer = replace(tiny_config(), steps=50, num_workers=1, keep=7)
+    longer = replace(tiny_config(), steps=50, num_workers="1", keep=7)
     run.open(longer, restart=False)
     assert json.loads((tmp_path / "run/config.json").read_text())["steps"] == 50
     for name, value in (("lr_d", 0.5), ("batch_size", 16), ("seed", 3), ("width", 0.5)):

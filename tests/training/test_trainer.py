@@ -25,9 +25,10 @@ from raygen.models.base import Model
 from raygen.tensorboard.run_log import RunLog
 from raygen.training import checkpoint, checkpoint_index, trainer
 from raygen.training.finite import NotFinite
+from raygen.training.meters import Stopwatch
 from raygen.training.run import RunFolder
 from raygen.training.session import Session
-from raygen.training.trainer import Stopwatch, Trainer
+from raygen.training.trainer import Trainer
 from raygen.training.validation import Quality, Validation
 from raygen.training.workers import Workers
 
