@@ -281,7 +281,8 @@ class Watcher:
             case Started(step, group, workers, reason):
                 if 1 < group > self._groups:
                     reason = reason or "a worker failed"
-                    changed = f" with {_workers(workers)}" if workers != self._workers else ""
+                    count = f" with {workers} worker{'s'[workers == 1 :]}"
+                    changed = count if workers != self._workers else ""
                     self._line.tell(f"{reason}; going on from step {step:,}{changed}")
                 self._groups, self._workers = group, workers
                 self._callbacks.started(step)

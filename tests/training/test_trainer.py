@@ -1,7 +1,8 @@
 """The loop: what happens when, stopping, and going on."""
 
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,7 @@ def go(
     every: int = 10**9,
     break_at: int = -1,
     count: int = 4,
+    ends_at: Callable[[], float] = trainer.never,
 ) -> tuple[Model, Outcome]:
     """One session of a run on one worker, from its newest checkpoint.
 
@@ -102,7 +104,8 @@ def go(
     with RunLog(run.folder, start.images_seen) as log:
         held_out = validation(path, every, count)
         session = session_of(path, path / "data", config, steps)
-        loop = Trainer(session, model, held_out, Workers(), start, log, control or Callbacks())
+        told = control or Callbacks()
+        loop = Trainer(session, model, held_out, Workers(), start, log, told, ends_at)
         outcome = loop.train(batches(start.global_step))
     return model, outcome
 
@@ -197,6 +200,63 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(
         resumed = parts.networks[name].state_dict()
         for key, value in network.state_dict().items():
             assert torch.equal(value, resumed[key]), f"{name}.{key}"
+
+
+class Restarting(Callbacks):
+    """Says from some step on, for some time, that the workers are about to be restarted."""
+
+    def __init__(self, images: int = 10**9, times: int = 3) -> None:
+        self.images, self.times = images, times
+        self.seen: list[int] = []
+        self.waits: list[tuple[int, list[str]]] = []
+        self.folder = Path()
+
+    def progress(self, progress: Progress) -> bool:
+        self.seen.append(progress.images_seen)
+        return False
+
+    def restarting(self) -> bool:
+        self.times -= self.seen[-1] >= self.images
+        return self.seen[-1] >= self.images and self.times >= 0
+
+    def waiting(self) -> None:
+        self.waits.append((self.seen[-1], names(self.folder / "run/checkpoints")))
+
+
+def test_workers_that_are_to_be_restarted_save_and_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "CONTROL_SECONDS", 0)
+    control = Restarting(24)
+    control.folder = tmp_path
+    _, outcome = go(tmp_path, tiny_config(), 6, control)
+    # They take no step while they wait, and go on when nobody restarts them after all.
+    assert control.waits == [(24, ["step-00000003"])]
+    assert control.seen.count(24) == 4
+    assert outcome.finished
+    assert names(tmp_path / "run/checkpoints") == ["step-00000003", "step-00000006"]
+
+
+def test_a_run_is_saved_when_its_end_is_announced_and_again_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "CONTROL_SECONDS", 0)
+    control = Restarting()
+    control.folder = tmp_path
+    # The end is announced at step 2, and near at step 5; the second wait is in vain.
+    left = {2: 1000.0, 3: 900.0, 4: 800.0, 5: 1.0}
+    waits = [1.0, 1.0, -trainer.LATE_SECONDS - 1]
+
+    def ends_at() -> float:
+        step = len(set(control.seen))
+        if step + 1 in left:
+            return time.time() + left[step + 1]
+        return time.time() + (waits.pop(0) if waits else -1000.0) if step >= 5 else math.inf
+
+    _, outcome = go(tmp_path, tiny_config(keep=9), 7, control, ends_at=ends_at)
+    assert control.waits == [(40, ["step-00000002", "step-00000005"])]
+    assert control.seen[:10] == [8, 16, 24, 32, 40, 40, 40, 40, 48, 56]
+    assert outcome.finished
 
 
 def test_a_failing_stream_ends_the_run_with_its_error(tmp_path: Path) -> None:
