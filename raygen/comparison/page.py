@@ -216,7 +216,9 @@ def costs(contender: Contender, parameters: int, price: float, histories: Histor
     images = [entry.run.images_seen for entry in entries]
     mean_seconds = sum(seconds) / len(seconds) if seconds else math.nan
     workers = summaries[0].num_workers if summaries else 1
-    hours = mean_seconds * workers / 3600
+    # Where their number changes, only the run itself knows the workers' time.
+    used = [summary.usage.worker_seconds / 3600 for summary in summaries]
+    hours = sum(used) / len(used) if used and all(used) else mean_seconds * workers / 3600
     updates = entries[0].run.updates
     rates = [summary.images_per_second for summary in summaries]
     # Trials of sweeps have no summary.

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from raygen.config.fields import seconds_of
+from raygen.config.fields import require_at_least, seconds_of
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,14 @@ class JobOptions:
     """How long to try again while an object store does not answer, as 90s, 10m or 2h."""
     config: str = ""
     """JSON file of options (such as a run's config.json) that replace the preset's defaults."""
+    price: float = 0.0
+    """What a worker costs in an hour, in any currency, to say at the end what the job has cost."""
     verbose: bool = False
     """Show Ray's own messages."""
 
     def __post_init__(self) -> None:
         seconds_of(self.storage_timeout, "--storage-timeout")
+        require_at_least(self, 0, "price")
 
     @property
     def patience(self) -> float:

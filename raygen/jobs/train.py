@@ -17,6 +17,7 @@ from raygen.core.status import (
     RUN,
     Callbacks,
     Event,
+    Group,
     Measured,
     Notice,
     Progress,
@@ -37,6 +38,7 @@ from raygen.training.summary import Summary, read_summary
 
 if TYPE_CHECKING:
     from raygen.measuring.during_training import Evaluations
+    from raygen.training.record import RunRecord
 
 SAVING = "a checkpoint is being saved"
 POLL_SECONDS = 0.25
@@ -125,7 +127,7 @@ def train(
             record = RunRecord(session, "training", began_at)
             record.begin()
             watcher = Watcher(line, launch.signals, placement, lease, callbacks or Callbacks())
-            watcher.evaluations = evaluations
+            watcher.evaluations, watcher.record = evaluations, record
             try:
                 outcome = fit(session, watcher, launch.signals.stop, placement, status)
             except (UserError, RunError):
@@ -151,6 +153,7 @@ def train(
                 f"{duration(time.time() - began_at)} in all{progress_text(outcome.metrics)}"
             )
             line.tell(f"updates:     {_updates(session, outcome.position.global_step)}")
+            line.tell(f"used:        {record.meter.usage.describe(job.price)}")
             if outcome.data_wait_fraction > LONG_WAIT:
                 line.tell(_slow_stream(session, outcome.data_wait_fraction))
         line.tell(f"pictures:    {run.samples.uri}")
@@ -222,6 +225,10 @@ BUSY_SECONDS = 10
 """Time within which workers begin to start if the cluster has room for them, in seconds."""
 
 
+USAGE_SECONDS = 300
+"""Interval at which a run's usage is recorded, in seconds, in case that the job is killed."""
+
+
 class Watcher:
     """Shows a run's state as one line, and forwards it to the callbacks."""
 
@@ -239,10 +246,13 @@ class Watcher:
         self._signals = signals
         self._placement = placement
         self._last: tuple[int, str] | None = None
+        self._images_seen = 0
         self._last_at = time.monotonic()
         self._groups = self._workers = 0
         self._outage = ""
         self.evaluations: Evaluations | None = None
+        self.record: RunRecord | None = None
+        self._recorded_at = time.monotonic()
 
     def __call__(self, state: State) -> None:
         """Show a new state. Raises: RunError if another job has taken the run over."""
@@ -256,12 +266,16 @@ class Watcher:
             self._outage = state.outage
         progress: Progress | None = state.progress.get(RUN)
         now, last = time.monotonic(), (progress.images_seen, progress.doing) if progress else None
+        if self.record and now > self._recorded_at + USAGE_SECONDS:
+            self.record.keep_usage()
+            self._recorded_at = now
         if last != self._last:
             self._last, self._last_at = last, now
         silent = now - self._last_at
         if progress is None:
             self._line.show(f"starting workers, {duration(silent)} so far{self._awaited(silent)}")
             return
+        self._images_seen = progress.images_seen
         self._signals.save()
         if self._callbacks.progress(progress):
             self._signals.stop.set()
@@ -278,7 +292,12 @@ class Watcher:
             case Notice(text):
                 self._line.tell(text)
                 self._callbacks.notice(text)
+            case Group() if self.record:
+                self.record.meter.group(event)
             case Started(step, group, workers, reason):
+                if self.record:
+                    self.record.meter.started(event, self._images_seen)
+                self._images_seen = 0
                 if 1 < group > self._groups:
                     reason = reason or "a worker failed"
                     count = f" with {workers} worker{'s'[workers == 1 :]}"

@@ -25,6 +25,7 @@ from raygen.data.splits import TRAIN, VALIDATION
 from raygen.launch import Launch, launched, list_rejected
 from raygen.training.placement import check_sync_bn
 from raygen.training.run import SUMMARY, RunFolder
+from raygen.training.usage import Usage
 from raygen.tuning.capacity import Capacity, plan_capacity
 from raygen.tuning.confirming import (
     Confirmed,
@@ -371,11 +372,16 @@ def conclude(
     summary |= {"images_seen": sum(trial.images_seen for trial in trials), "at_once": at_once}
     if finished.seconds:
         summary |= {"seconds": finished.seconds, "busy_share": finished.busy_share}
+    # A trial is one worker's.
+    seconds = sum(trial.seconds for trial in trials) + (confirmed.seconds if confirmed else 0.0)
+    usage = Usage(round(seconds, 1))
+    summary["worker_seconds"] = usage.worker_seconds
     sweep.folder.write_json(SUMMARY, summary)
     left = plan.count - ended + confirming
     findings = Findings(trials, best_config(plan.config, chosen), found, left, confirmed)
     if of_suite:
         return findings
+    line.tell(f"used:        {usage.describe(command.job.price)}")
     line.tell(f"found:       {', '.join(sweep.folder.join(name).uri for name in names)}")
     there = ["--storage", command.job.storage] if command.job.storage != JobOptions.storage else []
     # A file alone may not decide which machine is sent credentials, so --data is repeated.

@@ -21,6 +21,7 @@ from raygen.training import checkpoint_index
 from raygen.training.run import SUMMARY, RunFolder
 from raygen.training.session import Session
 from raygen.training.summary import Best, RunKind, RunStatus, Summary, read_summary
+from raygen.training.usage import Meter, Usage
 
 RATE, WAIT = "throughput/images_per_second", "throughput/data_wait_fraction"
 """Tags of throughput, which is known even for a run that did not finish."""
@@ -34,6 +35,7 @@ class RunRecord:
         self._session = session
         self._kind = kind
         self._began_at = began_at
+        self.meter = Meter(self._usage(), session.config.step_images)
 
     def begin(self) -> None:
         """Record that a session begins at the latest checkpoint. Raises: UserError; RunError."""
@@ -68,6 +70,20 @@ class RunRecord:
             self._write(run, "failed", *self._saved(run))
             if self._kind == "training":
                 hparams.write_end(run.folder, succeeded=False)
+
+    def keep_usage(self) -> None:
+        """Record what the run has taken up to now. Raises nothing: it is recorded later, too."""
+        folder = self._session.run.folder.patient(0)
+        with contextlib.suppress(RunError, UserError, OSError):
+            summary = replace(read_summary(folder), usage=self.meter.usage)
+            folder.write_json(SUMMARY, summary.to_json())
+
+    def _usage(self) -> Usage:
+        """What the run's earlier sessions have taken."""
+        try:
+            return read_summary(self._session.run.folder).usage
+        except (FileNotFoundError, NotADirectoryError, UserError):
+            return Usage()
 
     def _saved(self, run: RunFolder | None = None) -> tuple[Position, dict[str, float]]:
         """The position of the latest checkpoint, and the last value of each metric there."""
@@ -117,6 +133,7 @@ class RunRecord:
             torch_version=str(torch.__version__),
             total_steps=session.total_steps,
             updates=session.config.updates(position.global_step, session.total_steps),
+            usage=self.meter.usage,
         )
         run.check_owner()
         run.folder.write_json(SUMMARY, summary.to_json())

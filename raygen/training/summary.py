@@ -1,11 +1,12 @@
 """`summary.json`: the options, progress and outcome of a training or a trial."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, cast, get_args
 
 from raygen.core.checked import Checked, finite_or_none
 from raygen.core.storage import Folder
 from raygen.training.run import SUMMARY
+from raygen.training.usage import Usage
 
 RunKind = Literal["training", "trial"]
 RunStatus = Literal["running", "finished", "interrupted", "stopped", "failed"]
@@ -49,6 +50,7 @@ class Summary:
         raygen_version, torch_version: the versions that the run used.
         total_steps: length of the run in steps; 0 if unknown.
         updates: optimizer steps that each network has taken, by name.
+        usage: what the run has taken, over all its sessions.
     """
 
     preset: str
@@ -73,6 +75,7 @@ class Summary:
     torch_version: str = ""
     total_steps: int = 0
     updates: dict[str, int] = field(default_factory=dict)
+    usage: Usage = field(default_factory=Usage)
 
     @property
     def is_final(self) -> bool:
@@ -82,7 +85,8 @@ class Summary:
     def to_json(self) -> dict[str, Any]:
         best = self.best and {f.name: getattr(self.best, f.name) for f in fields(self.best)}
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return values | {"metrics": finite_or_none(self.metrics), "best": best}
+        values |= {"metrics": finite_or_none(self.metrics), "best": best}
+        return values | {"usage": asdict(self.usage)}
 
     @staticmethod
     def from_json(values: Checked) -> "Summary":
@@ -128,7 +132,18 @@ class Summary:
             torch_version=text("torch_version"),
             total_steps=found["total_steps"].integer() if "total_steps" in found else 0,
             updates={name: count.integer() for name, count in updates.items()},
+            usage=_usage(found["usage"]) if "usage" in found else Usage(),
         )
+
+
+def _usage(values: Checked) -> Usage:
+    nodes = values.entry("node_seconds").entries()
+    return Usage(
+        worker_seconds=values.entry("worker_seconds").number(at_least=0),
+        node_seconds={kind: seconds.number(at_least=0) for kind, seconds in nodes.items()},
+        restarts=values.entry("restarts").integer(),
+        images_lost=values.entry("images_lost").integer(),
+    )
 
 
 def _best(values: Checked) -> Best:

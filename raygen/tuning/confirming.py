@@ -72,6 +72,7 @@ class Confirmed:
         means: the mean objective of each setting, with its interval over seeds.
         gains: by how much each setting is better than the defaults, with simultaneous intervals;
             negative: worse; None for the defaults, and where there is too little to compare.
+        seconds: time that all the trainings have taken.
     """
 
     objective: Objective
@@ -79,6 +80,7 @@ class Confirmed:
     seeds: int
     means: list[Interval]
     gains: list[Interval | None]
+    seconds: float
 
     @property
     def best(self) -> Setting:
@@ -239,6 +241,7 @@ def compare(
         len(seeds),
         means_over_seeds([setting.values(metric) for setting in found]),
         gains_over_defaults(found, metric, objective.sign),
+        sum(training.seconds for training in trained),
     )
 
 

@@ -22,6 +22,7 @@ from raygen.training.record import RunRecord, note_end
 from raygen.training.run import RunFolder
 from raygen.training.session import Session
 from raygen.training.summary import Best, Summary, read_summary
+from raygen.training.usage import Usage
 
 OLD: dict[str, Any] = {
     "preset": "dcgan-celeba",
@@ -50,6 +51,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     summary = Summary(**OLD, kind="trial", run_name="003", status="stopped", best=best)
     summary = replace(summary, dataset="ab", began_at=1e9, ended_at=1e9 + 5, torch_version="2.9")
     summary = replace(summary, total_steps=9, updates={"generator": 4, "discriminator": 8})
+    summary = replace(summary, usage=Usage(7200.0, {"4 x A10G": 1800.0}, 3, 640))
     assert read(tmp_path, summary.to_json()) == summary
 
 
@@ -80,6 +82,7 @@ DAMAGED: dict[str, tuple[Any, str]] = {
     "metrics": (OLD | {"metrics": {"a": "x"}}, "metrics.a is 'x', but must be a number, or null"),
     "best": (OLD | {"best": {"score": 1}}, "best.metric is missing"),
     "updates": (OLD | {"updates": {"generator": -1}}, "updates.generator is -1"),
+    "usage": (OLD | {"usage": {"node_seconds": {"a": -1}}}, "usage.worker_seconds is missing"),
     "began": (OLD | {"began_at": "today"}, "began_at is 'today'"),
 }
 
