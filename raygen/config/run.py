@@ -154,6 +154,9 @@ class RunConfig:
     """fp32, bf16 (autocast), or auto: bf16 where the hardware computes in it."""
     compile: Resumable[bool] = False
     """Compile the networks (torch.compile): slower to start, faster from then on."""
+    deterministic: Resumable[bool] = False
+    """Compute to the bit the same in every run of the same options on the same kind of machine,
+    interrupted or not: on GPUs slower, on CPUs as fast."""
     on_nan: Resumable[OnNan] = "stop"
     """What to do when a loss is not finite: stop; or restore: go on from the last checkpoint with
     halved learning rates, at most 3 times."""

@@ -15,6 +15,8 @@ from pathlib import Path
 
 STARTING, READING, TRAINING = "starting", "waiting for images", "training"
 VALIDATING, SAVING, WAITING = "validating", "saving", "waiting for machines"
+START_SECONDS = 300.0
+"""Time that a start may take in any case, in seconds: it imports, compiles and reads."""
 SHOWN_FRAMES = 4
 """Number of a stack's frames that are shown, from the innermost."""
 
@@ -95,6 +97,8 @@ def beating(place: str, send: Callable[[Beat], None], interval: float) -> Iterat
 def stalled(beats: Mapping[int, tuple[Beat, float]], limit: float) -> list[int]:
     """The workers that hold up a run on which nothing has happened for `limit` seconds.
 
+    Workers that start may take `START_SECONDS` even if that is longer.
+
     Args: beats: each worker's latest sign of life by rank, and its age in seconds.
     Returns: their ranks: those that give no sign of life; else those that do not just wait for
         others in a training step; else all. Empty if something has happened.
@@ -102,7 +106,9 @@ def stalled(beats: Mapping[int, tuple[Beat, float]], limit: float) -> list[int]:
     silent = [rank for rank, (_, age) in beats.items() if age > limit]
     if silent:
         return silent
-    if any(beat.seconds + age <= limit for beat, age in beats.values()):
-        return []
+    for beat, age in beats.values():
+        patience = max(limit, START_SECONDS) if beat.doing == STARTING else limit
+        if beat.seconds + age <= patience:
+            return []
     elsewhere = [rank for rank, (beat, _) in beats.items() if beat.doing != TRAINING]
     return elsewhere or list(beats)

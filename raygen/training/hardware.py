@@ -44,13 +44,24 @@ def _cpu_prefers_bf16() -> bool:
     return bool(capabilities.get("avx512_bf16")) and not is_intel
 
 
-def use_fast_paths(device: torch.device) -> None:
-    """Have this process train at the device's full speed. Numbers stay the same on CPUs."""
+def use_fast_paths(device: torch.device, deterministic: bool = False) -> None:
+    """Have this process train at the device's full speed. Numbers stay the same on CPUs.
+
+    Args: deterministic: only by algorithms that give the same result each time.
+    """
+    torch.use_deterministic_algorithms(deterministic)
+    # It would make every new tensor slower, and no tensor is read before it is written.
+    deterministic_settings: Any = torch.utils.deterministic
+    deterministic_settings.fill_uninitialized_memory = False
+    if deterministic:
+        # cuBLAS reads this when it is first used, and is not deterministic without it.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if device.type == "cpu":
         keep_memory()
     elif device.type == "cuda":
-        # Try several algorithms for each shape, of which a training has few.
-        torch.backends.cudnn.benchmark = True
+        # Try several algorithms for each shape, of which a training has few: the fastest may be
+        # another one each time.
+        torch.backends.cudnn.benchmark = not deterministic
         # Multiply float32 by the tensor cores, with 10 bits of mantissa (TF32).
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True

@@ -19,10 +19,11 @@ from raygen.models import build_model
 from raygen.models.base import Model
 from raygen.tensorboard.run_log import RunLog
 from raygen.training import checkpoint, checkpoint_index
+from raygen.training.ending import never
 from raygen.training.finite import NotFinite
 from raygen.training.hardware import check_compiler, use_bf16, use_fast_paths
 from raygen.training.session import Session
-from raygen.training.trainer import Trainer, never
+from raygen.training.trainer import Trainer
 from raygen.training.validation import Quality, Validation
 from raygen.training.workers import Workers
 
@@ -41,7 +42,7 @@ def run_session(
     Args:
         callbacks: called on the first worker alone.
         read: what reads the images ahead.
-        ends_at: when these workers will be ended; see `Trainer`.
+        ends_at: when these workers will be ended; see `Ending`.
     Raises: RunError if a loss is not finite and recovery is off or was tried too often; UserError
         for mistakes that only show now.
     """
@@ -106,7 +107,7 @@ def _train_from(
     Args: start: the checkpoint, or None; restores: how often to halve the learning rates.
     """
     config, run, manifest = session.config, session.run, session.manifest
-    use_fast_paths(workers.device)
+    use_fast_paths(workers.device, config.deterministic)
     batches = session.stream.batches(
         start.global_step, session.total_steps, workers.rank, workers.world_size, read
     )

@@ -25,6 +25,7 @@ from raygen.tensorboard.run_log import RunLog
 from raygen.training import activity, checkpoint, checkpoint_index
 from raygen.training.checkpoint import Snapshot
 from raygen.training.checkpoint_index import Score
+from raygen.training.ending import CONTROL_SECONDS, Ending, check_stall, never
 from raygen.training.finite import LossWatch, check_weights
 from raygen.training.meters import Means, Stopwatch
 from raygen.training.session import Session
@@ -32,19 +33,8 @@ from raygen.training.validation import Validation
 from raygen.training.workers import Workers
 from raygen.training.writer import Writer
 
-CONTROL_SECONDS = 1.0
-"""Approximate interval of progress reports and of stop decisions, in seconds."""
 WAIT_SECONDS = 0.25
 """Interval at which saved workers ask whether they still have to wait for their end, in seconds."""
-MARGIN_SECONDS = 5.0
-"""Least time before their end at which workers save the run and wait, in seconds."""
-LATE_SECONDS = 60.0
-"""Time after the announced end, in seconds, from which on workers no longer believe in it."""
-
-
-def never() -> float:
-    """The time at which workers end of whose end nothing is known."""
-    return math.inf
 
 
 @dataclass(frozen=True)
@@ -79,11 +69,7 @@ class Trainer:
         callbacks: Callbacks,
         ends_at: Callable[[], float] = never,
     ) -> None:
-        """Args:
-        start: the run's position, which the model has reached.
-        ends_at: the Unix time at which these workers will be ended, in seconds, as when a machine
-            is to be taken away; infinite if nothing is known of that. All workers call it together.
-        """
+        """Args: start: the run's position, which the model has reached; ends_at: see `Ending`."""
         self._began_at = time.monotonic()
         self._model = model
         self._validation = validation
@@ -105,8 +91,8 @@ class Trainer:
         self._start_stopwatches()
         self._first_step_at = 0.0
         self._next_report = self._step + 1
-        self._stopping = self._is_waiting = self._saves_now = self._is_warned = False
-        self._ends_at = ends_at
+        self._stopping = self._is_waiting = self._saves_now = False
+        self._ending = Ending(ends_at)
         self._save_seconds = 0.0
         self._best: float | None = None
         if workers.is_first:
@@ -151,9 +137,11 @@ class Trainer:
 
     def _take_step(self, feed: Any) -> None:
         asked = time.monotonic()
-        activity.begin(activity.READING, self._step)
+        # The first step belongs to the start, because it imports and compiles.
+        has_begun = bool(self._first_step_at)
+        activity.begin(activity.READING if has_begun else activity.STARTING, self._step)
         raw = next(feed)
-        activity.begin(activity.TRAINING, self._step)
+        activity.begin(activity.TRAINING if has_begun else activity.STARTING, self._step)
         waited = time.monotonic() - asked
         batch = raw.on(self._workers.device)
         step = Step(
@@ -234,17 +222,14 @@ class Trainer:
         self._write_scalars(fresh)
 
     def _report(self) -> None:
-        ends_in = self._ends_at() - time.time()
+        self._ending.ask()
         steps_per_second = self._since_report.images_per_second / self._config.step_images
         stop = wait = save = False
         if self._workers.is_first:
             stop = self._callbacks.progress(self._progress())
-            # Save as soon as the end is announced, and once more just before it comes.
-            save = ends_in < math.inf and not self._is_warned
-            self._is_warned |= save
-            step_seconds = 1 / max(steps_per_second, 1e-9) if self._since_report.images else 0.0
-            margin = 2 * (CONTROL_SECONDS + step_seconds) + 3 * self._save_seconds
-            wait = -LATE_SECONDS < ends_in < max(MARGIN_SECONDS, margin)
+            save = self._ending.is_new()
+            step_seconds = 1 / steps_per_second if steps_per_second else 0.0
+            wait = self._ending.is_near(step_seconds, self._save_seconds)
             wait |= self._callbacks.restarting()
         ahead = max(1, int(CONTROL_SECONDS * steps_per_second))
         # All workers must do this at the same step, so the first one decides, and also announces
@@ -318,6 +303,7 @@ class Trainer:
         if not self._workers.is_first:
             return
         activity.begin(activity.SAVING, self._step)
+        check_stall(self._config, self._save_seconds)
         # Only one checkpoint may be pending, because each holds a copy of all weights.
         self._writer.wait()
         snapshot, position = Snapshot.of(self._model), self._position

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from raygen.training import activity
-from raygen.training.activity import READING, TRAINING, VALIDATING, Beat, stalled
+from raygen.training.activity import READING, STARTING, TRAINING, VALIDATING, Beat, stalled
 
 LIMIT = 60.0
 
@@ -32,6 +32,11 @@ def test_a_worker_that_reads_or_measures_for_ever_holds_up_those_that_train() ->
 def test_workers_of_which_one_has_done_something_are_left_alone() -> None:
     assert stalled({0: (beat(seconds=90.0), 2.0), 1: (beat(READING, 50.0), 2.0)}, LIMIT) == []
     assert stalled({}, LIMIT) == []
+    # A start takes long, but not for ever; and a process that is stopped does not start.
+    starting = beat(STARTING, 200.0)
+    assert stalled({0: (starting, 2.0), 1: (starting, 2.0)}, LIMIT) == []
+    assert stalled({0: (starting, 61.0), 1: (starting, 2.0)}, LIMIT) == [0]
+    assert stalled({0: (beat(STARTING, 299.0), 2.0)}, LIMIT) == [0]
 
 
 @contextmanager

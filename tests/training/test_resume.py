@@ -5,6 +5,7 @@ import random
 import re
 import signal
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,38 @@ def learn(rank: int, place: str, attempt: int, kill_at: int) -> None:
     run = RunFolder.at(place, "run")
     session = Session(config, run, folder, Manifest.load(folder), 2, False)
     assert run_session(session, Workers(rank, 2), Callbacks()).finished
+
+
+def learn_exactly(rank: int, place: str, kill_at: int) -> None:
+    """A session of a run of one worker that computes exactly, killed in a step."""
+    update = DCGAN.update
+
+    def watched(self: DCGAN, batch: Batch, step: Step) -> Metrics:
+        if step.number == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return update(self, batch, step)
+
+    DCGAN.update = watched  # type: ignore[method-assign]
+    config = tiny_config(steps=200, batch_size=BATCH, checkpoint_images=30 * BATCH, width=0.05)
+    config = replace(config, deterministic=True, sample_images=10**6, quality_samples=16)
+    folder, run = Folder.at(place).join("data"), RunFolder.at(place, "run")
+    session = Session(config, run, folder, Manifest.load(folder), 1, False)
+    assert run_session(session, Workers(), Callbacks()).finished
+
+
+@pytest.mark.slow
+def test_weights_are_to_the_bit_those_of_a_run_that_was_never_killed(tmp_path: Path) -> None:
+    final: list[dict[str, bytes]] = []
+    for name, kills in (("whole", []), ("again", []), ("killed", [47, 95, 163])):
+        write_dataset(tmp_path / name / "data", IMAGES, (4,), size=32)
+        for kill_at in kills:
+            with pytest.raises(ProcessExitedException, match="SIGKILL"):
+                run_processes(1, learn_exactly, str(tmp_path / name), kill_at)
+        run_processes(1, learn_exactly, str(tmp_path / name), -1)
+        files = (tmp_path / name / "run/checkpoints/step-00000200").glob("*.safetensors")
+        final.append({file.name: file.read_bytes() for file in files})
+    assert len(final[0]) > 2
+    assert final[0] == final[1] == final[2]
 
 
 def seen(place: Path, attempt: int) -> dict[int, list[int]]:

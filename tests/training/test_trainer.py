@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from raygen.config.run import RunConfig
+from raygen.core.errors import UserError
 from raygen.core.status import Callbacks, Outcome, Position, Progress
 from raygen.core.storage import Folder
 from raygen.data.batch import RawBatch
@@ -24,7 +25,7 @@ from raygen.data.splits import VALIDATION
 from raygen.models import build_model
 from raygen.models.base import Model
 from raygen.tensorboard.run_log import RunLog
-from raygen.training import checkpoint, checkpoint_index, trainer
+from raygen.training import checkpoint, checkpoint_index, ending, trainer
 from raygen.training.finite import NotFinite
 from raygen.training.meters import Stopwatch
 from raygen.training.run import RunFolder
@@ -79,7 +80,7 @@ def go(
     every: int = 10**9,
     break_at: int = -1,
     count: int = 4,
-    ends_at: Callable[[], float] = trainer.never,
+    ends_at: Callable[[], float] = ending.never,
 ) -> tuple[Model, Outcome]:
     """One session of a run on one worker, from its newest checkpoint.
 
@@ -245,7 +246,7 @@ def test_a_run_is_saved_when_its_end_is_announced_and_again_before_it(
     control.folder = tmp_path
     # The end is announced at step 2, and near at step 5; the second wait is in vain.
     left = {2: 1000.0, 3: 900.0, 4: 800.0, 5: 1.0}
-    waits = [1.0, 1.0, -trainer.LATE_SECONDS - 1]
+    waits = [1.0, 1.0, -ending.LATE_SECONDS - 1]
 
     def ends_at() -> float:
         step = len(set(control.seen))
@@ -257,6 +258,14 @@ def test_a_run_is_saved_when_its_end_is_announced_and_again_before_it(
     assert control.waits == [(40, ["step-00000002", "step-00000005"])]
     assert control.seen[:10] == [8, 16, 24, 32, 40, 40, 40, 40, 48, 56]
     assert outcome.finished
+
+
+def test_a_limit_shorter_than_a_checkpoint_takes_is_refused() -> None:
+    config = tiny_config(stall_timeout="5s")
+    ending.check_stall(config, 4.9)
+    ending.check_stall(replace(config, stall_timeout="0"), 1e6)
+    with pytest.raises(UserError, match="--stall-timeout 5s: .* takes here, 0:12; use 36s or more"):
+        ending.check_stall(config, 12.0)
 
 
 def test_a_failing_stream_ends_the_run_with_its_error(tmp_path: Path) -> None:
