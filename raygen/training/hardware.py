@@ -50,7 +50,7 @@ def use_fast_paths(device: torch.device, deterministic: bool = False) -> None:
     Args: deterministic: only by algorithms that give the same result each time.
     """
     torch.use_deterministic_algorithms(deterministic)
-    # It would make every new tensor slower, and no tensor is read before it is written.
+    # Filling new tensors finds mistakes, but takes time.
     deterministic_settings: Any = torch.utils.deterministic
     deterministic_settings.fill_uninitialized_memory = False
     if deterministic:

@@ -147,6 +147,11 @@ def test_only_ray_s_own_processes_are_ended() -> None:
     other = subprocess.Popen([sys.executable, *sleep])
     worker = subprocess.Popen(["ray::RayTrainWorker", *sleep], executable=sys.executable)
     try:
+        # A new process has the command line of its parent at first.
+        deadline = time.monotonic() + SECONDS
+        while not Path(f"/proc/{worker.pid}/cmdline").read_bytes().startswith(b"ray::"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
         worker.send_signal(signal.SIGSTOP)
         for process in (other, worker):
             end_process(process.pid)
