@@ -318,5 +318,6 @@ class Watcher:
         if silent > BUSY_SECONDS and cluster.waits_for_others():
             name = self._placement.resource
             free, wanted = cluster.free(name), self._placement.wanted
-            return f"; {free:g} of {wanted:g} {name}s are free, other jobs have the rest"
+            if free < wanted:
+                return f"; {free:g} of {wanted:g} {name}s are free, other jobs have the rest"
         return ""

@@ -118,7 +118,7 @@ class RunRecord:
             images_per_second=round(rate, 1),
             seconds_to_first_step=round(first - self._began_at, 2) if first else None,
             data_wait_fraction=round(wait, 5),
-            num_workers=session.num_workers,
+            num_workers=self.meter.workers or session.num_workers,
             device="cuda" if session.use_gpu else "cpu",
             metrics=metrics,
             data=session.data.uri,

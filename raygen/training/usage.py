@@ -43,10 +43,14 @@ class Usage:
 
 
 class Meter:
-    """Adds to a run's usage what its groups of workers take."""
+    """Adds to a run's usage what its groups of workers take.
+
+    Attributes: workers: size of the latest group; 0 if there was none.
+    """
 
     def __init__(self, before: Usage, step_images: int) -> None:
         """Args: before: the usage of earlier sessions; step_images: images of a step."""
+        self.workers = 0
         self._usage = before
         self._step_images = step_images
         self._group = Group(0, {})
@@ -65,7 +69,7 @@ class Meter:
             self._usage = replace(
                 usage, restarts=usage.restarts + 1, images_lost=usage.images_lost + lost
             )
-        self._groups = started.group
+        self._groups, self.workers = started.group, started.workers
 
     @property
     def usage(self) -> Usage:

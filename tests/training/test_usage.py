@@ -19,6 +19,7 @@ def test_time_restarts_and_repeated_images_are_added_up(monkeypatch: pytest.Monk
     meter.started(Started(40, 2, 4), 800)
     monkeypatch.setattr(time, "time", lambda: 1100.0)
     assert meter.usage == Usage(100 + 480 + 40, {"8 CPUs": 50.0, "4 x A10G": 130.0}, 2, 8 + 160)
+    assert meter.workers == 4
     # Going back to a checkpoint by themselves, the workers are the same.
     meter.started(Started(40, 2, 4), 0)
     meter.group(Group(0, {}, at=1100.0))
