@@ -6,6 +6,7 @@ python jobs/bench.py start
 python jobs/bench.py scaling
 python jobs/bench.py step
 python jobs/bench.py evaluate
+python jobs/bench.py soak
 """
 
 import json
@@ -21,6 +22,7 @@ from raygen.benchmarks.options import (
     EvaluateBenchOptions,
     IngestBenchOptions,
     ScalingOptions,
+    SoakOptions,
     StartBenchOptions,
     StepBenchOptions,
     SweepBenchOptions,
@@ -34,6 +36,7 @@ SUBCOMMANDS: dict[str, type[BenchOptions]] = {
     "scaling": ScalingOptions,
     "step": StepBenchOptions,
     "evaluate": EvaluateBenchOptions,
+    "soak": SoakOptions,
 }
 
 
@@ -45,6 +48,7 @@ def main(argv: Sequence[str]) -> None:
     from raygen.benchmarks.evaluate import evaluate
     from raygen.benchmarks.ingest import ingest
     from raygen.benchmarks.scaling import tables
+    from raygen.benchmarks.soak import soak
     from raygen.benchmarks.start import start
     from raygen.benchmarks.step import step
     from raygen.benchmarks.sweep import sweep
@@ -61,6 +65,8 @@ def main(argv: Sequence[str]) -> None:
         figures = start(options, place, jobs)
     elif isinstance(options, StepBenchOptions):
         figures = step(options)
+    elif isinstance(options, SoakOptions):
+        figures = soak(options, place, jobs)
     elif isinstance(options, EvaluateBenchOptions):
         figures = evaluate(options)
     else:

@@ -14,6 +14,7 @@ USES_RAY = {
     "raygen/benchmarks/evaluate.py",
     "raygen/benchmarks/figures.py",
     "raygen/benchmarks/ingest.py",
+    "raygen/benchmarks/soak.py",
     "raygen/cluster/connection.py",
     "raygen/data/prepare/parts.py",
     "raygen/data/stream/ray_data.py",

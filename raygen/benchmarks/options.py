@@ -2,7 +2,13 @@
 
 from dataclasses import dataclass
 
-from raygen.config.fields import ConfigFile, require, require_at_least, require_choice
+from raygen.config.fields import (
+    ConfigFile,
+    require,
+    require_at_least,
+    require_choice,
+    require_positive,
+)
 from raygen.config.run import PRESETS, Precision, require_drawn_count
 
 
@@ -123,3 +129,28 @@ class EvaluateBenchOptions(BenchOptions):
 
     def __post_init__(self) -> None:
         require_at_least(self, 50, "images", "train_images")
+
+
+@dataclass(frozen=True)
+class SoakOptions(BenchOptions):
+    """Training for a long time while workers, nodes and the storage fail every few minutes."""
+
+    minutes: float = 120.0
+    """How long to train."""
+    every: float = 180.0
+    """Mean time between two failures, in seconds."""
+    run_storage: str = ""
+    """Object store for the run, as s3://bucket/runs?scheme=http&endpoint_override=HOST:PORT, which
+    fails too. Default: --storage, which does not."""
+    batch_size: int = 32
+    """Images of each training step."""
+    width: float = 0.25
+    """Multiplies the number of channels."""
+    checkpoint_images: int = 3_200
+    """Save a checkpoint every so many images."""
+    seed: int = 0
+    """Decides what fails when."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "minutes", "every")
+        require_at_least(self, 1, "batch_size", "checkpoint_images")

@@ -55,6 +55,18 @@ def test_sweeps_are_measured(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_training_whose_workers_fail_counts_every_image(tmp_path: Path) -> None:
+    options = ("--minutes", "1.2", "--every", "6", "--checkpoint-images", "80")
+    figures = measure(tmp_path, "soak", *options, "--batch-size", "8", "--width", "0.03")
+    counted, repeated, restarts, _ = figures
+    assert counted["value"] == 1
+    # A node that is taken away may hold no worker.
+    assert "undisturbed" not in counted["note"]
+    assert repeated["value"] < 1
+    assert restarts["value"] <= 2
+
+
+@pytest.mark.slow
 def test_the_start_is_measured(tmp_path: Path) -> None:
     options = ("--repeats", "1", "--drawn-count", "60", "--batch-size", "8", "--width", "0.03")
     [figure] = measure(tmp_path, "start", *options)
