@@ -10,12 +10,12 @@ from raygen.evaluation.metrics import DOMAIN, RANDOM_VGG, Direction, Metric, met
 from raygen.evaluation.seeds import differences_of_pairs, gain_of, means_over_seeds
 
 QUESTIONS = (
-    ("overall", "features/fd"),
-    ("fidelity", "features/density"),
-    ("coverage", "features/coverage"),
-    ("originality", "features/authentic"),
-    ("colours and textures", "swd/by_real"),
-    ("reconstruction", "reconstruction/psnr"),
+    ("Overall", "features/fd"),
+    ("On fidelity", "features/density"),
+    ("On coverage", "features/coverage"),
+    ("On originality", "features/authentic"),
+    ("On colours and textures", "swd/by_real"),
+    ("On reconstruction", "reconstruction/psnr"),
 )
 """What is asked of the contenders, and the metric that answers it."""
 
@@ -169,7 +169,7 @@ def answers(rows: Sequence[Row], contenders: Sequence[Contender], extractor: str
         row = by_tag.get(tag.replace("features/", f"{extractor}/"))
         if row is None or len(row.known) < 2:
             continue
-        found.append(f"On {question} ({row.name}), {_order(row, names)}.")
+        found.append(f"{question} ({row.name}), {_order(row, names)}.")
     return found
 
 

@@ -28,7 +28,7 @@ def test_the_best_is_the_one_that_no_seed_explains_away() -> None:
     assert (distance.floor, distance.untrained[0], distance.n) == (0.5, 99.0, 100)
     assert math.isnan(distance.untrained[2])
     found = answers(list(rows.values()), contenders, extractor_for_all(contenders))
-    assert found[0] == f"On overall (FD (random-vgg)), a is better than {contenders[1].name}."
+    assert found[0] == f"Overall (FD (random-vgg)), a is better than {contenders[1].name}."
     assert found[1].endswith(f"{contenders[1].name} is better than a.")
     assert found[2] == "On colours and textures (SWD), no difference is established."
 
