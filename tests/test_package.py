@@ -16,6 +16,7 @@ USES_RAY = {
     "raygen/benchmarks/ingest.py",
     "raygen/benchmarks/soak.py",
     "raygen/cluster/connection.py",
+    "raygen/cluster/growth.py",
     "raygen/data/prepare/parts.py",
     "raygen/data/stream/ray_data.py",
     "raygen/data/shards/object_store.py",

@@ -12,17 +12,16 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import ray
 import ray.data  # Importing it sets its loggers' levels, which must happen before ours.
-import yaml
 from ray._common import utils
 from ray._private import ray_constants, services
 from ray.exceptions import AuthenticationError, GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raygen.cluster import local_ray, private_ray
+from raygen.cluster import growth, local_ray, private_ray
 from raygen.core.errors import UserError
 from raygen.core.signals import ENDING
 from raygen.core.storage import Folder
@@ -31,8 +30,6 @@ Nodes = Sequence[Mapping[str, float]]
 """Resources of each node by name: CPU, GPU, memory in bytes."""
 HEAD = "node:__internal_head__"
 """Name of a resource that only the head node has."""
-BOOTSTRAP = "~/ray_bootstrap_config.yaml"
-"""Path on the head node of the configuration that Ray's cluster launcher leaves there."""
 # If Ray was imported before raygen, the environment that `import raygen` sets came too late.
 if os.environ.get("RAY_ENABLE_UV_RUN_RUNTIME_ENV") == "0":
     ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
@@ -362,50 +359,26 @@ def free(name: str) -> float:
     return float(ray.available_resources().get(name, 0))
 
 
-def possible_nodes() -> list[dict[str, float]]:
+def possible_nodes(stated: Nodes = ()) -> list[Mapping[str, float]]:
     """Resources of each node that exists or that an autoscaler may add.
 
-    This is known if Ray's cluster launcher started the cluster, because it leaves its configuration
-    on the head node. Any other cluster is assumed to stay as it is.
+    This is known if Ray's cluster launcher or KubeRay started the cluster, because its head node
+    can then read its configuration. Any other cluster is assumed to stay as it is.
+
+    Args: stated: the nodes besides the head that the user says may be there.
     """
     heads = [node for node in ray.nodes() if node["Alive"] and HEAD in node["Resources"]]
-    if not heads:
-        return nodes()
-    [head] = heads
-    if ray.get_runtime_context().get_node_id() == head["NodeID"]:
-        launched = read_launched()
-    else:
-        read = ray.remote(num_cpus=0, resources={HEAD: 0.001})(read_launched)
-        launched = ray.get(read.remote())
-    # Machines added by hand may exceed what the file allows for.
-    return max(nodes(), [head["Resources"], *launched], key=size_of)
+    added = stated or (_added_by(heads[0]["NodeID"]) if heads else ())
+    # Machines added by hand may exceed what the configuration allows for.
+    return max(nodes(), [*(head["Resources"] for head in heads), *added], key=growth.size_of)
 
 
-def read_launched(path: str = BOOTSTRAP) -> list[dict[str, float]]:
-    """Resources of each worker node that the cluster launcher's configuration allows for.
-
-    Args: path: the configuration; without such a file there are no such nodes.
-    """
-    try:
-        with open(os.path.expanduser(path)) as file:
-            config = yaml.safe_load(file)
-    except OSError:
-        return []
-    node_types = config["available_node_types"]
-    workers = [
-        node_type.get("resources", {})
-        for name, node_type in node_types.items()
-        if name != config["head_node_type"]
-        for _ in range(node_type.get("max_workers", 0))
-    ]
-    # The cluster has an overall limit. Nodes that are useful for training count first.
-    workers.sort(key=lambda resources: size_of([resources]), reverse=True)
-    return workers[: config.get("max_workers", len(workers))]
-
-
-def size_of(nodes: Nodes) -> tuple[float, float]:
-    """A cluster's size, to compare it with another's: GPUs, then CPUs."""
-    return total(nodes, "GPU"), total(nodes, "CPU")
+def _added_by(head: str) -> Nodes:
+    """The nodes that a head node's autoscaler may add. Args: head: its ID."""
+    if ray.get_runtime_context().get_node_id() == head:
+        return growth.may_be_added()
+    ask = ray.remote(num_cpus=0, resources={HEAD: 0.001})(growth.may_be_added)
+    return cast(Nodes, ray.get(ask.remote()))
 
 
 class Poll:

@@ -6,6 +6,7 @@ from typing import Annotated
 import tyro
 
 from raygen.config.fields import ConfigFile, option, require_at_least, require_seed, seconds_of
+from raygen.config.machines import machines_of
 from raygen.core.errors import UserError
 from raygen.inference.options import LEAST_SAMPLES
 from raygen.tuning.options import MOST_SEEDS
@@ -54,6 +55,8 @@ class CompareOptions:
     """What a worker costs in an hour, in any currency."""
     seed: int = 0
     """Decides the codes of samples and pictures, and which real images are taken."""
+    cluster_may_grow_to: str = ""
+    """Machines that an autoscaler may bring the cluster to for a suite; see jobs/train.py."""
     verbose: bool = False
     """Show Ray's own messages too."""
     config: ConfigFile = ""
@@ -74,6 +77,7 @@ class CompareOptions:
         if self.storage and (self.runs or self.suite):
             named = f"RUN ({self.runs[0]})" if self.runs else f"--suite ({self.suite})"
             raise UserError(f"--storage {self.storage}: lists all runs; name no {named} beside it")
-        for name in ("tune", "images", "dry_run"):
+        machines_of(self.cluster_may_grow_to)
+        for name in ("tune", "images", "dry_run", "cluster_may_grow_to"):
             if getattr(self, name) and not self.suite:
                 raise UserError(f"{option(name)}: is for a suite; name one with --suite")

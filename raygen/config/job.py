@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from raygen.config.fields import require_at_least, seconds_of
+from raygen.config.machines import machines_of
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,10 @@ class JobOptions:
     """Delete the run of this name and start over."""
     storage_timeout: str = "10m"
     """How long to try again while an object store does not answer, as 90s, 10m or 2h."""
+    cluster_may_grow_to: str = ""
+    """Machines besides the head that an autoscaler may bring the cluster to, as 4x8CPU+1GPU (four
+    of 8 CPUs and 1 GPU each); several kinds are separated by commas. Default: what Ray's cluster
+    launcher or KubeRay allows for, and on any other cluster the machines that are there."""
     config: str = ""
     """JSON file of options (such as a run's config.json) that replace the preset's defaults."""
     price: float = 0.0
@@ -27,6 +32,12 @@ class JobOptions:
     def __post_init__(self) -> None:
         seconds_of(self.storage_timeout, "--storage-timeout")
         require_at_least(self, 0, "price")
+        machines_of(self.cluster_may_grow_to)
+
+    @property
+    def machines(self) -> list[dict[str, float]]:
+        """Resources of each machine that `cluster_may_grow_to` names."""
+        return machines_of(self.cluster_may_grow_to)
 
     @property
     def patience(self) -> float:

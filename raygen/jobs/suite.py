@@ -19,6 +19,7 @@ from raygen.comparison.suite import Member, read_suite
 from raygen.config.families import FD
 from raygen.config.fields import option, require, seconds_of
 from raygen.config.job import JobOptions
+from raygen.config.machines import machines_of
 from raygen.config.run import DRAWN, PRESETS, RunConfig
 from raygen.core.errors import Interrupted, RunError, UserError, one_line
 from raygen.core.progress import ProgressLine, Silence, duration
@@ -266,7 +267,8 @@ def _plan(
     if saved:
         images, at_once, seconds = saved.images, saved.at_once, list(saved.seconds)
     else:
-        speeds, at_once = training_speeds(runs, trainings, line, options.verbose)
+        machines = machines_of(options.cluster_may_grow_to)
+        speeds, at_once = training_speeds(runs, trainings, line, options.verbose, machines)
         rounds = -(-trainings // at_once)
         share = 1 - SEARCH_SHARE if options.tune else 1.0
         available = max(0.0, budget * share / rounds - len(runs) * START_SECONDS)
@@ -404,7 +406,12 @@ def _command(planned: Planned, suite: Suite, options: CompareOptions, out: Folde
     if options.tune:
         spent = busy_seconds(sweep.read_trials()) if search.resume else 0.0
         search = replace(search, time_budget=f"{max(1, int(suite.search_seconds - spent))}s")
-    job = JobOptions(storage=storage.uri, run_name=member.folder, verbose=options.verbose)
+    job = JobOptions(
+        storage=storage.uri,
+        run_name=member.folder,
+        cluster_may_grow_to=options.cluster_may_grow_to,
+        verbose=options.verbose,
+    )
     run = replace(planned.run, steps=planned.steps, epochs=0.0)
     return TuneCommand(run, job, search)
 

@@ -88,7 +88,7 @@ def train(
         from raygen.training.ray_driver import fit
         from raygen.training.record import RunRecord
 
-        placement = plan_workers(config, cluster.nodes(), cluster.possible_nodes())
+        placement = plan_workers(config, cluster.nodes(), cluster.possible_nodes(job.machines))
         if chooses:
             line.show("measuring how fast this machine is")
             config = first_run.fitting(config, named, placement.use_gpu)

@@ -13,6 +13,7 @@ from raygen.cluster import connection as cluster
 from raygen.cluster.lease import Lease
 from raygen.config.fields import option, updated
 from raygen.config.job import JobOptions
+from raygen.config.machines import MAY_GROW_TO
 from raygen.config.run import RESUMABLE_CHANGES, RunConfig
 from raygen.core.checked import bare
 from raygen.core.errors import Interrupted, RunError, UserError
@@ -122,7 +123,7 @@ def tune(
         table.close()
 
     with launched(line, "trials are being saved", job.verbose, leave) as launch:
-        capacity = _capacity(options, plan)
+        capacity = _capacity(options, plan, job.machines)
         check_sync_bn(plan.config, capacity.use_gpu)
         lease = launch.own(sweep.folder, place_of(data, manifest) if manifest else None)
         sweep = replace(sweep, fence=lease.fence)
@@ -184,8 +185,9 @@ def tune(
             confirmed = None
             if options.confirm:
                 spent = -math.inf if of_suite else time.monotonic() - began
+                machines, trials = job.machines, finished.trials
                 confirmed = _confirm(
-                    task, options, plan, finished.trials, table, launch, lease, spent, of_suite
+                    task, options, plan, machines, trials, table, launch, lease, spent, of_suite
                 )
         finally:
             list_rejected(sweep.folder, manifest, status)
@@ -199,10 +201,10 @@ def tune(
         return findings
 
 
-def _capacity(options: SweepOptions, plan: Plan) -> Capacity:
+def _capacity(options: SweepOptions, plan: Plan, machines: cluster.Nodes) -> Capacity:
     """How the plan's trials share the cluster. Raises: UserError."""
     return plan_capacity(
-        cluster.possible_nodes(),
+        cluster.possible_nodes(machines),
         options.workers_per_trial,
         options.max_concurrent,
         plan.count,
@@ -214,6 +216,7 @@ def _confirm(
     task: Task,
     options: SweepOptions,
     plan: Plan,
+    machines: cluster.Nodes,
     trials: list[Trial],
     table: LiveTable,
     launch: Launch,
@@ -224,7 +227,7 @@ def _confirm(
     """Train the best settings again, as far as the time goes.
 
     Args:
-        trials: of the search; spent: seconds that the search has taken.
+        machines: that the user says may come; trials: of the search; spent: seconds it has taken.
         of_suite: see `tune`; the defaults are trained whatever the search has found.
     Returns: None if the search has found nothing.
     """
@@ -255,7 +258,7 @@ def _confirm(
         limit = f"{int(left)}s" if math.isfinite(left) else ""
         as_listed = replace(options, scheduler="none", search="random", time_budget=limit)
         # There may be fewer of these trainings at once than trials, each with more of the machine.
-        capacity = _capacity(options, listed_plan)
+        capacity = _capacity(options, listed_plan, machines)
         status = launch.status()
         confirming = replace(task, sweep=folder, capacity=capacity, status=status)
         trained = run_sweep(
@@ -385,7 +388,9 @@ def conclude(
     line.tell(f"found:       {', '.join(sweep.folder.join(name).uri for name in names)}")
     there = ["--storage", command.job.storage] if command.job.storage != JobOptions.storage else []
     # A file alone may not decide which machine is sent credentials, so --data is repeated.
-    data = ["--data", plan.config.data] if names_host(plan.config.data) else []
+    rest = ["--data", plan.config.data] if names_host(plan.config.data) else []
+    if machines := command.job.cluster_may_grow_to:
+        rest += [MAY_GROW_TO, machines]
     again = [
         "jobs/train.py",
         "--config",
@@ -393,12 +398,12 @@ def conclude(
         "--run-name",
         "tuned",
         *there,
-        *data,
+        *rest,
     ]
     line.tell(f"train it:    {command_line(*again)}")
     if left:
         again = ["jobs/tune.py", plan.config.preset, "--storage", command.job.storage]
-        again += ["--run-name", command.job.run_name, "--resume", *data]
+        again += ["--run-name", command.job.run_name, "--resume", *rest]
         line.tell(
             f"{ended:,} of {plan.count:,} trials have ended"
             + (f", and {confirming} trainings to confirm them have not" if confirming else "")

@@ -7,7 +7,8 @@ holds: Ray waits for ever, and silently, for CPUs that are all reserved.
 import math
 from dataclasses import dataclass
 
-from raygen.cluster.connection import Nodes, size_of, total
+from raygen.cluster.connection import Nodes, total
+from raygen.cluster.growth import size_of
 from raygen.config.run import MOST_WORKERS, RAY_DATA, Reader, RunConfig
 from raygen.core.errors import UserError
 from raygen.data.stream.ray_data import TASK_CPUS, tasks_at_once

@@ -29,13 +29,19 @@ SLOW = 4.0
 
 
 def training_speeds(
-    runs: Sequence[RunConfig], most: int, line: ProgressLine, verbose: bool = False
+    runs: Sequence[RunConfig],
+    most: int,
+    line: ProgressLine,
+    verbose: bool = False,
+    machines: cluster.Nodes = (),
 ) -> tuple[list[float], int]:
     """How fast trainings of one worker are, while as many as possible run at once.
 
     Some steps of each are taken on random images, by as many processes as a sweep would run trials.
 
-    Args: most: upper limit of the trainings that run at once.
+    Args:
+        most: upper limit of the trainings that run at once.
+        machines: that the user says may come.
     Returns: images/s that the steps of each run's training reach; and how many run at once.
     Raises: UserError, RunError.
     """
@@ -43,7 +49,8 @@ def training_speeds(
     with cluster.connected(verbose):
         # A node that an autoscaler may add is added for the tasks below.
         reader = runs[0].reader
-        capacity = plan_capacity(cluster.possible_nodes(), 1, "auto", most, reader)
+        possible = cluster.possible_nodes(machines)
+        capacity = plan_capacity(possible, 1, "auto", most, reader)
         needed = {"CPU": capacity.cpus_per_worker, "GPU": capacity.gpus_per_worker}
         # Tasks that ask for what others have reserved would wait for them to end.
         is_free = all(

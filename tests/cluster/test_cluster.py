@@ -14,26 +14,21 @@ from helpers import free_port
 from ray.exceptions import GetTimeoutError
 
 from raygen.cluster import connection as cluster
-from raygen.cluster.connection import check_address, read_launched
+from raygen.cluster.connection import check_address
 from raygen.core.errors import UserError
 
 ROOT = Path(__file__).parents[2]
-LAUNCHED = """
-max_workers: 5
-head_node_type: head
-available_node_types:
-  head: {resources: {CPU: 8}, max_workers: 0}
-  readers: {resources: {CPU: 16}, min_workers: 0, max_workers: 4}
-  trainers: {resources: {CPU: 8, GPU: 2}, min_workers: 0, max_workers: 3}
-"""
 
 
-def test_what_the_launcher_may_add(tmp_path: Path) -> None:
-    file = tmp_path / "config.yaml"
-    file.write_text(LAUNCHED)
-    trainers, readers = {"CPU": 8, "GPU": 2}, {"CPU": 16}
-    assert read_launched(str(file)) == [trainers] * 3 + [readers] * 2
-    assert read_launched(str(tmp_path / "none.yaml")) == []
+def test_what_a_user_says_may_come_stands_beside_the_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = {"CPU": 4.0, cluster.HEAD: 1.0}
+    alive = [{"Alive": True, "NodeID": "head", "Resources": head}]
+    monkeypatch.setattr(ray, "nodes", lambda: alive)
+    stated = [{"CPU": 8.0, "GPU": 1.0}] * 2
+    assert cluster.possible_nodes(stated) == [head, *stated]
+    # More than was said is there already.
+    alive += [{"Alive": True, "NodeID": "other", "Resources": {"CPU": 8.0, "GPU": 4.0}}]
+    assert cluster.possible_nodes(stated) == cluster.nodes()
 
 
 def test_an_address_where_nothing_answers_is_told_at_once() -> None:

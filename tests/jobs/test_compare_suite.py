@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import fails, run_script, write_dataset
+from helpers import fails, run_script, tiny_config, write_dataset
 from PIL import Image
 
 import raygen
+from raygen.comparison.options import CompareOptions
+from raygen.comparison.suite import Member
 from raygen.core.errors import Interrupted
+from raygen.core.storage import Folder
 from raygen.jobs import suite as suite_job
-from raygen.jobs.suite import busy_seconds
+from raygen.jobs.suite import Planned, Suite, busy_seconds
 from raygen.jobs.tune import tune
 from raygen.tuning.records import Report, Trial
 
@@ -170,6 +173,8 @@ def test_tuned_contenders_are_trained_with_new_seeds_and_go_on_where_they_were_i
         (("--suite", "anime", "run"), "name no runs"),
         (("--suite", "anime", "--num-workers", "2"), "trials of sweeps, which decide it"),
         (("--tune",), "--tune: is for a suite"),
+        (("--cluster-may-grow-to", "2x8CPU"), "--cluster-may-grow-to: is for a suite"),
+        (("--suite", "anime", "--cluster-may-grow-to", "2"), "--cluster-may-grow-to 2: must be"),
         (("--suite", "anime", "--steps", "4"), "see --images"),
         (
             ("--suite", "anime", "--bogus", "4"),
@@ -194,6 +199,14 @@ def test_mistakes_are_told_in_one_line_before_anything_starts(
     monkeypatch.chdir(tmp_path)
     assert message in fails(capsys, "compare", *words)
     assert not list(tmp_path.iterdir())
+
+
+def test_contenders_sweeps_plan_with_the_machines_that_the_suite_does(tmp_path: Path) -> None:
+    options = CompareOptions(suite="own.json", cluster_may_grow_to="2x8CPU+1GPU")
+    planned = Planned(Member("first", "dcgan-celeba"), tiny_config(), 2, 3, 1.0)
+    suite = Suite([planned], 8, 0.0, 1)
+    command = suite_job._command(planned, suite, options, Folder.at(tmp_path))
+    assert command.job.machines == [{"CPU": 8, "GPU": 1}] * 2
 
 
 def test_time_in_which_trials_overlap_counts_once() -> None:

@@ -200,7 +200,8 @@ def test_a_driver_on_any_node_knows_what_the_cluster_may_come_to_have(
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from raygen.cluster.connection import BOOTSTRAP, HEAD, possible_nodes
+    from raygen.cluster.connection import HEAD, possible_nodes
+    from raygen.cluster.growth import BOOTSTRAP
 
     others = [n["NodeID"] for n in ray.nodes() if n["Alive"] and HEAD not in n["Resources"]]
     [other] = others

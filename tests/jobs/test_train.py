@@ -276,6 +276,9 @@ def test_mistakes_that_only_ray_or_a_worker_can_see(
     assert "--batch-size 9: cannot be split evenly over 2 workers; use 8 or 10" in line
     line = fails(capsys, "train", "--num-workers", "5000", *there)
     assert "--num-workers 5000: the cluster has" in line
+    grown = ("--cluster-may-grow-to", "4x8CPU+1GPU")
+    line = fails(capsys, "train", "--num-workers", "5", "--batch-size", "20", *grown, *there)
+    assert "--num-workers 5: the cluster has 4 GPUs" in line
     assert "--sync-bn: needs GPUs" in fails(capsys, "train", "--sync-bn", *there)
     assert "make no full batch" in fails(capsys, "train", "--epochs", "0.1", *there)
     damage(tmp_path / "data/train-00001.parquet")

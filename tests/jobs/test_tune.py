@@ -490,6 +490,9 @@ def test_mistakes_that_only_ray_can_see(
     there = ("--data", place / "data", "--storage", place, "--run-name", "sweep")
     line = fails(capsys, "tune", "--workers-per-trial", "64", "--batch-size", "64", *there)
     assert "--workers-per-trial 64: the cluster has" in line
+    grown = ("--cluster-may-grow-to", "4x8CPU+1GPU")
+    line = fails(capsys, "tune", "--workers-per-trial", "5", "--batch-size", "20", *grown, *there)
+    assert "--workers-per-trial 5: the cluster has 4 GPUs; use at most 4" in line
     assert "--max-concurrent 5000" in fails(capsys, "tune", "--max-concurrent", "5000", *there)
     line = fails(capsys, "tune", "--workers-per-trial", "2", "--batch-size", "7", *there)
     assert "--batch-size 7: cannot be split evenly over 2 workers" in line
