@@ -19,14 +19,15 @@ FIRST_DELAY, LONGEST_DELAY = 0.25, 15.0
 QUIET_SECONDS = 2.0
 """Length of an outage, in seconds, from which on the user is told about it."""
 REFUSED = re.compile(
-    r"ACCESS_DENIED|INVALID_ACCESS_KEY|SIGNATURE|NO_SUCH_BUCKET|TOKEN|CREDENTIALS|"
+    r"ACCESS[_ ]?DENIED|INVALID_ACCESS_KEY|SIGNATURE|NO_SUCH_BUCKET|TOKEN|CREDENTIALS|"
     r"MISSING_|PermissionDenied|Unauthenticated|"
     r"HTTP (?:status|response code) 4(?!08|29)\d\d",
     re.IGNORECASE,
 )
 """Matches errors by which a store refuses a request; a retry would get the same answer."""
 OUTAGE = re.compile(
-    r"AWS Error|curl|google::cloud|HTTP|connect|time[d-]?\s?out|unavailable|network|broken pipe",
+    r"AWS Error|curl|google::cloud|HTTP|connect|time[d-]?\s?out|unavailable|network|broken pipe|"
+    r"errors when deleting objects",
     re.IGNORECASE,
 )
 """Matches errors of a store that is unreachable or overloaded. Only these are retried, because a
@@ -35,6 +36,10 @@ LASTING = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM, errno.ENODEV)
 )
 """Disk errors that are not retried, because they would recur."""
+
+
+class CutShort(OSError):
+    """An object store sent fewer bytes than a file has."""
 
 
 class Outages:
@@ -101,7 +106,7 @@ def is_refusal(error: OSError) -> bool:
 
 def is_outage(error: OSError) -> bool:
     """Whether an object store is unreachable or overloaded."""
-    return bool(OUTAGE.search(_unquoted(error)))
+    return isinstance(error, CutShort) or bool(OUTAGE.search(_unquoted(error)))
 
 
 def _unquoted(error: OSError) -> str:

@@ -12,7 +12,7 @@ import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -22,12 +22,12 @@ from raygen.core.checked import DAMAGED, MOST_BYTES, Checked, parse
 from raygen.core.errors import StorageError, UserError, reason_of
 from raygen.core.paths import LeavesFolder, leads_out
 from raygen.core.regular_file import open_regular
+from raygen.core.remote_file import RemoteFile, read_up_to
 from raygen.core.retry import is_lasting, not_written, patiently
 from raygen.core.uris import check_uri
 
 Result = TypeVar("Result")
 
-PIECE_BYTES = 2**24
 TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
 """Matches the names of files that are being written, or that a killed process left so."""
 RESERVED = ":/?#@!$&'()*+,;=%~"
@@ -218,13 +218,21 @@ class Folder:
         if self.is_local:
             # Python opens local files, because pyarrow refuses names that are not UTF-8.
             with open_regular(self.path_of(name)) as file:
-                return _read(file, at_most)
+                return read_up_to(file, at_most)
 
         def read() -> bytes:
-            with self.filesystem.open_input_stream(self.path_of(name)) as stream:
-                return _read(stream, at_most)
+            with self.join(name).open_file() as file:
+                return read_up_to(file, at_most)
 
         return self.patiently(read)
+
+    def open_file(self) -> pa.NativeFile | RemoteFile:
+        """Open the file at this path for reading. Raises: FileNotFoundError, OSError."""
+
+        def opens() -> pa.NativeFile:
+            return self.filesystem.open_input_file(self.path)
+
+        return opens() if self.is_local else RemoteFile(opens)
 
     def read_end(self, name: str, at_most: int) -> bytes:
         """The last bytes of a file; all of them if there are no more than `at_most`.
@@ -234,12 +242,12 @@ class Folder:
         if self.is_local:
             with open_regular(self.path_of(name)) as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - at_most))
-                return _read(file, at_most)
+                return read_up_to(file, at_most)
 
         def read() -> bytes:
-            with self.filesystem.open_input_file(self.path_of(name)) as file:
+            with self.join(name).open_file() as file:
                 file.seek(max(0, file.size() - at_most))
-                return _read(file, at_most)
+                return read_up_to(file, at_most)
 
         return self.patiently(read)
 
@@ -258,7 +266,9 @@ class Folder:
             return
 
         def write() -> None:
-            self.filesystem.create_dir(self.path, recursive=True)
+            # These stores have no folders, and pyarrow would write a file for each level.
+            if self.filesystem.type_name not in ("s3", "gcs"):
+                self.filesystem.create_dir(self.path, recursive=True)
             with self.filesystem.open_output_stream(self.path_of(name)) as stream:
                 stream.write(data)
 
@@ -328,7 +338,20 @@ class Folder:
 
     def delete_file(self, name: str) -> None:
         """Delete a file. Raises: FileNotFoundError."""
-        self.patiently(lambda: self.filesystem.delete_file(self.path_of(name)))
+        path, begun = self.path_of(name), False
+
+        def delete() -> None:
+            nonlocal begun
+            try:
+                self.filesystem.delete_file(path)
+            except FileNotFoundError:
+                # An attempt whose answer was lost may have deleted it.
+                if not begun:
+                    raise
+            finally:
+                begun = True
+
+        self.patiently(delete)
 
     def remove(self, name: str) -> None:
         """Delete a file, a folder with everything in it, or a link but not its target.
@@ -361,21 +384,6 @@ class Folder:
             raise UserError(
                 f"{self.uri}: cannot write there ({error}); choose another folder"
             ) from error
-
-
-def _read(stream: BinaryIO | pa.NativeFile, at_most: int | None) -> bytes:
-    """The next bytes of a stream, `at_most` or all.
-
-    A limit is read in pieces, because a stream reserves memory for as many bytes as it is asked
-    for, whatever the file's size.
-    """
-    if at_most is None:
-        return bytes(stream.read())
-    parts, left = [], at_most
-    while left > 0 and (part := stream.read(min(left, PIECE_BYTES))):
-        parts.append(bytes(part))
-        left -= len(part)
-    return b"".join(parts)
 
 
 def _cannot_look_up(uri: str, error: OSError | ValueError) -> UserError:

@@ -12,12 +12,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from raygen.core.errors import Unreadable
 from raygen.core.printable import printable
+from raygen.core.remote_file import PIECE_BYTES
 from raygen.core.storage import Folder, unreadable
 from raygen.data.shards.manifest import Manifest, ShardFile
 from raygen.data.shards.reader import ShardReader
 from raygen.data.splits import NO_TEST, TEST
 
-READ_BYTES = 2**20
 THREADS = 8
 SHOWN_REASONS = 5
 SHOWN_NAMES = 3
@@ -106,8 +106,8 @@ def _problem(folder: Folder, file: ShardFile) -> str:
 
     def digest() -> str:
         found = hashlib.sha256()
-        with folder.filesystem.open_input_stream(folder.path_of(file.name)) as stream:
-            while data := stream.read(READ_BYTES):
+        with folder.join(file.name).open_file() as opened:
+            while data := opened.read(PIECE_BYTES):
                 found.update(data)
         return found.hexdigest()
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pyarrow import fs
 
 from raygen.core.paths import LeavesFolder, inside
+from raygen.core.remote_file import read_up_to
 from raygen.core.storage import Folder
 
 CODES_CONFIG, CODES = "projector_config.pbtxt", "projector"
@@ -103,9 +104,9 @@ class Mirror:
         grown = before is not None and grows and before.st_size <= info.size
         start = before.st_size if before and grown else 0
         try:
-            with self.storage.filesystem.open_input_file(info.path) as file:
+            with self.storage.join(name).open_file() as file:
                 file.seek(start)
-                data = file.read()
+                data = read_up_to(file, None)
         except FileNotFoundError:
             # The file was deleted since it was listed.
             return False

@@ -130,7 +130,7 @@ def test_a_patient_folder_and_what_is_in_it_outlast_an_outage(
     chance = random.Random(0)
     names: tuple[str, ...] = (
         "get_file_info",
-        "open_input_stream",
+        "open_input_file",
         "open_output_stream",
         "create_dir",
     )

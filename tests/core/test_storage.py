@@ -11,7 +11,8 @@ import pytest
 from pyarrow import fs
 
 from raygen.core.errors import UserError
-from raygen.core.storage import PIECE_BYTES, Folder
+from raygen.core.remote_file import PIECE_BYTES
+from raygen.core.storage import Folder
 
 
 @pytest.fixture(params=["local", "uri", "object store"])

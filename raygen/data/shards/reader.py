@@ -249,8 +249,7 @@ class ShardReader:
         """Open a shard. It is not cached, because an open ParquetFile keeps what it read last."""
         where = self.folder.join(file.name)
         return pq.ParquetFile(
-            where.path,
-            filesystem=where.filesystem,
+            where.open_file(),
             metadata=_metadata(where, file.sha256),
             page_checksum_verification=check,
         )
@@ -281,7 +280,8 @@ def _are_truths(values: np.ndarray) -> bool:
 @functools.lru_cache(maxsize=1024)
 def _metadata(file: Folder, sha256: str) -> pq.FileMetaData:
     """Read a shard's footer, of about 0.1 MB. Args: sha256: makes the cache notice a new file."""
-    return pq.read_metadata(file.path, filesystem=file.filesystem)
+    with file.open_file() as opened:
+        return pq.read_metadata(opened)
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def scan(file: Folder, without: Callable[[pa.Schema], str]) -> tuple[ArrowFile, 
     """
     batches: list[BatchLocation] = []
     kept: list[pa.RecordBatch] = []
-    with explained(file), file.filesystem.open_input_file(file.path) as source:
+    with explained(file), file.open_file() as source:
         schema = pa.ipc.read_schema(_required(pa.ipc.read_message(source), "schema"))
         if len(set(schema.names)) != len(schema.names):
             raise pa.ArrowInvalid("two columns have the same name")
@@ -96,7 +96,7 @@ def scan(file: Folder, without: Callable[[pa.Schema], str]) -> tuple[ArrowFile, 
 @functools.lru_cache(maxsize=1)
 def _read_batch(file: ArrowFile, batch: BatchLocation) -> pa.RecordBatch:
     """Read a batch. Only the last one is cached, because rows are read in order."""
-    with file.file.filesystem.open_input_file(file.file.path) as source:
+    with file.file.open_file() as source:
         source.seek(batch.offset)
         found = _checked(pa.ipc.read_message(source), file.schema)
     if found.num_rows != batch.rows:

@@ -23,6 +23,7 @@ from pyarrow import fs
 
 from raygen.core.errors import StorageError, UserError, one_line, reason_of
 from raygen.core.printable import printable
+from raygen.core.remote_file import RemoteFile
 from raygen.core.storage import Folder
 from raygen.data.file_types import HEAD_BYTES, is_unread_picture, unread_type
 from raygen.data.images import MAX_FILE_BYTES, SUFFIXES, BadImage
@@ -311,7 +312,7 @@ def _container(place: Folder, said: str) -> Container:
         return "folder"
     if info.type != fs.FileType.File:
         raise UserError(f"{said}: is a pipe, socket or device; name a folder, zip or tar of images")
-    with _raw(place) as file:
+    with place.open_file() as file:
         head = file.read(HEAD_BYTES)
     if head.startswith(ZIP_BEGINNINGS):
         return "zip"
@@ -476,21 +477,17 @@ def _list_tar(place: Folder, said: str) -> Iterator[Entry]:
 _LISTS = {"folder": _list_folder, "zip": _list_zip, "tar": _list_tar}
 
 
-def _raw(place: Folder) -> pa.NativeFile:
-    return place.filesystem.open_input_file(place.path)
-
-
 def _buffered(place: Folder) -> io.BufferedReader:
-    return io.BufferedReader(_raw(place), READ_AHEAD)
+    return io.BufferedReader(place.open_file(), READ_AHEAD)
 
 
 @functools.lru_cache(maxsize=4)
-def _open_archive(place: Folder, opened: str) -> pa.NativeFile:
+def _open_archive(place: Folder, opened: str) -> pa.NativeFile | RemoteFile:
     """Open an archive once for all threads, each of which reads at its own offsets."""
-    return _raw(place)
+    return place.open_file()
 
 
-def _unpacked(archive: pa.NativeFile, entry: Entry) -> bytes:
+def _unpacked(archive: pa.NativeFile | RemoteFile, entry: Entry) -> bytes:
     """Read one file of a zip. ZipFile would list all files first, and read only one at a time.
 
     Raises: whatever zipfile raises for damaged data; OSError.
