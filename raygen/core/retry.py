@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 from raygen.core.errors import StorageError, one_line
@@ -16,6 +17,8 @@ Result = TypeVar("Result")
 
 FIRST_DELAY, LONGEST_DELAY = 0.25, 15.0
 """Shortest and longest delay between two attempts, in seconds; it doubles after each."""
+GARBLED_ATTEMPTS = 5
+"""Attempts, whatever the time, when answers arrive but not as a whole."""
 QUIET_SECONDS = 2.0
 """Length of an outage, in seconds, from which on the user is told about it."""
 REFUSED = re.compile(
@@ -42,6 +45,27 @@ class CutShort(OSError):
     """An object store sent fewer bytes than a file has."""
 
 
+@dataclass(frozen=True)
+class Retries:
+    """Requests that were repeated.
+
+    Attributes: requests: how many; seconds: time waited before them, of all threads together.
+    """
+
+    requests: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: "Retries") -> "Retries":
+        return Retries(self.requests + other.requests, self.seconds + other.seconds)
+
+    def since(self, before: "Retries") -> "Retries":
+        return Retries(self.requests - before.requests, self.seconds - before.seconds)
+
+    def __str__(self) -> str:
+        were = "request was" if self.requests == 1 else "requests were"
+        return f"{self.requests:,} {were} repeated, {duration(self.seconds)} waited"
+
+
 class Outages:
     """Reports to listeners that this process is waiting for a storage.
 
@@ -52,6 +76,17 @@ class Outages:
         self._lock = threading.Lock()
         self._listeners: list[Callable[[str], None]] = []
         self._waiting = 0
+        self._retries = Retries()
+
+    @property
+    def retries(self) -> Retries:
+        """What this process has repeated, and what it was told that others have."""
+        return self._retries
+
+    def count(self, retries: Retries) -> None:
+        """Count requests that were repeated, here or in a process that works for this one."""
+        with self._lock:
+            self._retries += retries
 
     @contextmanager
     def told_to(self, listener: Callable[[str], None]) -> Iterator[None]:
@@ -109,6 +144,11 @@ def is_outage(error: OSError) -> bool:
     return isinstance(error, CutShort) or bool(OUTAGE.search(_unquoted(error)))
 
 
+def is_garbled(error: OSError) -> bool:
+    """Whether an object store has answered, but not with all of its answer."""
+    return isinstance(error, CutShort) or "XML_ERROR" in str(error)
+
+
 def _unquoted(error: OSError) -> str:
     """An error's message without the names of buckets and keys, which may hold any word."""
     return re.sub(r"'[^']*'", "", str(error))
@@ -118,12 +158,12 @@ def patiently(operation: Callable[[], Result], seconds: float, uri: str) -> Resu
     """Run an idempotent operation, retrying while an object store does not answer.
 
     Args:
-        seconds: how long to keep retrying; 0: a single attempt.
+        seconds: how long to keep retrying; 0: a single attempt, unless an answer is cut short.
         uri: the place to name in messages.
     Raises: with `seconds`, StorageError if the store refuses, or has not answered for so long;
         whatever else `operation` raises.
     """
-    began, delay, waits = time.monotonic(), FIRST_DELAY, False
+    began, delay, waits, attempts = time.monotonic(), FIRST_DELAY, False, 0
     try:
         while True:
             try:
@@ -131,15 +171,18 @@ def patiently(operation: Callable[[], Result], seconds: float, uri: str) -> Resu
             except FileNotFoundError:
                 raise
             except OSError as error:
+                attempts += 1
+                # A store that sends half an answer is there, whatever else it is.
+                garbled = is_garbled(error) and attempts < GARBLED_ATTEMPTS
                 reason = one_line(error)
-                if not seconds or not (is_outage(error) or is_refusal(error)):
+                if not (seconds or garbled) or not (is_outage(error) or is_refusal(error)):
                     raise
                 if is_refusal(error):
                     raise StorageError(
                         f"{uri}: refused ({reason}); check the credentials"
                     ) from error
                 spent = time.monotonic() - began
-                if spent + delay > seconds:
+                if spent + delay > seconds and not garbled:
                     raise StorageError(
                         f"{uri}: has not answered for {duration(spent)} ({reason}); check the "
                         "network, or wait longer with --storage-timeout"
@@ -153,7 +196,9 @@ def patiently(operation: Callable[[], Result], seconds: float, uri: str) -> Resu
                     f"{duration(seconds)}"
                 )
             # Jitter keeps threads and workers from retrying at the same moment.
-            time.sleep(delay * random.uniform(0.5, 1.0))
+            wait = delay * random.uniform(0.5, 1.0)
+            time.sleep(wait)
+            OUTAGES.count(Retries(1, wait))
             delay = min(2 * delay, LONGEST_DELAY)
     finally:
         if waits:

@@ -8,10 +8,11 @@ This module does not import torch, which takes seconds, so that the actor starts
 """
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from raygen.core.errors import RunError, UserError
+from raygen.core.retry import Retries
 
 SHOWN_REJECTED = 3
 """How many images that cannot be read are told of one by one."""
@@ -65,6 +66,7 @@ class Outcome:
         data_wait_fraction: share of the time from then on that was spent waiting for data, in
             [0, 1].
         metrics: the last logged value of each metric.
+        retries: the storage's requests that the first worker's process repeated.
     """
 
     finished: bool
@@ -73,6 +75,7 @@ class Outcome:
     images_per_second: float
     data_wait_fraction: float
     metrics: dict[str, float]
+    retries: Retries = field(default_factory=Retries)
 
 
 class Callbacks:

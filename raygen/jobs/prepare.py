@@ -53,7 +53,7 @@ def prepare_dataset(options: PrepareOptions, line: ProgressLine | None = None) -
     place, images = folder_to_write("--out", options.out), options.images_wanted
     several = len(images) > 1
     targets = [Target(place.join(image.size) if several else place, image) for image in images]
-    line = line or ProgressLine()
+    line, before = line or ProgressLine(), OUTAGES.retries
     try:
         line.show("listing the images")
         source = open_source(options)
@@ -104,6 +104,9 @@ def prepare_dataset(options: PrepareOptions, line: ProgressLine | None = None) -
         line.close()
     for target, manifest in zip(targets, manifests, strict=True):
         report(target.folder, manifest, line)
+    retries = OUTAGES.retries.since(before)
+    if retries.requests:
+        line.tell(f"storage: {retries}")
     return manifests
 
 

@@ -154,6 +154,8 @@ def train(
             )
             line.tell(f"updates:     {_updates(session, outcome.position.global_step)}")
             line.tell(f"used:        {record.meter.usage.describe(job.price)}")
+            if record.retries.requests:
+                line.tell(f"storage:     {record.retries}")
             if outcome.data_wait_fraction > LONG_WAIT:
                 line.tell(_slow_stream(session, outcome.data_wait_fraction))
         line.tell(f"pictures:    {run.samples.uri}")

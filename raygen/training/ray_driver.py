@@ -24,6 +24,7 @@ from ray.train.torch import TorchTrainer
 from raygen.cluster import connection as cluster
 from raygen.cluster.lease import Fence
 from raygen.core.errors import RunError, StorageError, UserError
+from raygen.core.retry import OUTAGES
 from raygen.core.status import RUN, Ended, Event, Outcome, State, tell_outage
 from raygen.core.storage import Folder
 from raygen.data.splits import TRAIN
@@ -96,6 +97,7 @@ def fit(
         raise _failed(session, str(failure[0])) from failure[0]
     if outcome is None:
         raise _failed(session, "the workers ended without saying how")
+    OUTAGES.count(outcome.retries)
     return outcome
 
 

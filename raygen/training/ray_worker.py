@@ -4,6 +4,7 @@ import math
 import os
 import time
 import traceback
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -122,7 +123,7 @@ def train_worker(settings: dict[str, Any]) -> None:
         with OUTAGES.told_to(told), beating(_place(), send, interval):
             outcome = run_session(session, workers, callbacks, read, end.at)
         if workers.is_first:
-            ray.get(status.tell.remote(Ended(outcome)))
+            ray.get(status.tell.remote(Ended(replace(outcome, retries=OUTAGES.retries))))
     except (UserError, RunError) as error:
         ray.get(status.fail.remote(error))
         raise

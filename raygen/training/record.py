@@ -13,6 +13,7 @@ import torch
 from raygen.config.domains import Value
 from raygen.core.errors import RunError, UserError
 from raygen.core.history import last_values, read_history
+from raygen.core.retry import OUTAGES, Retries
 from raygen.core.status import Outcome, Position, Progress
 from raygen.core.storage import Folder
 from raygen.core.version import VERSION
@@ -36,6 +37,12 @@ class RunRecord:
         self._kind = kind
         self._began_at = began_at
         self.meter = Meter(self._usage(), session.config.step_images)
+        self._before = OUTAGES.retries
+
+    @property
+    def retries(self) -> Retries:
+        """The storage's requests that this session has repeated."""
+        return OUTAGES.retries.since(self._before)
 
     def begin(self) -> None:
         """Record that a session begins at the latest checkpoint. Raises: UserError; RunError."""
@@ -134,6 +141,7 @@ class RunRecord:
             total_steps=session.total_steps,
             updates=session.config.updates(position.global_step, session.total_steps),
             usage=self.meter.usage,
+            retries=self.retries,
         )
         run.check_owner()
         run.folder.write_json(SUMMARY, summary.to_json())

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, cast, get_args
 
 from raygen.core.checked import Checked, finite_or_none
+from raygen.core.retry import Retries
 from raygen.core.storage import Folder
 from raygen.training.run import SUMMARY
 from raygen.training.usage import Usage
@@ -51,6 +52,7 @@ class Summary:
         total_steps: length of the run in steps; 0 if unknown.
         updates: optimizer steps that each network has taken, by name.
         usage: what the run has taken, over all its sessions.
+        retries: the storage's requests that the last session repeated; left out if there are none.
     """
 
     preset: str
@@ -76,6 +78,7 @@ class Summary:
     total_steps: int = 0
     updates: dict[str, int] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
+    retries: Retries = field(default_factory=Retries)
 
     @property
     def is_final(self) -> bool:
@@ -86,7 +89,9 @@ class Summary:
         best = self.best and {f.name: getattr(self.best, f.name) for f in fields(self.best)}
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values |= {"metrics": finite_or_none(self.metrics), "best": best}
-        return values | {"usage": asdict(self.usage)}
+        values["usage"] = asdict(self.usage)
+        retries = values.pop("retries")
+        return values | ({"retries": asdict(retries)} if retries.requests else {})
 
     @staticmethod
     def from_json(values: Checked) -> "Summary":
@@ -133,6 +138,7 @@ class Summary:
             total_steps=found["total_steps"].integer() if "total_steps" in found else 0,
             updates={name: count.integer() for name, count in updates.items()},
             usage=_usage(found["usage"]) if "usage" in found else Usage(),
+            retries=_retries(found["retries"]) if "retries" in found else Retries(),
         )
 
 
@@ -151,6 +157,13 @@ def _best(values: Checked) -> Best:
         score=values.entry("score").number(),
         metric=values.entry("metric").text(),
         step=values.entry("step").integer(),
+    )
+
+
+def _retries(values: Checked) -> Retries:
+    return Retries(
+        requests=values.entry("requests").integer(),
+        seconds=values.entry("seconds").number(at_least=0),
     )
 
 

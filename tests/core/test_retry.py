@@ -13,7 +13,7 @@ from pyarrow import fs
 
 from raygen.core import retry
 from raygen.core.errors import StorageError
-from raygen.core.retry import OUTAGES, is_refusal, patiently
+from raygen.core.retry import OUTAGES, CutShort, Retries, is_refusal, patiently
 from raygen.core.storage import Folder
 
 AWAY = OSError("AWS Error NETWORK_CONNECTION during PutObject operation: curlCode: 7")
@@ -50,6 +50,33 @@ def test_an_outage_is_waited_for_and_told(clock: list[float]) -> None:
     assert told[0].endswith("trying until 10:00")
     assert told[-1] == ""
     assert "" not in told[:-1]
+
+
+def test_what_is_repeated_is_counted(clock: list[float]) -> None:
+    before = OUTAGES.retries
+    patiently(away_for(0, clock), 600, "s3://bucket/run")
+    assert OUTAGES.retries.since(before) == Retries()
+    patiently(away_for(60, clock), 600, "s3://bucket/run")
+    counted = OUTAGES.retries.since(before)
+    assert counted.requests > 1
+    assert counted.seconds == pytest.approx(clock[0])
+    OUTAGES.count(Retries(2, 1.5))
+    assert OUTAGES.retries.since(before) == counted + Retries(2, 1.5)
+    assert str(Retries(14, 41)) == "14 requests were repeated, 0:41 waited"
+    assert str(Retries(1, 0.2)) == "1 request was repeated, 0:00 waited"
+
+
+@pytest.mark.parametrize("error", [CutShort("x"), OSError("AWS Error UNKNOWN: XML_ERROR_PARSING")])
+@pytest.mark.parametrize("patience", [0, 600])
+def test_half_an_answer_is_asked_for_again_by_the_impatient_too(
+    clock: list[float], error: OSError, patience: float
+) -> None:
+    operation = mock.Mock(side_effect=[error] * (retry.GARBLED_ATTEMPTS - 1) + ["answer"])
+    assert patiently(operation, patience, "s3://bucket/run") == "answer"
+    operation = mock.Mock(side_effect=error)
+    with pytest.raises(OSError if not patience else StorageError):
+        patiently(operation, patience, "s3://bucket/run")
+    assert operation.call_count >= retry.GARBLED_ATTEMPTS
 
 
 def test_a_store_that_stays_away_is_given_up(clock: list[float]) -> None:

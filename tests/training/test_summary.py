@@ -15,6 +15,7 @@ import raygen
 from raygen.cluster.lease import Fence
 from raygen.core.errors import RunError, UserError
 from raygen.core.history import Measurement
+from raygen.core.retry import OUTAGES, Retries
 from raygen.core.status import Outcome, Position, Progress
 from raygen.core.storage import Folder
 from raygen.data.shards.manifest import Manifest
@@ -52,6 +53,8 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     summary = replace(summary, dataset="ab", began_at=1e9, ended_at=1e9 + 5, torch_version="2.9")
     summary = replace(summary, total_steps=9, updates={"generator": 4, "discriminator": 8})
     summary = replace(summary, usage=Usage(7200.0, {"4 x A10G": 1800.0}, 3, 640))
+    assert "retries" not in summary.to_json()
+    summary = replace(summary, retries=Retries(14, 41.5))
     assert read(tmp_path, summary.to_json()) == summary
 
 
@@ -83,6 +86,7 @@ DAMAGED: dict[str, tuple[Any, str]] = {
     "best": (OLD | {"best": {"score": 1}}, "best.metric is missing"),
     "updates": (OLD | {"updates": {"generator": -1}}, "updates.generator is -1"),
     "usage": (OLD | {"usage": {"node_seconds": {"a": -1}}}, "usage.worker_seconds is missing"),
+    "retries": (OLD | {"retries": {"requests": 1}}, "retries.seconds is missing"),
     "began": (OLD | {"began_at": "today"}, "began_at is 'today'"),
 }
 
@@ -117,6 +121,7 @@ def test_a_run_says_that_it_began_and_how_it_ended(session: Session) -> None:
     folder = session.run.folder
     for step, score in ((3, 2.5), (4, 3.0)):
         write_checkpoint(folder, step, {"quality/swd": score}, score)
+    OUTAGES.count(Retries(3, 1.5))
     record.end(replace(OUTCOME, first_step_at=began_at + 2))
     ended = summary_of(session)
     assert ended == Summary(
@@ -142,6 +147,7 @@ def test_a_run_says_that_it_began_and_how_it_ended(session: Session) -> None:
         torch_version=torch.__version__,
         total_steps=4,
         updates={"generator": 4, "discriminator": 4},
+        retries=Retries(3, 1.5),
     )
     assert ended.ended_at
     assert ended.ended_at - began_at == pytest.approx(ended.seconds, abs=0.02)

@@ -333,6 +333,13 @@ def _make_tasks(
 
         # A killed attempt may have reported an outage that is over now.
         outage("")
+        before = retry.OUTAGES.retries
+
+        def answer(made: str, error: str) -> dict[str, Any]:
+            retries = retry.OUTAGES.retries.since(before)
+            numbers = {"requests": retries.requests, "seconds": retries.seconds}
+            return {"number": number, "made": made, "error": error} | numbers
+
         try:
             # Name OUTAGES through its module, so that the task uses its own process's instance; a
             # global of this module would be pickled with the task.
@@ -341,9 +348,9 @@ def _make_tasks(
                 made = make_part(source, ids, targets, part, tell)
         except (OSError, pa.ArrowException, RunError, UserError) as error:
             # Return the error, because Ray would bury a raised one in its own messages.
-            return {"number": number, "made": "", "error": one_line(error)}
+            return answer("", one_line(error))
         text = json.dumps([{n: r.to_json() for n, r in files.items()} for files in made])
-        return {"number": number, "made": text, "error": ""}
+        return answer(text, "")
 
     def counted() -> dict[int, int]:
         nonlocal outage_told
@@ -362,6 +369,7 @@ def _make_tasks(
     results.context.op_resource_reservation_enabled = False
     with _ProgressThread(progress, [_images(task) for task in tasks], counted) as telling:
         for row in results.iter_rows():
+            retry.OUTAGES.count(retry.Retries(int(row["requests"]), float(row["seconds"])))
             if row["error"]:
                 places = ", ".join(target.folder.uri for target in targets)
                 raise RunError(
