@@ -35,7 +35,7 @@ from raygen.config.fields import read_json_object, updated
 from raygen.config.run import PRESETS
 from raygen.core import marker
 from raygen.core.errors import UserError
-from raygen.core.history import Measurement, last_values, lines_up_to, read_history
+from raygen.core.history import Measurement, cut_history, last_values, read_history
 from raygen.core.storage import Folder
 from raygen.data.images import BadImage
 from raygen.data.inspect import contact_sheet, table, verify
@@ -381,7 +381,7 @@ def _read_history(place: Path) -> None:
     folder = Folder.at(place / "run")
     history = read_history(folder)
     last_values(history)
-    lines_up_to(folder, 16)
+    cut_history(folder, 16)
 
 
 def _sign_tensors(place: Path) -> None:

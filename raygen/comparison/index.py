@@ -13,7 +13,7 @@ from raygen.comparison.rendering import Encoded, as_webp
 from raygen.comparison.runs import AT_ONCE, Place, RunInfo, describe, find_places, runs_of
 from raygen.config.run import RunConfig
 from raygen.core.errors import RunError, UserError, one_line
-from raygen.core.history import METRICS_FILE, read_newest
+from raygen.core.history import PART, read_newest
 from raygen.core.storage import Folder
 from raygen.evaluation.grids import PADDING, upper_part
 from raygen.evaluation.record import FILE as EVALUATION
@@ -23,8 +23,9 @@ from raygen.training.summary import Summary, read_summary
 from raygen.tuning.outcome import Outcome, read_outcome
 from raygen.tuning.records import SWEEP, TRIAL, SweepFolder
 
-SIGNS_OF_LIFE = (METRICS_FILE, SUMMARY, CONFIG, TRIAL, SWEEP)
-"""Files that are written while a run or sweep goes on; evaluations come later."""
+SIGNS_OF_LIFE = (SUMMARY, CONFIG, TRIAL, SWEEP)
+"""Files that are written while a run or sweep goes on, beside its history; evaluations come later.
+"""
 MOST_WIDE, MOST_HIGH = 160, 96
 """Largest size of a run's picture, in pixels."""
 ROWS = 2
@@ -159,7 +160,8 @@ def _active_at(times: dict[str, float], summary: Summary | None = None) -> float
     if summary and summary.is_final and summary.ended_at:
         # Files that were copied are younger.
         return summary.ended_at
-    return max((times[name] for name in SIGNS_OF_LIFE if name in times), default=None)
+    signs = (at for name, at in times.items() if name in SIGNS_OF_LIFE or PART.fullmatch(name))
+    return max(signs, default=None)
 
 
 def _thumbnail(run: Folder, info: RunInfo) -> Encoded | None:

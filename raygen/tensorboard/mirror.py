@@ -10,22 +10,25 @@ import re
 import time
 import uuid
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 from pyarrow import fs
 
+from raygen.core.parallel import parallel
 from raygen.core.paths import LeavesFolder, inside
 from raygen.core.remote_file import read_up_to
 from raygen.core.storage import Folder
+
+Result = TypeVar("Result")
 
 CODES_CONFIG, CODES = "projector_config.pbtxt", "projector"
 """Names of the projector's configuration file in a run, and of the folder that it refers to."""
 WANTED = re.compile(rf"(.*/)?([^/]*tfevents[^/]*|{re.escape(CODES_CONFIG)}|{CODES}/[^/]+)")
 HPARAMS = ".hparams"
 """Suffix of the event files that hold a trial's values and outcome."""
-AT_ONCE = 16
 SETTLED_SECONDS = 2.0
 """Age in seconds from which a file's time shows any change: stores keep times in whole seconds."""
 NO_FILES = (errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EILSEQ)
@@ -69,10 +72,11 @@ class Mirror:
             if folder != self.place and not os.listdir(folder):
                 os.rmdir(folder)
         changed = len(gone)
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            for done, copied in enumerate(pool.map(self._copy, wanted, wanted.values()), 1):
-                changed += copied
-                progress(done, len(wanted))
+        ordered = sorted(wanted.items())
+        # TensorBoard goes on to a run's next file once it is there, so they are written in order.
+        for done, (name, write) in enumerate(parallel(self._fetch, ordered), 1):
+            changed += bool(write and self._unless_refused(name, write))
+            progress(done, len(ordered))
         return changed
 
     def _present(self) -> dict[str, str]:
@@ -80,25 +84,31 @@ class Mirror:
         paths = [os.path.join(top, file) for top, _, files in os.walk(self.place) for file in files]
         return {os.path.relpath(path, self.place): path for path in paths}
 
-    def _copy(self, name: str, info: fs.FileInfo) -> bool:
-        """Update one copy. Returns: whether it was out of date. Raises: OSError."""
+    def _fetch(self, file: tuple[str, fs.FileInfo]) -> tuple[str, Callable[[], bool] | None]:
+        """Fetch what one copy lacks. Returns: its name, and what updates it, if anything does."""
+        name, info = file
+        return name, self._unless_refused(name, lambda: self._update_of(name, info))
+
+    def _unless_refused(self, name: str, call: Callable[[], Result]) -> Result | None:
+        """Call a function unless the file cannot exist in the local folder. Raises: OSError."""
         try:
-            return self._copy_to(inside(self.place, name), name, info)
+            return call()
         except LeavesFolder:
             self.refused.add(name)
         except OSError as error:
             if error.errno not in NO_FILES:
                 raise
             self.refused.add(name)
-        return False
+        return None
 
-    def _copy_to(self, target: str, name: str, info: fs.FileInfo) -> bool:
+    def _update_of(self, name: str, info: fs.FileInfo) -> Callable[[], bool] | None:
+        target = inside(self.place, name)
         try:
             before = os.stat(target)
         except FileNotFoundError:
             before = None
         if before and before.st_size == info.size and before.st_mtime_ns == info.mtime_ns:
-            return False
+            return None
         # Event files are appended to; all others, a trial's records included, are rewritten.
         grows = "tfevents" in name and not name.endswith(HPARAMS)
         grown = before is not None and grows and before.st_size <= info.size
@@ -109,24 +119,28 @@ class Mirror:
                 data = read_up_to(file, None)
         except FileNotFoundError:
             # The file was deleted since it was listed.
-            return False
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        if grown:
-            with open(target, "ab") as copy:
-                copy.write(data)
-        else:
-            # TensorBoard takes whatever has "tfevents" in its name.
-            temporary = os.path.join(os.path.dirname(target), f".{uuid.uuid4().hex}.tmp")
-            try:
-                with open(temporary, "wb") as copy:
-                    copy.write(data)
-                os.replace(temporary, target)
-            except OSError:
-                with suppress(FileNotFoundError):
-                    os.remove(temporary)
-                raise
+            return None
         # A file that is rewritten twice in one second might look unchanged.
         settled = grows or time.time() - info.mtime_ns / 1e9 > SETTLED_SECONDS
-        stamp = info.mtime_ns if settled else 0
-        os.utime(target, ns=(stamp, stamp))
-        return True
+        return partial(_write, target, data, grown, info.mtime_ns if settled else 0)
+
+
+def _write(target: str, data: bytes, grown: bool, stamp: int) -> bool:
+    """Update a copy. Args: grown: whether to append; stamp: its new time, in nanoseconds."""
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    if grown:
+        with open(target, "ab") as copy:
+            copy.write(data)
+    else:
+        # TensorBoard takes whatever has "tfevents" in its name.
+        temporary = os.path.join(os.path.dirname(target), f".{uuid.uuid4().hex}.tmp")
+        try:
+            with open(temporary, "wb") as copy:
+                copy.write(data)
+            os.replace(temporary, target)
+        except OSError:
+            with suppress(FileNotFoundError):
+                os.remove(temporary)
+            raise
+    os.utime(target, ns=(stamp, stamp))
+    return True

@@ -21,7 +21,7 @@ CHECKPOINTS = "checkpoints"
 REJECTED = "rejected.json"
 """The images that could not be read, where a run or sweep reads the originals."""
 OWN = re.compile(
-    r"config\.json|summary\.json|rejected\.json|metrics\.jsonl|trial\.json|checkpoints|samples|export|"
+    r"config\.json|summary\.json|rejected\.json|metrics(-\d+)?\.jsonl|trial\.json|checkpoints|samples|export|"
     r"evaluation|evaluation\.json|evaluations\.jsonl|"
     r"projector|projector_config\.pbtxt|events\.out\.tfevents\..*|\.ray-.*"
 )

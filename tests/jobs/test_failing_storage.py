@@ -8,6 +8,7 @@ from raygen.core.storage import Folder
 from raygen.data.shards.manifest import Manifest
 from raygen.training import checkpoint_index
 from raygen.training.run import RunFolder
+from raygen.training.summary import read_summary
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +38,7 @@ def results(storage: Folder) -> tuple[str, dict[str, str], list[str]]:
 
 
 def test_jobs_end_the_same_whether_or_not_the_store_fails(
-    ray_session: str, s3: Folder, s3_server: str
+    ray_session: str, s3: Folder, s3_server: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_jobs(s3.join("whole"))
     with failing_store(s3_server) as store:
@@ -45,4 +46,7 @@ def test_jobs_end_the_same_whether_or_not_the_store_fails(
         run_jobs(Folder.at(store.uri(s3.join("failing").uri)))
         assert set(store.failed) == {*FAILURES, SHORT}
         assert sum(store.failed.values()) > 100
+    retries = read_summary(s3.join("failing", "run")).retries
+    assert retries.requests
+    assert f"storage:     {retries}" in capsys.readouterr().out
     assert results(s3.join("failing")) == results(s3.join("whole"))
