@@ -3,17 +3,17 @@
 import io
 import re
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from PIL import Image
 
 from raygen.comparison.rendering import Encoded, as_webp
-from raygen.comparison.runs import AT_ONCE, Place, RunInfo, describe, find_places, runs_of
+from raygen.comparison.runs import Place, RunInfo, describe, find_places, runs_of
 from raygen.config.run import RunConfig
 from raygen.core.errors import RunError, UserError, one_line
 from raygen.core.history import PART, read_newest
+from raygen.core.parallel import parallel
 from raygen.core.storage import Folder
 from raygen.evaluation.grids import PADDING, upper_part
 from raygen.evaluation.record import FILE as EVALUATION
@@ -100,16 +100,15 @@ def read_index(
     """
     runs: list[ListedRun] = []
     sweeps: list[ListedSweep] = []
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        places = find_places(storage, pool)
-        if len(places) == 1 and places[0].is_sweep and not _holds(storage, places[0]):
-            places += runs_of(places[0])
-        for done, found in enumerate(pool.map(_read, places), 1):
-            if isinstance(found, ListedRun):
-                runs.append(found)
-            else:
-                sweeps.append(found)
-            progress(done, len(places))
+    places = find_places(storage)
+    if len(places) == 1 and places[0].is_sweep and not _holds(storage, places[0]):
+        places += runs_of(places[0])
+    for done, found in enumerate(parallel(_read, places), 1):
+        if isinstance(found, ListedRun):
+            runs.append(found)
+        else:
+            sweeps.append(found)
+        progress(done, len(places))
     if not places:
         raise UserError(
             f"--storage {storage}: holds no runs and no sweeps; name the folder or URI that the "

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, cast, get_args
 
@@ -11,6 +10,7 @@ from raygen.core import marker
 from raygen.core.errors import RunError, UserError, one_line
 from raygen.core.history import METRICS_FILE, Measurement, last_values, read_history
 from raygen.core.marker import MARKER, Marker
+from raygen.core.parallel import parallel
 from raygen.core.status import Position
 from raygen.core.storage import Folder
 from raygen.training import checkpoint_index
@@ -20,8 +20,6 @@ from raygen.tuning.records import SWEEP, TRIAL, TRIALS, SweepFolder, Trial
 
 Result = TypeVar("Result")
 ListedStatus = Literal["begun", "finished", "interrupted", "stopped", "failed"]
-AT_ONCE = 16
-"""Number of runs that are read concurrently, because object stores answer slowly."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +85,11 @@ def list_runs(storage: str | os.PathLike[str]) -> list[RunInfo]:
     Returns: the runs in the order of their names, a sweep's trials together.
     Raises: UserError if the storage does not exist or cannot be reached.
     """
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        runs = [run for found in pool.map(runs_of, find_places(storage, pool)) for run in found]
-        return list(pool.map(describe, runs))
+    runs = (run for found in parallel(runs_of, find_places(storage)) for run in found)
+    return list(parallel(describe, runs))
 
 
-def find_places(storage: str | os.PathLike[str], pool: ThreadPoolExecutor) -> list[Place]:
+def find_places(storage: str | os.PathLike[str]) -> list[Place]:
     """The runs and sweeps that a storage holds, or that it is, in the order of their names.
 
     Raises: UserError if the storage does not exist or cannot be reached.
@@ -109,7 +106,7 @@ def find_places(storage: str | os.PathLike[str], pool: ThreadPoolExecutor) -> li
     if alone:
         return [alone]
     folders = [root.join(name) for name in root.folders()]
-    return list(filter(None, pool.map(_recognise, folders)))
+    return list(filter(None, parallel(_recognise, folders)))
 
 
 def _recognise(folder: Folder) -> Place | None:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
 from raygen.core.errors import UserError
+from raygen.core.parallel import for_each
 from raygen.core.storage import TEMPORARY, Folder
 
 MARKER = "raygen.json"
@@ -60,8 +61,10 @@ def delete_contents(folder: Folder, kind: FolderKind, own: re.Pattern[str]) -> N
     Args: own: matches the names that raygen writes.
     """
     write(folder, kind, deleting=True)
-    for name in folder.names():
-        if own.fullmatch(name):
-            # An earlier job that was stopped may have done so.
-            with contextlib.suppress(FileNotFoundError):
-                folder.remove(name)
+
+    def remove(name: str) -> None:
+        # An earlier job that was stopped may have done so.
+        with contextlib.suppress(FileNotFoundError):
+            folder.remove(name)
+
+    for_each(remove, filter(own.fullmatch, folder.names()))

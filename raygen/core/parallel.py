@@ -33,3 +33,9 @@ def parallel(
         finally:
             for call in ahead:
                 call.cancel()
+
+
+def for_each(function: Callable[[Item], object], items: Iterable[Item]) -> None:
+    """Call a function for all items, as `parallel` does. Raises: the first error."""
+    for _ in parallel(function, items):
+        pass

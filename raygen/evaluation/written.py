@@ -10,6 +10,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from raygen.core.destination import writing
+from raygen.core.parallel import for_each
 from raygen.core.storage import Folder
 from raygen.evaluation.grids import GridFile, encode_png
 
@@ -29,11 +30,12 @@ def write_grid(
 
 def write_files(folder: Folder, name: str, batches: Batches, digits: int) -> None:
     """Write a PNG for each image, `<name>-<number>.png`, the number zero-padded to `digits`."""
-    number = 0
-    for images, _ in batches:
-        for pixels in images:
-            folder.write_bytes(f"{name}-{number:0{digits}d}.png", encode_png(pixels))
-            number += 1
+
+    def write(numbered: tuple[int, np.ndarray]) -> None:
+        number, pixels = numbered
+        folder.write_bytes(f"{name}-{number:0{digits}d}.png", encode_png(pixels))
+
+    for_each(write, enumerate(pixels for images, _ in batches for pixels in images))
 
 
 def write_arrays(

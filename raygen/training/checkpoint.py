@@ -24,6 +24,7 @@ from safetensors.torch import save as save_tensors
 
 from raygen.core.checked import Checked, bare, shown
 from raygen.core.errors import CheckpointError, StorageError
+from raygen.core.parallel import for_each
 from raygen.core.status import Position
 from raygen.core.storage import Folder, unreadable
 from raygen.models.base import Model
@@ -207,8 +208,7 @@ def adopt(source: Folder, folder: Folder) -> None:
     state = read_state(source)
     target = at_step(folder, state["position"]["global_step"])
     _delete(target)
-    for name in state["files"]:
-        target.write_bytes(name, source.read_bytes(name))
+    for_each(lambda name: target.write_bytes(name, source.read_bytes(name)), state["files"])
     target.write_json(STATE, state)
     for old in complete(folder):
         if old != target.name:

@@ -3,10 +3,12 @@
 import math
 import re
 from dataclasses import dataclass, fields
+from itertools import compress
 from typing import Any
 
 from raygen.core.checked import Checked, shown
 from raygen.core.errors import CheckpointError
+from raygen.core.parallel import parallel
 from raygen.core.status import Position
 from raygen.core.storage import Folder
 
@@ -79,18 +81,18 @@ def best_value(folder: Folder, metric: str, images: int) -> float | None:
 
 
 def _scores(folder: Folder) -> dict[int, Score]:
-    scores = {}
-    for name in complete(folder):
+    def read(name: str) -> Score | None:
         try:
-            score = _score_of(read_state(folder.join(name)))
+            return _score_of(read_state(folder.join(name)))
         except CheckpointError:
             if folder.join(name).exists(STATE):
                 raise
             # The run that is training has just deleted it for a newer one.
-            continue
-        if score:
-            scores[step_of(name)] = score
-    return scores
+            return None
+
+    names = complete(folder)
+    scores = zip(map(step_of, names), parallel(read, names), strict=True)
+    return {step: score for step, score in scores if score}
 
 
 def _score_of(state: dict[str, Any]) -> Score | None:
@@ -124,7 +126,9 @@ def step_of(name: str) -> int:
 
 def complete(folder: Folder) -> list[str]:
     """Names of the complete checkpoints, oldest first."""
-    return [name for name in _begun(folder) if folder.join(name).exists(STATE)]
+    names = _begun(folder)
+    whole = parallel(lambda name: folder.join(name).exists(STATE), names)
+    return list(compress(names, whole))
 
 
 def _begun(folder: Folder) -> list[str]:

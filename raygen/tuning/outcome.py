@@ -9,6 +9,7 @@ from raygen.config.domains import Value
 from raygen.config.fields import updated
 from raygen.config.run import RunConfig
 from raygen.core.errors import RunError, UserError, one_line
+from raygen.core.parallel import parallel
 from raygen.core.storage import Folder
 from raygen.evaluation.objective import Objective
 from raygen.training.run import SUMMARY
@@ -81,19 +82,15 @@ def read_outcome(sweep: SweepFolder) -> Outcome:
     outcome = Outcome()
 
     def read(reader: Callable[[], Result]) -> Result | None:
-        try:
-            return reader()
-        except (FileNotFoundError, NotADirectoryError):
-            # The sweep has not come so far, or somebody has put a file there.
-            return None
-        except (UserError, RunError, OSError) as error:
-            outcome.problems.append(one_line(error))
-        return None
+        found, problem = _try(reader)
+        outcome.problems += [problem] if problem else []
+        return found
 
     def trials_in(place: SweepFolder) -> list[Trial]:
         names = read(place.folder.join(TRIALS).names) or []
-        found = [read(partial(place.read_trial, name)) for name in names]
-        return sorted((trial for trial in found if trial), key=lambda trial: trial.number)
+        found = list(parallel(lambda name: _try(partial(place.read_trial, name)), names))
+        outcome.problems += [problem for _, problem in found if problem]
+        return sorted((trial for trial, _ in found if trial), key=lambda trial: trial.number)
 
     saved = outcome.saved = read(sweep.saved)
     if saved:
@@ -111,6 +108,17 @@ def read_outcome(sweep: SweepFolder) -> Outcome:
         own = [trial for trial in finished if without_seed(trial.values) == confirmation.values]
         outcome.trainings = [place.trial_run(trial.number).folder for trial in own]
     return outcome
+
+
+def _try(reader: Callable[[], Result]) -> tuple[Result | None, str]:
+    """What a file holds, and what is wrong with it."""
+    try:
+        return reader(), ""
+    except (FileNotFoundError, NotADirectoryError):
+        # The sweep has not come so far, or somebody has put a file there.
+        return None, ""
+    except (UserError, RunError, OSError) as error:
+        return None, one_line(error)
 
 
 def _objective(sweep: SweepFolder, saved: SavedSweep) -> Objective:

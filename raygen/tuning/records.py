@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
-from itertools import pairwise
+from itertools import compress, pairwise
 from typing import Any, Literal, cast, get_args
 
 from raygen.cluster.lease import Fence
@@ -26,6 +26,7 @@ from raygen.core import marker
 from raygen.core.checked import Checked
 from raygen.core.errors import UserError
 from raygen.core.marker import Marker
+from raygen.core.parallel import parallel
 from raygen.core.storage import Folder
 from raygen.evaluation.metrics import VARIETY
 from raygen.evaluation.objective import Objective, choose_objective
@@ -255,8 +256,9 @@ class SweepFolder:
     def read_trials(self) -> list[Trial]:
         """Read all trials that have begun, in the order of their numbers."""
         trials = self.folder.join(TRIALS)
-        names = [name for name in trials.names() if trials.join(name).exists(TRIAL)]
-        return sorted((self.read_trial(name) for name in names), key=lambda trial: trial.number)
+        names = trials.names()
+        begun = compress(names, parallel(lambda name: trials.join(name).exists(TRIAL), names))
+        return sorted(parallel(self.read_trial, begun), key=lambda trial: trial.number)
 
     def read_trial(self, name: str) -> Trial:
         """Read a trial. Args: name: of its folder.

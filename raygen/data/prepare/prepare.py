@@ -12,12 +12,12 @@ import contextlib
 import dataclasses
 import re
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from raygen.cluster.lease import only_owner
 from raygen.core import marker
 from raygen.core.errors import ShardError, UserError
+from raygen.core.parallel import parallel
 from raygen.core.storage import Folder
 from raygen.data.prepare.parts import (
     RECORDS,
@@ -274,9 +274,8 @@ def _begin(target: Target, plan: dict[str, Any]) -> dict[str, Record]:
         # Killed processes leave temporary files behind; only complete records count.
         names = [name for name in records.names() if name.endswith(".parquet.json")]
         sizes = target.folder.sizes()
-        with ThreadPoolExecutor(16) as pool:
-            read = pool.map(lambda name: _record(target, name), names)
-            known = dict(zip((name.removesuffix(".json") for name in names), read, strict=True))
+        read = parallel(lambda name: _record(target, name), names)
+        known = dict(zip((name.removesuffix(".json") for name in names), read, strict=True))
         return {name: record for name, record in known.items() if _holds(record, sizes)}
     target.folder.check_writable()
     marker.write(target.folder, "dataset")
