@@ -41,6 +41,10 @@ LASTING = frozenset(
 """Disk errors that are not retried, because they would recur."""
 
 
+GARBLED = re.compile("XML_ERROR|Failed to flush response stream")
+"""Matches errors of answers that end too early, as when a file is replaced while it is read."""
+
+
 class CutShort(OSError):
     """An object store sent fewer bytes than a file has."""
 
@@ -146,7 +150,7 @@ def is_outage(error: OSError) -> bool:
 
 def is_garbled(error: OSError) -> bool:
     """Whether an object store has answered, but not with all of its answer."""
-    return isinstance(error, CutShort) or "XML_ERROR" in str(error)
+    return isinstance(error, CutShort) or bool(GARBLED.search(str(error)))
 
 
 def _unquoted(error: OSError) -> str:

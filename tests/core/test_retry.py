@@ -66,7 +66,14 @@ def test_what_is_repeated_is_counted(clock: list[float]) -> None:
     assert str(Retries(1, 0.2)) == "1 request was repeated, 0:00 waited"
 
 
-@pytest.mark.parametrize("error", [CutShort("x"), OSError("AWS Error UNKNOWN: XML_ERROR_PARSING")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        CutShort("x"),
+        OSError("AWS Error UNKNOWN: XML_ERROR_PARSING"),
+        OSError("AWS Error INTERNAL_FAILURE: Failed to flush response stream (eof: 0, bad: 1)"),
+    ],
+)
 @pytest.mark.parametrize("patience", [0, 600])
 def test_half_an_answer_is_asked_for_again_by_the_impatient_too(
     clock: list[float], error: OSError, patience: float

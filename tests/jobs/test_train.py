@@ -43,7 +43,9 @@ def test_a_run_trains_and_leaves_everything_in_its_folder_and_goes_on(
     assert "4 steps of 16 images on 2 CPU workers; 48 training images" in output
     assert lines[-2].split()[-1] == f"{storage}/first/samples"
     assert lines[-4] == "updates:     generator 4, discriminator 4"
-    assert re.fullmatch(r"used:        [\d:]+ of worker time; machines: [\d:]+ of 2 CPUs", lines[-3])
+    assert re.fullmatch(
+        r"used:        [\d:]+ of worker time; machines: [\d:]+ of 2 CPUs", lines[-3]
+    )
     assert lines[-1].endswith(f"jobs/watch.py --storage {storage}")
     assert "ray::" not in output
 
