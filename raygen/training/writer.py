@@ -16,17 +16,16 @@ class Writer:
     are skipped, because most often the storage that all of them write to has failed.
     """
 
-    def __init__(self, name: str = "write") -> None:
-        self._thread = ThreadPoolExecutor(1, name)
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "write")
         self._tasks: deque[Future[None]] = deque()
-        self._failure: BaseException | None = None
+        self._failed = False
 
-    def submit(self, task: Callable[[], object]) -> Future[None]:
-        """Queue a task. Returns: its end. Raises: the error of an earlier task."""
+    def submit(self, task: Callable[[], object]) -> None:
+        """Queue a task. Raises: the error of an earlier task."""
         while self._tasks and (self._tasks[0].done() or len(self._tasks) >= WAITING):
             self._tasks.popleft().result()
         self._tasks.append(self._thread.submit(self._do, task))
-        return self._tasks[-1]
 
     def wait(self) -> None:
         """Wait until all tasks are done. Raises: the error of a task."""
@@ -34,12 +33,12 @@ class Writer:
             self._tasks.popleft().result()
 
     def _do(self, task: Callable[[], object]) -> None:
-        if self._failure:
-            raise self._failure
+        if self._failed:
+            return
         try:
             task()
-        except BaseException as error:
-            self._failure = error
+        except BaseException:
+            self._failed = True
             raise
 
     def __enter__(self) -> "Writer":
