@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from autoscaler import Autoscaler
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -229,26 +230,9 @@ def test_instance_profiles_may_do_what_their_machines_do(launched: Launched) -> 
 
 
 def test_what_needs_no_gpu_starts_machines_without_one_first(launched: Launched) -> None:
-    from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
-    from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
-    from ray.autoscaler.v2.utils import ResourceRequestUtil
-
-    config = AutoscalingConfig(launched.config, skip_content_hash=True)
-    kinds = config.get_node_type_configs()
-    assert kinds
-    del kinds["head"]
-
-    def started(resources: dict[str, float], count: int) -> dict[str, int]:
-        wanted = ResourceRequestUtil.group_by_count([ResourceRequestUtil.make(resources)] * count)
-        request = SchedulingRequest(
-            disable_launch_config_check=True,
-            node_type_configs=kinds,
-            max_num_nodes=config.get_max_num_nodes(),
-            resource_requests=wanted,
-        )
-        launches = ResourceDemandScheduler().schedule(request).to_launch
-        return {launch.instance_type: launch.count for launch in launches}
-
+    autoscaler = Autoscaler(launched.config)
+    assert autoscaler.kinds
+    started = autoscaler.started
     assert started({"CPU": 1}, 1) == {"cpu": 1}
     assert started({"CPU": 1}, 32) == {"cpu": 4}
     # No more of these may be there.

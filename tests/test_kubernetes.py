@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from autoscaler import Autoscaler
 from containerfile import FILE, every, placed
 from jsonschema import Draft202012Validator
 from kuberay_schema import MANIFESTS
@@ -269,27 +270,9 @@ def test_workers_may_save_before_their_pod_ends(spec: dict[str, Any]) -> None:
 
 
 def test_what_needs_no_gpu_starts_pods_without_one_first() -> None:
-    from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
-    from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
-    from ray.autoscaler.v2.utils import ResourceRequestUtil
-
-    config = AutoscalingConfig(nodes(CLUSTER["spec"]).config, skip_content_hash=True)
-    kinds = {
-        name: kind for name, kind in config.get_node_type_configs().items() if name != "headgroup"
-    }
-    assert all(kind.min_worker_nodes == 0 for kind in kinds.values())
-
-    def started(resources: dict[str, float], count: int) -> dict[str, int]:
-        wanted = ResourceRequestUtil.group_by_count([ResourceRequestUtil.make(resources)] * count)
-        request = SchedulingRequest(
-            disable_launch_config_check=True,
-            node_type_configs=kinds,
-            max_num_nodes=config.get_max_num_nodes(),
-            resource_requests=wanted,
-        )
-        launches = ResourceDemandScheduler().schedule(request).to_launch
-        return {launch.instance_type: launch.count for launch in launches}
-
+    autoscaler = Autoscaler(nodes(CLUSTER["spec"]).config)
+    assert all(kind.min_worker_nodes == 0 for kind in autoscaler.kinds.values())
+    started = autoscaler.started
     assert started({"CPU": 1}, 1) == {"cpu": 1}
     assert started({"CPU": 1}, 28) == {"cpu": 4}
     assert started({"CPU": 1}, 29) == {"cpu": 4, "gpu": 1}
