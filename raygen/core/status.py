@@ -241,8 +241,11 @@ class Status:
         self._events.append(replace(group, at=time.time()))
 
     def beat(self, rank: int, beat: Any) -> None:
-        """Record a worker's sign of life."""
-        self._beats[rank] = beat, time.monotonic()
+        """Record a worker's sign of life; None: it has ended, and gives no more."""
+        if beat is None:
+            self._beats.pop(rank, None)
+        else:
+            self._beats[rank] = beat, time.monotonic()
 
     def beats(self) -> dict[int, tuple[Any, float]]:
         """The latest sign of life of each worker, and its age in seconds.

@@ -72,8 +72,11 @@ def beat(place: str) -> Beat:
 
 
 @contextmanager
-def beating(place: str, send: Callable[[Beat], None], interval: float) -> Iterator[None]:
-    """Send a `Beat` every `interval` seconds from a thread of this process; never if infinite."""
+def beating(place: str, send: Callable[[Beat | None], None], interval: float) -> Iterator[None]:
+    """Send a `Beat` every `interval` seconds from a thread of this process; never if infinite.
+
+    At the end None is sent, because others may still be at work.
+    """
     over = threading.Event()
 
     def run() -> None:
@@ -92,6 +95,7 @@ def beating(place: str, send: Callable[[Beat], None], interval: float) -> Iterat
     finally:
         over.set()
         thread.join()
+        send(None)
 
 
 def stalled(beats: Mapping[int, tuple[Beat, float]], limit: float) -> list[int]:

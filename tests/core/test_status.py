@@ -1,7 +1,7 @@
 """The actor between the parts of a job and whoever watches them, without Ray."""
 
 from raygen.core.errors import RunError, UserError
-from raygen.core.status import Notice, Started, Status
+from raygen.core.status import Group, Notice, Started, Status
 
 
 def test_each_part_s_progress_is_known_and_all_are_told_to_stop() -> None:
@@ -42,6 +42,23 @@ def test_workers_that_begin_again_are_another_group_and_wait_for_nothing() -> No
     state = status.state()
     assert state.events == (Started(0, 1), Started(4, 1), Started(8, 2))
     assert (state.progress, state.outage) == ({}, "")
+
+
+def test_signs_of_life_count_until_a_worker_ends_or_waits_for_a_storage() -> None:
+    status = Status()
+    status.beat(0, "a")
+    status.beat(1, "b")
+    status.beat(1, "c")
+    assert {rank: beat for rank, (beat, _) in status.beats().items()} == {0: "a", 1: "c"}
+    assert all(age >= 0 for _, age in status.beats().values())
+    status.outage(0, "s3 is away")
+    assert status.beats() == {}
+    status.outage(0, "")
+    status.beat(1, None)
+    assert status.beats().keys() == {0}
+    # Another group of workers begins without any.
+    status.begin_group(Group(2, {"2 CPUs": 1}))
+    assert status.beats() == {}
 
 
 def test_the_first_error_counts_and_ends_the_job() -> None:
