@@ -123,8 +123,10 @@ def _fit_once(
         tasks = ReadTasks(cluster.smallest_store(), told, session.config.read_tasks)
         # A dataset of row numbers; the config says who reads which of them, and when.
         datasets[TRAIN] = ray.data.range(session.manifest.rows(TRAIN))
-        first = placement.fitting(cluster.lasting_nodes(), session.config.reader)
-        dataset_config = PlannedShards(session, tasks, status, first or placement.workers)
+        first = placement.workers
+        if placement.sizes:
+            first = placement.fitting(cluster.lasting_nodes(), session.config.reader) or first
+        dataset_config = PlannedShards(session, tasks, status, first)
     gpu = {"GPU": 1} if placement.use_gpu else {}
     workers: Any = (placement.sizes[0], placement.workers) if placement.sizes else placement.workers
     scaling: dict[str, Any] = {

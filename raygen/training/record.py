@@ -36,7 +36,9 @@ class RunRecord:
         self._session = session
         self._kind = kind
         self._began_at = began_at
-        self.meter = Meter(self._usage(), session.config.step_images)
+        # Only a training is told of its groups of workers.
+        before = self._usage() if kind == "training" else Usage()
+        self.meter = Meter(before, session.config.step_images)
         self._before = OUTAGES.retries
 
     @property

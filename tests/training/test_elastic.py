@@ -94,6 +94,7 @@ def learnt(
 
 
 @pytest.mark.slow
+@pytest.mark.numeric
 def test_losses_are_those_of_a_run_whose_workers_never_changed(tmp_path: Path) -> None:
     whole, seen_whole = learnt(tmp_path / "whole", ((1, STEPS),))
     changed, seen = learnt(tmp_path / "changed", SIZES)
