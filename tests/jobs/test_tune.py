@@ -175,7 +175,9 @@ def test_the_best_settings_are_confirmed_with_seeds_that_no_trial_had(
     values = confirmed["settings"][0]["values"]
     assert {name: best[name] for name in values} == values
     assert best["seed"] == 0
-    assert output.splitlines()[-3] == confirmed["found"]
+    lines = output.splitlines()
+    assert lines[-4] == confirmed["found"]
+    assert re.fullmatch(r"used:        [\d:]+ of worker time", lines[-3])
     summary = json.loads((place / "sweep/summary.json").read_text())
     assert summary["found"].startswith("confirmed with 2 new seeds (8 collapsed): ")
     assert (place / "sweep/expected-best.png").exists()

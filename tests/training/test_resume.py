@@ -62,7 +62,13 @@ def learn(rank: int, place: str, attempt: int, kill_at: int) -> None:
     )
     run = RunFolder.at(place, "run")
     session = Session(config, run, folder, Manifest.load(folder), 2, False)
-    assert run_session(session, Workers(rank, 2), Callbacks()).finished
+    try:
+        assert run_session(session, Workers(rank, 2), Callbacks()).finished
+    except RuntimeError:
+        if kill_at < 0:
+            raise
+        # The kill is to be found, not this worker's loss of the other; the finder ends this one.
+        signal.pause()
 
 
 def learn_exactly(rank: int, place: str, kill_at: int) -> None:
