@@ -40,11 +40,8 @@ class RunRecord:
         before = self._usage() if kind == "training" else Usage()
         self.meter = Meter(before, session.config.step_images)
         self._before = OUTAGES.retries
-
-    @property
-    def retries(self) -> Retries:
-        """The storage's requests that this session has repeated."""
-        return OUTAGES.retries.since(self._before)
+        self.retries = Retries()
+        """The storage's requests that this session had repeated when it was last recorded."""
 
     def begin(self) -> None:
         """Record that a session begins at the latest checkpoint. Raises: UserError; RunError."""
@@ -119,6 +116,7 @@ class RunRecord:
         wait = outcome.data_wait_fraction if outcome else metrics.get(WAIT, 0.0)
         first = outcome.first_step_at if outcome else 0.0
         best = checkpoint_index.best(run.checkpoints)
+        self.retries = OUTAGES.retries.since(self._before)
         summary = Summary(
             preset=session.config.preset,
             images_seen=position.images_seen,

@@ -10,6 +10,7 @@ from helpers import fails, run_script, tiny_config, write_dataset
 from PIL import Image
 
 import raygen
+from raygen.cli import command_line
 from raygen.comparison.options import CompareOptions
 from raygen.comparison.suite import Member
 from raygen.core.errors import Interrupted
@@ -134,7 +135,7 @@ def test_tuned_contenders_are_trained_with_new_seeds_and_go_on_where_they_were_i
     said = capsys.readouterr().out
     assert "a search of " in said
     again = said.split("to go on: ")[1].split("\n")[0]
-    assert again.startswith("python jobs/compare.py ")
+    assert again.startswith(command_line("jobs/compare.py", "--suite", str(file)))
     for part in (f"--suite {file}", f"--data {data}/32x32", "--tune", f"--out {out}", *SMALL):
         assert str(part) in again
     assert json.loads((out / "suite.json").read_text())["ended"] == ["first"]
