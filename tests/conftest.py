@@ -174,6 +174,12 @@ def s3(s3_server: str) -> Folder:
 
 
 @pytest.fixture
+def wait_for_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No checkpoint is put off because this machine is busy, so that tests know which there are."""
+    monkeypatch.setattr("raygen.training.saves.SOON_SECONDS", 600.0)
+
+
+@pytest.fixture
 def page() -> Iterator[Any]:
     """A page of a browser; skips the test where none is installed."""
     if BROWSER is None:

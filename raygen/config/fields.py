@@ -120,6 +120,11 @@ def seconds_of(text: str, name: str) -> float:
     return seconds
 
 
+def seconds_or_never(text: str, name: str) -> float:
+    """Parse a duration as `seconds_of` does; 0.0 for the text 0. Raises: UserError."""
+    return 0.0 if text == "0" else seconds_of(text, name)
+
+
 def updated(options: Options, values: Mapping[str, Any], where: str, **others: Any) -> Options:
     """A copy of a dataclass of options with some replaced by name.
 

@@ -30,7 +30,7 @@ from raygen.config.fields import (
     require_at_least,
     require_choice,
     require_seed,
-    seconds_of,
+    seconds_or_never,
     updated,
 )
 from raygen.config.schedule import TWO_PHASE
@@ -186,7 +186,10 @@ class RunConfig:
     """Validation images whose codes are shown in TensorBoard's projector whenever losses are
     measured on them, where the model has an encoder; 0: none."""
     checkpoint_images: Resumable[int] = 20_000
-    """Save a checkpoint every so many images (and at the end)."""
+    """Save a checkpoint every so many images (and at the end), or as soon as the one before it is
+    written."""
+    checkpoint_every: Resumable[str] = "10m"
+    """Save a checkpoint, too, when the last one is so old, as 90s, 10m or 2h; 0: never."""
     evaluate_images: Resumable[int] = 0
     """Save a checkpoint every so many images (and at the end), and evaluate it on the validation
     split as jobs/evaluate.py does on the test split, while the training goes on; 0: never. Sweeps
@@ -239,8 +242,8 @@ class RunConfig:
             "be even, for --half-batches",
         )
         self.check_share(self.worker_bounds[0] or 1)
-        if self.stall_timeout != "0":
-            seconds_of(self.stall_timeout, "--stall-timeout")
+        # Both have to be times.
+        _ = self.stall_seconds, self.checkpoint_seconds
 
     @property
     def worker_bounds(self) -> tuple[int, int]:
@@ -258,8 +261,12 @@ class RunConfig:
     @property
     def stall_seconds(self) -> float:
         """Time without progress after which workers are replaced, in seconds; 0.0: never."""
-        never = self.stall_timeout == "0"
-        return 0.0 if never else seconds_of(self.stall_timeout, "--stall-timeout")
+        return seconds_or_never(self.stall_timeout, "--stall-timeout")
+
+    @property
+    def checkpoint_seconds(self) -> float:
+        """Most time between two checkpoints, in seconds; 0.0: any."""
+        return seconds_or_never(self.checkpoint_every, "--checkpoint-every")
 
     def check_share(self, workers: int) -> None:
         """Raises: UserError if so many workers would have too few images each for a step."""

@@ -51,7 +51,7 @@ DECIDED = {
     "data": "a suite's data is named by --data",
     **dict.fromkeys(
         ("num_workers", "max_failures", "on_nan", "checkpoint_images", "sample_images")
-        + ("stall_timeout",),
+        + ("stall_timeout", "checkpoint_every"),
         "a suite's trainings are trials of sweeps, which decide it",
     ),
     "validate_images": "a suite's trainings are trials of sweeps, which decide it",

@@ -7,6 +7,7 @@ that batch size and number of workers do not change what an option means.
 import math
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -28,6 +29,7 @@ from raygen.training.checkpoint_index import Score
 from raygen.training.ending import CONTROL_SECONDS, Ending, check_stall, never
 from raygen.training.finite import LossWatch, check_weights
 from raygen.training.meters import Means, Stopwatch
+from raygen.training.saves import Saves
 from raygen.training.session import Session
 from raygen.training.validation import Validation
 from raygen.training.workers import Workers
@@ -46,10 +48,11 @@ class Due:
     draw: bool
     measure: bool
     save: bool
+    save_soon: bool
 
     @property
     def anything(self) -> bool:
-        return self.report or self.log or self.draw or self.measure or self.save
+        return any((self.report, self.log, self.draw, self.measure, self.save, self.save_soon))
 
 
 class Trainer:
@@ -93,7 +96,8 @@ class Trainer:
         self._next_report = self._step + 1
         self._stopping = self._is_waiting = self._saves_now = False
         self._ending = Ending(ends_at)
-        self._save_seconds = 0.0
+        self._saves = Saves(session.config.checkpoint_seconds)
+        self._flushed: Future[None] | None = None
         self._best: float | None = None
         if workers.is_first:
             metric = self._objective.metric
@@ -108,7 +112,7 @@ class Trainer:
         Raises: NotFinite if a loss or a weight becomes infinite or NaN; checkpoints stay finite.
             Whatever writing to the run's folder raises.
         """
-        with Writer() as self._writer:
+        with Writer() as self._writer, self._saves:
             if self._step == 0:
                 self._settle()
                 self._draw()
@@ -183,9 +187,8 @@ class Trainer:
             log=measure or self._has_passed(config.log_images),
             draw=last or self._has_passed(config.sample_images),
             measure=measure,
-            save=last
-            or self._has_passed(config.checkpoint_images)
-            or config.evaluates(self._step, self._total_steps),
+            save=last or config.evaluates(self._step, self._total_steps),
+            save_soon=self._has_passed(config.checkpoint_images),
         )
 
     def _has_passed(self, every: int) -> bool:
@@ -199,17 +202,18 @@ class Trainer:
         if due.report:
             self._report()
         must_save = due.save or self._stopping or self._is_waiting or self._saves_now
-        if due.draw or due.measure or must_save:
+        if due.draw or due.measure or due.save_soon or must_save:
             self._settle()
         if due.draw:
             self._draw()
         score, is_better = self._measure() if due.measure else (None, False)
-        saving = must_save or is_better
-        # Log before saving: a run that resumes from the checkpoint does not log this again.
-        if due.draw or due.measure or saving:
+        # What was measured is known to the checkpoint of this step alone.
+        must_save = must_save or is_better or (due.save_soon and due.measure)
+        if due.draw or due.measure or due.save_soon or must_save:
             self._flush()
-        if saving:
-            self._save(score, has_measured=due.measure)
+        if due.save_soon or must_save:
+            self._save(score, due.measure, must_save)
+            self._saves_now = False
 
     def _log_losses(self) -> None:
         # Losses of networks that have not stepped since the last log are missing.
@@ -227,9 +231,9 @@ class Trainer:
         stop = wait = save = False
         if self._workers.is_first:
             stop = self._callbacks.progress(self._progress())
-            save = self._ending.is_new()
+            save = self._ending.is_new() or self._saves.is_due()
             step_seconds = 1 / steps_per_second if steps_per_second else 0.0
-            wait = self._ending.is_near(step_seconds, self._save_seconds)
+            wait = self._ending.is_near(step_seconds, self._saves.seconds)
             wait |= self._callbacks.restarting()
         ahead = max(1, int(CONTROL_SECONDS * steps_per_second))
         # All workers must do this at the same step, so the first one decides, and also announces
@@ -296,22 +300,23 @@ class Trainer:
 
     def _flush(self) -> None:
         if self._log:
-            self._writer.submit(self._log.flush)
+            self._flushed = self._writer.submit(self._log.flush)
 
-    def _save(self, score: Score | None, has_measured: bool) -> None:
+    def _save(self, score: Score | None, has_measured: bool, must: bool) -> None:
+        """Save a checkpoint. Args: must: whether to wait for the one before, if need be."""
         check_weights(self._model.networks, self._step)
-        if not self._workers.is_first:
+        if not self._workers.is_first or (not must and self._saves.put_off()):
             return
         activity.begin(activity.SAVING, self._step)
-        check_stall(self._config, self._save_seconds)
-        # Only one checkpoint may be pending, because each holds a copy of all weights.
-        self._writer.wait()
+        check_stall(self._config, self._saves.seconds)
+        self._saves.wait()
         snapshot, position = Snapshot.of(self._model), self._position
-        metrics = self._metrics if has_measured else {}
-
-        began = time.monotonic()
+        metrics, flushed = self._metrics if has_measured else {}, self._flushed
 
         def save() -> None:
+            # A run that goes on from this checkpoint does not log again what came before it.
+            if flushed:
+                flushed.result()
             self._run.check_owner()
             checkpoint.write(
                 self._run.checkpoints,
@@ -324,15 +329,14 @@ class Trainer:
             )
             if self._config.evaluates(position.global_step, self._total_steps):
                 self._callbacks.saved(position.global_step)
-            self._save_seconds = time.monotonic() - began
 
-        self._writer.submit(save)
+        self._saves.begin(save)
         if self._is_waiting:
-            self._writer.wait()
+            self._saves.wait()
             self._callbacks.waiting()
         if metrics:
             if self._callbacks.needs_checkpoints:
-                self._writer.wait()
+                self._saves.wait()
             self._callbacks.measured(self._progress())
 
     def _progress(self, doing: str = "") -> Progress:

@@ -16,16 +16,17 @@ class Writer:
     are skipped, because most often the storage that all of them write to has failed.
     """
 
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, "write")
+    def __init__(self, name: str = "write") -> None:
+        self._thread = ThreadPoolExecutor(1, name)
         self._tasks: deque[Future[None]] = deque()
-        self._failed = False
+        self._failure: BaseException | None = None
 
-    def submit(self, task: Callable[[], object]) -> None:
-        """Queue a task. Raises: the error of an earlier task."""
+    def submit(self, task: Callable[[], object]) -> Future[None]:
+        """Queue a task. Returns: its end. Raises: the error of an earlier task."""
         while self._tasks and (self._tasks[0].done() or len(self._tasks) >= WAITING):
             self._tasks.popleft().result()
         self._tasks.append(self._thread.submit(self._do, task))
+        return self._tasks[-1]
 
     def wait(self) -> None:
         """Wait until all tasks are done. Raises: the error of a task."""
@@ -33,12 +34,12 @@ class Writer:
             self._tasks.popleft().result()
 
     def _do(self, task: Callable[[], object]) -> None:
-        if self._failed:
-            return
+        if self._failure:
+            raise self._failure
         try:
             task()
-        except BaseException:
-            self._failed = True
+        except BaseException as error:
+            self._failure = error
             raise
 
     def __enter__(self) -> "Writer":

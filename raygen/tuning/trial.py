@@ -97,6 +97,7 @@ class Task:
             # A report is a measurement with a checkpoint and pictures beside it.
             validate_images=self.report_images,
             checkpoint_images=self.report_images,
+            checkpoint_every="0",
             sample_images=self.report_images,
             # Tune itself restarts failed trials.
             max_failures=0,

@@ -22,6 +22,8 @@ from raygen.training.run_session import run_session
 from raygen.training.session import Session
 from raygen.training.workers import Workers
 
+pytestmark = pytest.mark.usefixtures("wait_for_checkpoints")
+
 RECORDED = Path(__file__).parent / "golden"
 CASES: dict[str, tuple[str, dict[str, object]]] = {
     "vae-celeba": ("vae-celeba", {}),

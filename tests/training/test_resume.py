@@ -28,6 +28,8 @@ from raygen.training.run_session import run_session
 from raygen.training.session import Session
 from raygen.training.workers import Workers
 
+pytestmark = pytest.mark.usefixtures("wait_for_checkpoints")
+
 IMAGES = (13, 7, 11, 6)
 BATCH = 8
 STEPS = 18

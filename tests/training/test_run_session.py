@@ -29,6 +29,8 @@ from raygen.training.run_session import run_session
 from raygen.training.session import Session
 from raygen.training.workers import Workers
 
+pytestmark = pytest.mark.usefixtures("wait_for_checkpoints")
+
 
 class Recording(Callbacks):
     def __init__(self) -> None:

@@ -1,6 +1,7 @@
 """The loop: what happens when, stopping, and going on."""
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -25,7 +26,7 @@ from raygen.data.splits import VALIDATION
 from raygen.models import build_model
 from raygen.models.base import Model
 from raygen.tensorboard.run_log import RunLog
-from raygen.training import checkpoint, checkpoint_index, ending, trainer
+from raygen.training import checkpoint, checkpoint_index, ending, saves, trainer
 from raygen.training.finite import NotFinite
 from raygen.training.meters import Stopwatch
 from raygen.training.run import RunFolder
@@ -34,7 +35,7 @@ from raygen.training.trainer import Trainer
 from raygen.training.validation import Quality, Validation
 from raygen.training.workers import Workers
 
-pytestmark = pytest.mark.numeric
+pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("wait_for_checkpoints")]
 
 CPU = torch.device("cpu")
 
@@ -467,3 +468,47 @@ def test_a_measurement_is_told_once_the_networks_are_saved(tmp_path: Path) -> No
     for images, swd, saved in control.told:
         assert f"step-{images // 8:08d}" in saved
         assert 0 < swd < 10_000
+
+
+class ReleaseAt(Callbacks):
+    """Lets a checkpoint be written once so many images were seen."""
+
+    def __init__(self, images: int) -> None:
+        self.images = images
+        self.release = threading.Event()
+
+    def progress(self, progress: Progress) -> bool:
+        if progress.images_seen >= self.images:
+            self.release.set()
+        return False
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control, write = ReleaseAt(48), checkpoint.write
+
+    def slow(*arguments: Any) -> Folder:
+        # Training that waited for the checkpoint would never see so many images.
+        assert control.release.wait(60)
+        return write(*arguments)
+
+    monkeypatch.setattr(checkpoint, "write", slow)
+    monkeypatch.setattr(saves, "SOON_SECONDS", 0.0)
+    monkeypatch.setattr(trainer, "CONTROL_SECONDS", 0.0)
+    _, outcome = go(tmp_path, tiny_config(checkpoint_images=16, keep=9), 9, control)
+    assert outcome.finished
+    saved = names(tmp_path / "run/checkpoints")
+    assert {"step-00000002", "step-00000009"} <= set(saved)
+    assert "step-00000004" not in saved
+
+
+def test_a_checkpoint_is_saved_after_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "CONTROL_SECONDS", 0.0)
+    config = tiny_config(checkpoint_images=8 * 10**6, checkpoint_every="0.001s", keep=9)
+    go(tmp_path, config, 3)
+    assert "step-00000001" in names(tmp_path / "run/checkpoints")
+    go(tmp_path / "never", replace(config, checkpoint_every="0"), 3)
+    assert names(tmp_path / "never/run/checkpoints") == ["step-00000003"]
