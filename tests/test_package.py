@@ -36,6 +36,7 @@ USES_RAY = {
     "raygen/tuning/optuna_search.py",
     "raygen/tuning/planned_search.py",
     "raygen/tuning/schedulers.py",
+    "raygen/tuning/gpu_sharing.py",
     "raygen/tuning/speed.py",
     "raygen/tuning/sweep.py",
     "raygen/tuning/trial.py",

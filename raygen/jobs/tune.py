@@ -41,6 +41,7 @@ from raygen.tuning.confirming import rows as confirmation_rows
 from raygen.tuning.confirming import sentence as confirmation_sentence
 from raygen.tuning.criterion import choose_criterion
 from raygen.tuning.findings import BEST, best_config, counts, over_seeds, sentence, write_findings
+from raygen.tuning.gpu_sharing import largest, trials_per_gpu
 from raygen.tuning.options import AS_MANY_AS_FIT, SweepOptions
 from raygen.tuning.planning import (
     Plan,
@@ -123,7 +124,9 @@ def tune(
         table.close()
 
     with launched(line, "trials are being saved", job.verbose, leave) as launch:
-        capacity = _capacity(options, plan, job.machines)
+        capacity = _capacity(
+            options, plan, job.machines, _per_gpu(options, plan, job.machines, line)
+        )
         check_sync_bn(plan.config, capacity.use_gpu)
         lease = launch.own(sweep.folder, place_of(data, manifest) if manifest else None)
         sweep = replace(sweep, fence=lease.fence)
@@ -201,7 +204,16 @@ def tune(
         return findings
 
 
-def _capacity(options: SweepOptions, plan: Plan, machines: cluster.Nodes) -> Capacity:
+def _per_gpu(options: SweepOptions, plan: Plan, machines: cluster.Nodes, line: ProgressLine) -> int:
+    """How many of the plan's trials may share a GPU. Raises: UserError, RunError."""
+    nodes = cluster.possible_nodes(machines)
+    is_open = options.max_concurrent == "auto" and options.workers_per_trial == 1
+    if not is_open or plan.count <= cluster.total(nodes, "GPU"):
+        return 1
+    return trials_per_gpu([largest(plan.config, plan.space)], nodes, line)
+
+
+def _capacity(options: SweepOptions, plan: Plan, machines: cluster.Nodes, per_gpu: int) -> Capacity:
     """How the plan's trials share the cluster. Raises: UserError."""
     return plan_capacity(
         cluster.possible_nodes(machines),
@@ -209,6 +221,7 @@ def _capacity(options: SweepOptions, plan: Plan, machines: cluster.Nodes) -> Cap
         options.max_concurrent,
         plan.count,
         plan.config.reader,
+        per_gpu,
     )
 
 
@@ -258,7 +271,7 @@ def _confirm(
         limit = f"{int(left)}s" if math.isfinite(left) else ""
         as_listed = replace(options, scheduler="none", search="random", time_budget=limit)
         # There may be fewer of these trainings at once than trials, each with more of the machine.
-        capacity = _capacity(options, listed_plan, machines)
+        capacity = _capacity(options, listed_plan, machines, task.capacity.per_gpu)
         status = launch.status()
         confirming = replace(task, sweep=folder, capacity=capacity, status=status)
         trained = run_sweep(

@@ -29,6 +29,7 @@ class Capacity:
         cpus_per_worker: CPUs that each worker reserves.
         gpus_per_worker: GPUs likewise; below 1 if several trials share a GPU.
         threads: CPU threads of each worker, if it computes on CPUs.
+        per_gpu: how many trials may share a GPU.
     """
 
     at_once: int
@@ -37,6 +38,7 @@ class Capacity:
     cpus_per_worker: float
     gpus_per_worker: float
     threads: int
+    per_gpu: int = 1
 
     @property
     def trial_resources(self) -> dict[str, float]:
@@ -52,12 +54,16 @@ class Capacity:
     def __str__(self) -> str:
         each = f" of {self.workers} workers" if self.workers > 1 else ""
         place = "GPUs" if self.use_gpu else "CPUs"
+        if 0 < self.gpus_per_worker < 1:
+            place += f", up to {int(1 / self.gpus_per_worker)} on each"
         return (
             f"{self.at_once} {'trial' if self.at_once == 1 else 'trials'} at once{each} on {place}"
         )
 
 
-def plan_capacity(nodes: Nodes, workers: int, wish: str, trials: int, reader: Reader) -> Capacity:
+def plan_capacity(
+    nodes: Nodes, workers: int, wish: str, trials: int, reader: Reader, per_gpu: int = 1
+) -> Capacity:
     """Decide how many trials run at once.
 
     Args:
@@ -65,6 +71,7 @@ def plan_capacity(nodes: Nodes, workers: int, wish: str, trials: int, reader: Re
         workers: workers per trial.
         wish: the user's option: `auto`, or a number of trials.
         trials: upper limit of the number of trials.
+        per_gpu: how many trials of one worker may share a GPU if the user leaves that open.
     Raises: UserError, with the numbers, if the cluster can never hold what is asked for.
     """
     cpus, gpus = total(nodes, "CPU"), int(total(nodes, "GPU"))
@@ -90,7 +97,7 @@ def plan_capacity(nodes: Nodes, workers: int, wish: str, trials: int, reader: Re
             )
         at_once = min(number, trials)
     else:
-        units = gpus if use_gpu else cpus
+        units = gpus * (per_gpu if workers == 1 else 1) if use_gpu else cpus
         fits = min(units // workers, memory // (workers * TRIAL_MEMORY))
         at_once = max(1, min(trials, int(fits)))
     count = at_once * workers
@@ -107,4 +114,4 @@ def plan_capacity(nodes: Nodes, workers: int, wish: str, trials: int, reader: Re
         )
     if workers > 1:
         share = min(1.0, share)
-    return Capacity(at_once, workers, use_gpu, share, gpus_each, max(1, int(cpus / count)))
+    return Capacity(at_once, workers, use_gpu, share, gpus_each, max(1, int(cpus / count)), per_gpu)

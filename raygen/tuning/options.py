@@ -48,7 +48,8 @@ class SweepOptions:
     workers_per_trial: int = 1
     """Training processes for each trial."""
     max_concurrent: str = "auto"
-    """How many trials run at once; auto: as many as there are GPUs, or CPUs, for their workers."""
+    """How many trials run at once; auto: as many as there are GPUs, or CPUs, for their workers, and
+    of one worker each as many on a GPU as its memory holds, four at most."""
     time_budget: str = ""
     """End the sweep after so long, as 90s, 30m or 2h; --resume goes on with it. Default: never."""
     metric: Annotated[str, tyro.conf.arg(help=metric_help())] = ""

@@ -11,19 +11,16 @@ from ray.exceptions import RayTaskError
 from raygen.cluster import connection as cluster
 from raygen.config.run import RunConfig
 from raygen.core.progress import ProgressLine
-from raygen.data.batch import Batch
 from raygen.measuring.dispatch import cause_of, task
 from raygen.measuring.tasks import device
-from raygen.models import build_model
-from raygen.models.base import Step
 from raygen.tuning.capacity import plan_capacity
+from raygen.tuning.gpu_sharing import trials_per_gpu
+from raygen.tuning.random_steps import random_steps
 
 SECONDS, LEAST_STEPS = 2.0, 5
 """Time after which no more steps are timed, if there were so many."""
 MOST_SECONDS = 20.0
 """The same, however few there were."""
-ALL_STEPS = 1_000
-"""Length of the training of which some steps are timed, in both of its halves."""
 SLOW = 4.0
 """A step that took so many times longer than most waited for other processes of the machine."""
 
@@ -50,7 +47,10 @@ def training_speeds(
         # A node that an autoscaler may add is added for the tasks below.
         reader = runs[0].reader
         possible = cluster.possible_nodes(machines)
-        capacity = plan_capacity(possible, 1, "auto", most, reader)
+        per_gpu = (
+            trials_per_gpu(runs, possible, line) if most > cluster.total(possible, "GPU") else 1
+        )
+        capacity = plan_capacity(possible, 1, "auto", most, reader, per_gpu)
         needed = {"CPU": capacity.cpus_per_worker, "GPU": capacity.gpus_per_worker}
         # Tasks that ask for what others have reserved would wait for them to end.
         is_free = all(
@@ -79,23 +79,7 @@ def _images_per_second(run: RunConfig, threads: int) -> float:
 
 
 def _timed(run: RunConfig) -> float:
-    where = torch.device(device())
-    model = build_model(run)
-    model.to(where)
-    shape = (run.step_images, *model.image_shape)
-    images = torch.rand(shape, device=where).mul_(2).sub_(1)
-    nothing = torch.empty((run.step_images, 0), dtype=torch.int8, device=where)
-    rows = torch.arange(run.step_images, device=where)
-    batch = Batch(images.to(memory_format=torch.channels_last), nothing, rows)
-
-    def take(number: int) -> None:
-        # Schedules of two phases have other steps in each half.
-        number = (number // 2 + number % 2 * ALL_STEPS // 2) % ALL_STEPS
-        step = Step(number, ALL_STEPS, run.step_images, number * run.step_images)
-        model.update(batch, step)
-        if where.type == "cuda":
-            torch.cuda.synchronize()
-
+    take = random_steps(run, torch.device(device()))
     # The first step chooses algorithms and allocates memory.
     take(0)
     took: list[float] = []

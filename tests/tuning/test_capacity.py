@@ -20,8 +20,9 @@ def planned(
     wish: str = "auto",
     trials: int = 100,
     reader: Reader = "direct",
+    per_gpu: int = 1,
 ) -> Capacity:
-    return plan_capacity(nodes, workers, wish, trials, reader)
+    return plan_capacity(nodes, workers, wish, trials, reader, per_gpu)
 
 
 def test_as_many_trials_at_once_as_there_are_places_for_their_workers() -> None:
@@ -43,6 +44,15 @@ def test_what_a_trial_s_process_reserves() -> None:
     assert planned(GPUS, wish="8").trial_resources == {"CPU": 2.0, "GPU": 0.5}
     # Nor do more run than wished for: they would not find the processors.
     assert planned(GPUS, wish="2").trial_resources == {"CPU": 8.0, "GPU": 1.0}
+    shared = planned(GPUS, per_gpu=4)
+    assert shared.trial_resources == {"CPU": 1.0, "GPU": 0.25}
+    assert str(shared) == "16 trials at once on GPUs, up to 4 on each"
+    # Fewer trials than places have more of a GPU each.
+    assert planned(GPUS, trials=6, per_gpu=4).gpus_per_worker == 0.5
+    assert planned(GPUS, trials=3, per_gpu=4).gpus_per_worker == 1
+    # Several workers exchange gradients, so each has a GPU; and who names a number decides.
+    assert planned(GPUS, workers=2, per_gpu=4).at_once == 2
+    assert planned(GPUS, wish="8", per_gpu=4).trial_resources == {"CPU": 2.0, "GPU": 0.5}
     # The driver of several workers only waits for them.
     assert planned(LAPTOP, workers=2).trial_resources == {"CPU": 0.01}
 
