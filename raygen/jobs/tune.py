@@ -33,6 +33,7 @@ from raygen.tuning.confirming import (
     candidates,
     compare,
     fresh_seeds,
+    leaders,
     plan_confirmation,
     read_list,
     reserve_seconds,
@@ -245,11 +246,11 @@ def _confirm(
     Returns: None if the search has found nothing.
     """
     folder = task.sweep.confirmation
-    best = best_trial(trials, plan.objective)
+    best, leading = best_trial(trials, plan.objective), leaders(trials, plan.objective)
     if best is None and not of_suite:
         return None
     # A suite trains the defaults alone where nothing better was found.
-    beaten = of_suite and (best is None or best.number == 0)
+    beaten = of_suite and not leading and (best is None or best.number == 0)
     most = 0 if beaten else options.confirm_best
     settings = candidates(trials, plan, most)
     seeds = fresh_seeds(trials, plan, options.confirm)
@@ -264,6 +265,9 @@ def _confirm(
         if ended < len(listed):
             names = ["the defaults", *(f"trial {trial.number}" for trial in settings[1:])]
             table.clear()
+            for trial in settings[1:]:
+                if trial in leading:
+                    table.tell(f"trial {trial.number} was the best so far when its time ended")
             table.tell(
                 f"confirming {', '.join(names)} with {options.confirm} new seeds each: "
                 f"{len(listed):,} trainings, of which {ended} have ended"

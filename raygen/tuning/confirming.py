@@ -18,7 +18,16 @@ from raygen.evaluation.objective import Objective
 from raygen.evaluation.seeds import differences_from_control, gain_of, means_over_seeds
 from raygen.tuning.options import MOST_TRIALS
 from raygen.tuning.planning import Plan
-from raygen.tuning.records import SEED, SweepFolder, Trial, best_trial, without_seed
+from raygen.tuning.records import (
+    NEARLY,
+    REDUCTION,
+    SEED,
+    SweepFolder,
+    Trial,
+    best_trial,
+    comparable,
+    without_seed,
+)
 from raygen.tuning.table import describe_values
 
 LIST = "trainings.json"
@@ -128,19 +137,45 @@ def _as_json(interval: Interval) -> dict[str, float | None]:
 def candidates(trials: Sequence[Trial], plan: Plan, most: int) -> list[Trial]:
     """The settings to confirm: the defaults, then at most so many of the best other ones.
 
-    Those that were trained to the end come before those that were stopped early, of which the ones
-    that got farther come first.
+    Those that the end of the time cut off while they led come first, then those that were trained
+    to the end, then those that were stopped early, of which the ones that got farther come first.
     """
     defaults = next((t for t in trials if t.number == 0), None) or Trial(0, plan.defaults)
-    left = list(trials)
+    leading = leaders(trials, plan.objective)
     chosen: list[Trial] = []
-    while len(chosen) < most and (best := best_trial(left, plan.objective)):
-        left.remove(best)
-        if best.number and without_seed(best.values) not in (
-            without_seed(t.values) for t in (defaults, *chosen)
-        ):
-            chosen.append(best)
+    for left in (leading, [trial for trial in trials if trial not in leading]):
+        while len(chosen) < most and (best := best_trial(left, plan.objective)):
+            left.remove(best)
+            if best.number and without_seed(best.values) not in (
+                without_seed(t.values) for t in (defaults, *chosen)
+            ):
+                chosen.append(best)
     return [replace(defaults, values=plan.defaults), *chosen]
+
+
+def leaders(trials: Sequence[Trial], objective: Objective) -> list[Trial]:
+    """The trials that were cut off while they were better than all that have got to the end.
+
+    They are compared at the images that they had seen by then. Before the last rung of successive
+    halving, the numbers say too little.
+    """
+    furthest = max((trial.images_seen for trial in trials), default=0)
+    ended = [trial for trial in comparable(trials) if trial.status == "finished"]
+
+    def value_after(trial: Trial, images: float) -> float:
+        values = [r.objective for r in trial.reports if r.images_seen <= images]
+        return values[-1] if values else math.nan
+
+    def leads(trial: Trial) -> bool:
+        value, seen = trial.objective, trial.images_seen / NEARLY
+        if value is None or not ended or seen < furthest / REDUCTION:
+            return False
+        others = (value_after(other, seen) for other in ended)
+        return all(not math.isfinite(o) or objective.is_better(value, o) for o in others)
+
+    cut_off = [trial for trial in trials if trial.status == "interrupted"]
+    usable = [trial for trial in cut_off if trial.is_measured and not trial.has_collapsed]
+    return [trial for trial in usable if leads(trial)]
 
 
 def fresh_seeds(trials: Sequence[Trial], plan: Plan, count: int) -> list[int]:

@@ -19,6 +19,7 @@ from raygen.tuning.confirming import (
     candidates,
     compare,
     fresh_seeds,
+    leaders,
     plan_confirmation,
     read_list,
     reserve_seconds,
@@ -31,7 +32,8 @@ from raygen.tuning.records import Report, SweepFolder, Trial, TrialStatus
 METRIC = "quality/fd_domain"
 SPACE: Space = {"lr_g": Range(1e-5, 1e-3, log=True)}
 CONFIG = PRESETS["dcgan-celeba"]
-PLAN = Plan(CONFIG, Objective(METRIC), SPACE, {"lr_g": 1e-4}, 16, "random")
+LOW = Objective(METRIC)
+PLAN = Plan(CONFIG, LOW, SPACE, {"lr_g": 1e-4}, 16, "random")
 
 
 def trial(
@@ -74,6 +76,30 @@ def test_the_best_settings_that_got_farthest_are_confirmed_beside_the_defaults()
     assert (defaults.number, defaults.values) == (0, {"lr_g": 1e-4})
     seeds = [trial(0, 40, seed=0), trial(1, 30, seed=5), trial(2, 20, seed=6, lr_g=2e-4)]
     assert [t.number for t in candidates(seeds, PLAN, 3)] == [0, 2]
+
+
+def test_trials_that_led_when_the_time_ended_are_confirmed_first() -> None:
+    def at_thirds(number: int, *objectives: float, status: TrialStatus = "finished") -> Trial:
+        reports = [trial(0, o, images=300 + 300 * k).reports[0] for k, o in enumerate(objectives)]
+        return replace(trial(number, 0.0, status), reports=reports)
+
+    ended = [at_thirds(0, 50, 40, 35), at_thirds(1, 60, 45, 30)]
+    led = at_thirds(2, 55, 38, status="interrupted")
+    assert leaders([*ended, led], LOW) == [led]
+    assert [t.number for t in candidates([*ended, led], PLAN, 1)] == [0, 2]
+    assert [t.number for t in candidates([*ended, led], PLAN, 3)] == [0, 2, 1]
+    # Others were better at 600 images, or it was stopped for another reason, or has not got far.
+    behind = at_thirds(3, 20, 41, status="interrupted")
+    stopped = at_thirds(4, 20, 19, status="stopped")
+    short = replace(trial(5, 1, "interrupted", 100), values={"lr_g": 0.5})
+    repeating = trial(6, 1, "interrupted", 600, variety=0.01)
+    others = [*ended, behind, stopped, short, repeating]
+    assert not leaders(others, LOW)
+    assert [t.number for t in candidates(others, PLAN, 1)] == [0, 1]
+    # Nothing is known of a training's course before others have had it.
+    assert not leaders([led], LOW)
+    diverged = at_thirds(7, math.nan, math.nan, math.nan)
+    assert leaders([diverged, led], LOW) == [led]
 
 
 def test_no_trial_has_had_the_seeds() -> None:
