@@ -27,6 +27,7 @@ USES_RAY = {
     "raygen/measuring/own_extractor.py",
     "raygen/cluster/local_ray.py",
     "raygen/cluster/private_ray.py",
+    "raygen/cluster/terminal.py",
     "raygen/training/elastic.py",
     "raygen/training/overseer.py",
     "raygen/training/planned_shards.py",

@@ -8,7 +8,6 @@ import signal
 import socket
 import sys
 import uuid
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from ray.exceptions import AuthenticationError, GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raygen.cluster import growth, local_ray, private_ray
+from raygen.cluster.terminal import quiet_loggers, silent_stderr, without_raylets
 from raygen.core.errors import UserError
 from raygen.core.signals import ENDING
 from raygen.core.storage import Folder
@@ -65,11 +65,7 @@ def connected(verbose: bool = False, address: str | None = None, **options: Any)
     # The terminal would otherwise repeat each warning once per worker.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if not verbose:
-        for name in ("ray", "ray.data", "ray.tune"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        # Jobs say themselves, in one line, why workers failed.
-        logging.getLogger("ray.train").setLevel(logging.CRITICAL)
-        warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+        quiet_loggers()
     if token := private_ray.readable_token():
         print(
             f"warning: other users of this machine can read the cluster's token in {token}, and "
@@ -78,7 +74,9 @@ def connected(verbose: bool = False, address: str | None = None, **options: Any)
         )
     options |= {"logging_level": level, "log_to_driver": verbose}
     with contextlib.ExitStack() as stack:
-        with _kept_signals(), contextlib.nullcontext() if verbose else _silent_stderr():
+        if not verbose:
+            stack.enter_context(without_raylets())
+        with _kept_signals(), contextlib.nullcontext() if verbose else silent_stderr():
             if running:
                 _connect(running, options)
             else:
@@ -154,22 +152,6 @@ def _kept_signals() -> Iterator[None]:
     for number, handler in before.items():
         if handler not in (None, signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler):
             signal.signal(number, handler)
-
-
-@contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Hide what Ray's C++ library writes to stderr, such as at each attempt to connect."""
-    if sys.stderr:
-        sys.stderr.flush()
-    before = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(before, 2)
-        os.close(before)
-        os.close(nowhere)
 
 
 def check_address(address: str) -> None:
