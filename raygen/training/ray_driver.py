@@ -24,6 +24,7 @@ from ray.train.torch import TorchTrainer
 from raygen.cluster import connection as cluster
 from raygen.cluster.lease import Fence
 from raygen.core.errors import RunError, StorageError, UserError
+from raygen.core.patient_filesystem import patient_filesystem
 from raygen.core.retry import OUTAGES
 from raygen.core.status import RUN, Ended, Event, Outcome, State, tell_outage
 from raygen.core.storage import Folder
@@ -158,7 +159,7 @@ def _fit_once(
             # Ray needs a folder for its own records; checkpoints are kept elsewhere.
             name=f"{RAY_RECORDS}{uuid.uuid4().hex}",
             storage_path=session.run.folder.path,
-            storage_filesystem=session.run.folder.filesystem,
+            storage_filesystem=patient_filesystem(session.run.folder),
             failure_config=FailureConfig(max_failures=may_fail),
             callbacks=[overseer],
         ),

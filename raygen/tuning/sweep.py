@@ -20,6 +20,7 @@ from raygen.cluster.connection import Poll, answer
 from raygen.cluster.lease import Lease
 from raygen.config.domains import Space
 from raygen.core.errors import RunError, one_line
+from raygen.core.patient_filesystem import patient_filesystem
 from raygen.core.signals import Signals
 from raygen.core.status import Notice, Progress, State
 from raygen.tensorboard import hparams
@@ -130,7 +131,7 @@ def run_sweep(
         run_config=tune.RunConfig(
             name=posixpath.basename(record.path),
             storage_path=task.sweep.folder.path,
-            storage_filesystem=task.sweep.folder.filesystem,
+            storage_filesystem=patient_filesystem(task.sweep.folder),
             stop=watch.ending,
             failure_config=tune.FailureConfig(max_failures=RETRIES),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=CHECKPOINTS_FOR_CLONES),

@@ -20,6 +20,7 @@ from raygen.cluster.connection import Poll, own_actor
 from raygen.config.domains import Values
 from raygen.config.run import RunConfig
 from raygen.core.errors import RunError, StorageError, UserError, one_line
+from raygen.core.patient_filesystem import patient_filesystem
 from raygen.core.retry import OUTAGES, is_lasting, not_written
 from raygen.core.status import (
     RUN,
@@ -245,7 +246,9 @@ class TrialCallbacks(Callbacks):
         saved = self._run.latest_checkpoint() if self._task.clones else None
         tune.report(
             metrics,
-            checkpoint=tune.Checkpoint(saved.path, filesystem=saved.filesystem) if saved else None,
+            checkpoint=tune.Checkpoint(saved.path, filesystem=patient_filesystem(saved))
+            if saved
+            else None,
         )
 
 

@@ -1,14 +1,18 @@
 """Jobs whose object store fails in three of ten requests end as they would without failures."""
 
+from typing import Any
+
 import pytest
 from failing_store import FAILURES, SHORT, failing_store
 from helpers import run_script
 
 from raygen.core.storage import Folder
 from raygen.data.shards.manifest import Manifest
+from raygen.evaluation.record import Evaluation
 from raygen.training import checkpoint_index
 from raygen.training.run import RunFolder
 from raygen.training.summary import read_summary
+from raygen.tuning.records import SweepFolder
 
 pytestmark = pytest.mark.slow
 
@@ -18,23 +22,42 @@ TRAINING = (
 )
 
 
+SEARCH = (
+    *("--width", "0.06", "--batch-size", "8", "--steps", "4", "--sample-count", "2"),
+    *("--trials", "2", "--scheduler", "none", "--confirm", "0"),
+    *("--set", "lr_g=choice(1e-4,1e-3)", "--space", "none", "--quality-samples", "50"),
+)
+
+
 def run_jobs(storage: Folder) -> None:
-    """Prepare a dataset, and train on it."""
+    """Prepare a dataset, train on it, evaluate that, and search."""
     data = storage.join("data").uri
-    faces = ("drawn", "--size", "32", "--count", "120", "--num-workers", "1", "--out", data)
+    faces = ("drawn", "--size", "32", "--count", "500", "--num-workers", "1", "--out", data)
     assert run_script("prepare", *faces) == 0
     options = ("--storage", storage.uri, "--run-name", "run", "--data", data)
     assert run_script("train", *options, *TRAINING) == 0
+    run = storage.join("run").uri
+    assert run_script("evaluate", run, "--data", data, "--samples", "50") == 0
+    place = ("--storage", storage.uri, "--run-name", "sweep", "--data", data)
+    assert run_script("tune", "dcgan-celeba", *place, *SEARCH) == 0
 
 
-def results(storage: Folder) -> tuple[str, dict[str, str], list[str]]:
-    """What the jobs leave: the dataset, the networks, and the names of all else."""
+def results(storage: Folder) -> dict[str, Any]:
+    """What the jobs leave: the dataset, the networks, figures, and the names of all else."""
     latest = RunFolder(storage.join("run")).latest_checkpoint()
     assert latest
     files = checkpoint_index.read_state(latest)["files"]
     networks = {name: files[name]["sha256"] for name in files}
     samples = storage.join("run", "samples").names()
-    return Manifest.load(storage.join("data")).fingerprint, networks, samples
+    trials = SweepFolder(storage.join("sweep")).read_trials()
+    return {
+        "dataset": Manifest.load(storage.join("data")).fingerprint,
+        "networks": networks,
+        "samples": samples,
+        "figures": Evaluation.read(storage.join("run")).metrics,
+        "trials": [(t.number, t.status, [r.objective for r in t.reports]) for t in trials],
+        "best": storage.join("sweep").read_json("best.json")["lr_g"],
+    }
 
 
 def test_jobs_end_the_same_whether_or_not_the_store_fails(
@@ -49,4 +72,6 @@ def test_jobs_end_the_same_whether_or_not_the_store_fails(
     retries = read_summary(s3.join("failing", "run")).retries
     assert retries.requests
     assert f"storage:     {retries}" in capsys.readouterr().out
-    assert results(s3.join("failing")) == results(s3.join("whole"))
+    found = results(s3.join("failing"))
+    assert found == results(s3.join("whole"))
+    assert [status for _, status, _ in found["trials"]] == ["finished"] * 2
