@@ -125,6 +125,17 @@ def seconds_or_never(text: str, name: str) -> float:
     return 0.0 if text == "0" else seconds_of(text, name)
 
 
+class Patience:
+    """Of options with a `storage_timeout`: that time as a number."""
+
+    storage_timeout: str
+
+    @property
+    def patience(self) -> float:
+        """The storage's timeout in seconds. Raises: UserError."""
+        return seconds_of(self.storage_timeout, "--storage-timeout")
+
+
 def updated(options: Options, values: Mapping[str, Any], where: str, **others: Any) -> Options:
     """A copy of a dataclass of options with some replaced by name.
 

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from raygen.config.fields import require_at_least, seconds_of
+from raygen.config.fields import Patience, require_at_least
 from raygen.config.machines import machines_of
 
 
 @dataclass(frozen=True)
-class JobOptions:
+class JobOptions(Patience):
     """Where a job writes and how it goes about it; the same for every job."""
 
     storage: str = "runs"
@@ -30,7 +30,7 @@ class JobOptions:
     """Show Ray's own messages."""
 
     def __post_init__(self) -> None:
-        seconds_of(self.storage_timeout, "--storage-timeout")
+        _ = self.patience
         require_at_least(self, 0, "price")
         machines_of(self.cluster_may_grow_to)
 
@@ -38,8 +38,3 @@ class JobOptions:
     def machines(self) -> list[dict[str, float]]:
         """Resources of each machine that `cluster_may_grow_to` names."""
         return machines_of(self.cluster_may_grow_to)
-
-    @property
-    def patience(self) -> float:
-        """The storage's timeout in seconds."""
-        return seconds_of(self.storage_timeout, "--storage-timeout")

@@ -9,11 +9,11 @@ import tyro
 
 from raygen.config.fields import (
     ConfigFile,
+    Patience,
     RequiredText,
     require,
     require_at_least,
     require_seed,
-    seconds_of,
 )
 from raygen.config.run import MOST_WORKERS, ImageFormat, require_drawn_count
 from raygen.data.shares import CELEBA_TRAIN_SHARE, TEST_SHARE, VALIDATION_SHARE
@@ -25,7 +25,7 @@ Names = tyro.conf.UseAppendAction[tuple[str, ...]]
 
 
 @dataclass(frozen=True)
-class PrepareOptions:
+class PrepareOptions(Patience):
     """What a job that prepares a dataset needs to know, wherever the images come from."""
 
     out: RequiredText = ""
@@ -54,17 +54,12 @@ class PrepareOptions:
     """Show Ray's own messages."""
 
     @property
-    def patience(self) -> float:
-        """The storage's timeout in seconds."""
-        return seconds_of(self.storage_timeout, "--storage-timeout")
-
-    @property
     def tested(self) -> float | None:
         """The share of the images to test on; None for the usual one of the source."""
         return None if self.test_share == USUAL else self.test_share
 
     def __post_init__(self) -> None:
-        seconds_of(self.storage_timeout, "--storage-timeout")
+        _ = self.patience
         require_at_least(self, 1, "num_workers", most=MOST_WORKERS)
         self.allowed(100)
         share = self.test_share

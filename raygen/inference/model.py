@@ -202,20 +202,22 @@ class TrainedModel:
         return self.decode(moved.flatten(0, 1))
 
 
-def open_run(run: str) -> tuple[RunFolder, RunConfig]:
+def open_run(run: str | Folder) -> tuple[RunFolder, RunConfig]:
     """A run's folder and its options. Raises: UserError if there is no such run."""
     if not run:
         raise UserError("RUN: is required; name the folder or URI of a run, such as runs/NAME")
-    folder = RunFolder(Folder.at(run))
+    folder = RunFolder(run if isinstance(run, Folder) else Folder.at(run))
     if not folder.folder.exists(CONFIG):
-        raise UserError(f"{run}: holds no {CONFIG}; name the folder of a run, such as runs/NAME")
+        raise UserError(
+            f"{folder.folder.uri}: holds no {CONFIG}; name the folder of a run, such as runs/NAME"
+        )
     if folder.begins_anew(restart=False):
-        raise UserError(f"{run}: is being deleted by --restart; train it first")
+        raise UserError(f"{folder.folder.uri}: is being deleted by --restart; train it first")
     config = RunConfig.from_json(folder.saved_config(), folder.folder.join(CONFIG).uri)
     return folder, config
 
 
-def load(run: str, which: str | int = "last", device: str = "cpu") -> TrainedModel:
+def load(run: str | Folder, which: str | int = "last", device: str = "cpu") -> TrainedModel:
     """Load a checkpoint of a run; see `raygen.load`."""
     folder, config = open_run(run)
     step = find_checkpoint(folder, which)

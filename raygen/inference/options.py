@@ -7,6 +7,7 @@ import tyro
 
 from raygen.config.fields import (
     ConfigFile,
+    Patience,
     RequiredText,
     require_at_least,
     require_choice,
@@ -67,7 +68,7 @@ LEAST_SAMPLES = 50
 
 
 @dataclass(frozen=True)
-class EvaluateOptions:
+class EvaluateOptions(Patience):
     """Which models, or images, to measure, and on what."""
 
     runs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN")] = ()
@@ -92,6 +93,8 @@ class EvaluateOptions:
     """Decides the codes of the samples, and which real images are taken."""
     out: str = ""
     """File or URI to write. Default: evaluation.json in the run's folder, or in the current one."""
+    storage_timeout: str = "10m"
+    """How long to try again while an object store does not answer, as 90s, 10m or 2h."""
     verbose: bool = False
     """Show Ray's own messages too."""
     config: ConfigFile = ""
@@ -100,6 +103,7 @@ class EvaluateOptions:
         require_seed(self)
         require_at_least(self, LEAST_SAMPLES, "samples")
         require_at_least(self, 0, "train_images")
+        _ = self.patience
 
 
 ExportFormat = Literal["safetensors", "onnx", "torch-export"]

@@ -59,7 +59,10 @@ def measure(
             others; None: that ends the work.
     Raises: UserError, RunError.
     """
-    targets = [_target(subject, options) for subject in subjects]
+    patience = options.patience
+    # All storages have answered once. From now on, outages are waited for.
+    subjects = [subject.patient(patience) for subject in subjects]
+    targets = [_target(subject, options).patient(patience) for subject in subjects]
     found = []
     try:
         line.show("starting Ray")

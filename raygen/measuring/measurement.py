@@ -285,7 +285,7 @@ class Measurement:
         return [
             self._tasks.submit(
                 tasks.sample,
-                subject.run.uri,
+                subject.run,
                 subject.step,
                 untrained,
                 (first, stop, count),
@@ -322,7 +322,7 @@ class Measurement:
         return [
             self._tasks.submit(
                 tasks.encode,
-                self._subject.run.uri,
+                self._subject.run,
                 self._subject.step,
                 self._real.folder,
                 self._real.manifest,

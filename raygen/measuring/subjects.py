@@ -1,6 +1,6 @@
 """What is measured, and the real images that it is compared with."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -22,6 +22,12 @@ class RealImages:
     folder: Folder
     manifest: Manifest
     split: str
+
+    def patient(self, seconds: float) -> "RealImages":
+        """The same images, retrying for so many seconds during outages of their storage."""
+        return replace(
+            self, folder=self.folder.patient(seconds), manifest=self.manifest.patient(seconds)
+        )
 
     def rows(self, split: str, most: int, seed: int) -> np.ndarray:
         """At most so many rows of a split, drawn without replacement, in order."""
@@ -49,6 +55,11 @@ class Subject:
     images: str = ""
     trained_on: str = ""
     becomes: ImageFormat | None = None
+
+    def patient(self, seconds: float) -> "Subject":
+        """The same subject, retrying for so many seconds during outages of its storage."""
+        run = self.run and self.run.patient(seconds)
+        return replace(self, run=run, real=self.real.patient(seconds))
 
     @cached_property
     def can_encode(self) -> bool:

@@ -37,7 +37,7 @@ def _extracted(images: np.ndarray, extractors: Extractors) -> dict[str, np.ndarr
 
 
 def sample(
-    run: str,
+    run: Folder,
     step: int,
     untrained: bool,
     part: tuple[int, int, int],
@@ -98,7 +98,7 @@ def read_files(images: str, first: int, stop: int, extractors: Extractors) -> Pa
 
 
 def encode(
-    run: str, step: int, folder: Folder, manifest: Manifest, split: str, rows: np.ndarray
+    run: Folder, step: int, folder: Folder, manifest: Manifest, split: str, rows: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Reconstruct rows of a split: similarities, latents and errors, by name."""
     trained = load(run, step, device())
