@@ -176,15 +176,20 @@ def answers(rows: Sequence[Row], contenders: Sequence[Contender], extractor: str
 def _order(row: Row, names: Sequence[str]) -> str:
     if row.best is not None:
         others = [names[second] for second in row.known if second != row.best]
-        return f"{names[row.best]} is better than {_listed(others)}"
+        beaten = "all others" if len(others) > 2 else _listed(others)
+        return f"{names[row.best]} is better than {beaten}"
     if not row.beats:
         if max(map(len, row.values)) < 2:
             return "one seed of each cannot establish a difference"
         return "no difference is established"
+    # Those that are better than the same ones are told together.
+    better: dict[tuple[str, ...], list[str]] = {}
+    for first in dict.fromkeys(f for f, _ in sorted(row.beats)):
+        worse = tuple(names[s] for f, s in sorted(row.beats) if f == first)
+        better.setdefault(worse, []).append(names[first])
     parts = [
-        f"{names[first]} is better than "
-        + _listed([names[s] for f, s in sorted(row.beats) if f == first])
-        for first in dict.fromkeys(f for f, _ in sorted(row.beats))
+        f"{_listed(firsts)} {'is' if len(firsts) == 1 else 'are'} better than {_listed(worse)}"
+        for worse, firsts in better.items()
     ]
     return "; ".join(parts) + "; other differences are not established"
 

@@ -436,7 +436,7 @@ def _groups(planned: Planned, tuned: bool, out: Folder, problem: str) -> list[Gr
     )
     return [
         Group(
-            f"{name}, {'tuned' if trial else 'defaults'}",
+            f"{name} ({'tuned' if trial else 'defaults'})",
             _begun(sweep.confirmation, own),
             problem,
             note,

@@ -101,7 +101,7 @@ def test_three_contenders_may_be_told_apart_in_part() -> None:
     [row] = compare(three)
     assert set(row.beats) == {(0, 2), (1, 2)}
     [text] = answers([row], three, "random-vgg")
-    assert "a is better than c; b is better than c; other differences are not" in text
+    assert "a and b are better than c; other differences are not" in text
 
 
 def info(uri: str, preset: str, seed: int, **options: object) -> RunInfo:

@@ -147,8 +147,8 @@ def test_tuned_contenders_are_trained_with_new_seeds_and_go_on_where_they_were_i
     assert begun(out).items() >= before.items()
     values = json.loads((out / "comparison.json").read_text())
     names = [c["name"] for c in values["contenders"]]
-    assert set(names) >= {"first, defaults", "second, defaults"}
-    assert set(names) <= {f"{n}, {k}" for n in ("first", "second") for k in ("defaults", "tuned")}
+    assert set(names) >= {"first (defaults)", "second (defaults)"}
+    assert set(names) <= {f"{n} ({k})" for n in ("first", "second") for k in ("defaults", "tuned")}
     for contender in values["contenders"]:
         assert len(contender["runs"]) == 2
         for run in contender["runs"]:
