@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from failing_store import FailingStore, failing_store
 
 from raygen.core.storage import Folder
 
@@ -171,6 +172,13 @@ def s3_server() -> Iterator[str]:
 def s3(s3_server: str) -> Folder:
     """An empty folder on the S3 server, of the test's own."""
     return Folder.at(f"s3://bucket/größe {uuid.uuid4().hex}?{s3_server}")
+
+
+@pytest.fixture
+def store(s3_server: str) -> Iterator[FailingStore]:
+    """A proxy before the S3 server that fails as it is told to."""
+    with failing_store(s3_server) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import io
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from failing_store import EMBEDDED, FAILURES, SHORT, FailingStore, failing_store
+from failing_store import EMBEDDED, FAILURES, SHORT, FailingStore
 from helpers import write_dataset
 from pyarrow import fs
 
@@ -27,12 +27,6 @@ from raygen.data.splits import TRAIN
 
 PART_BYTES = 10 * 2**20
 """What pyarrow uploads at once; longer files are uploaded in several requests."""
-
-
-@pytest.fixture
-def store(s3_server: str) -> Iterator[FailingStore]:
-    with failing_store(s3_server) as opened:
-        yield opened
 
 
 @pytest.fixture

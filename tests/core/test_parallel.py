@@ -2,12 +2,12 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from failing_store import FailingStore, failing_store
+from failing_store import FailingStore
 from helpers import write_checkpoint
 
 from raygen.comparison.index import read_index
@@ -57,12 +57,6 @@ def test_the_first_error_in_order_is_raised_and_nothing_more_begins() -> None:
     with pytest.raises(ValueError, match="third"):
         for_each(call, range(1_000))
     assert len(begun) <= 3 + AT_ONCE + 1
-
-
-@pytest.fixture
-def store(s3_server: str) -> Iterator[FailingStore]:
-    with failing_store(s3_server) as opened:
-        yield opened
 
 
 @pytest.fixture

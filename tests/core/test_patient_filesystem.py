@@ -1,24 +1,17 @@
 """Libraries that do not retry read and write in an object store that fails."""
 
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from failing_store import FAILURES, SHORT, FailingStore, failing_store
+from failing_store import FAILURES, SHORT, FailingStore
 from pyarrow import fs
 
 from raygen.core import retry
 from raygen.core.errors import StorageError
 from raygen.core.patient_filesystem import patient_filesystem
 from raygen.core.storage import Folder
-
-
-@pytest.fixture
-def store(s3_server: str) -> Iterator[FailingStore]:
-    with failing_store(s3_server) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -1,12 +1,11 @@
 """Logs in object stores: long ones go on in further files, which readers take for one."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pytest
-from failing_store import FailingStore, failing_store
+from failing_store import FailingStore
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from raygen.core import history
@@ -31,12 +30,6 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "tensorboard.summary.writer.event_file_writer.time", mock.Mock(time=lambda: next(seconds))
     )
-
-
-@pytest.fixture
-def store(s3_server: str) -> Iterator[FailingStore]:
-    with failing_store(s3_server) as opened:
-        yield opened
 
 
 def log_steps(folder: Folder, start: int, stop: int) -> None:
