@@ -1,10 +1,13 @@
 """Jobs whose object store fails in three of ten requests end as they would without failures."""
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from failing_store import FAILURES, SHORT, failing_store
 from helpers import run_script
+from PIL import Image
 
 from raygen.core.storage import Folder
 from raygen.data.shards.manifest import Manifest
@@ -23,17 +26,20 @@ TRAINING = (
 
 
 SEARCH = (
-    *("--width", "0.06", "--batch-size", "8", "--steps", "4", "--sample-count", "2"),
+    *("--width", "0.06", "--batch-size", "8", "--steps", "2", "--sample-count", "2"),
     *("--trials", "2", "--scheduler", "none", "--confirm", "0"),
-    *("--set", "lr_g=choice(1e-4,1e-3)", "--space", "none", "--quality-samples", "50"),
+    *("--set", "lr_g=choice(1e-4,1e-3)", "--space", "none", "--metric", "quality/swd"),
 )
 
 
-def run_jobs(storage: Folder) -> None:
+IMAGES = 1_000
+
+
+def run_jobs(storage: Folder, images: Path) -> None:
     """Prepare a dataset, train on it, evaluate that, and search."""
     data = storage.join("data").uri
-    faces = ("drawn", "--size", "32", "--count", "500", "--num-workers", "1", "--out", data)
-    assert run_script("prepare", *faces) == 0
+    source = ("anime", "--images", images, "--size", "32")
+    assert run_script("prepare", *source, "--num-workers", "1", "--out", data) == 0
     options = ("--storage", storage.uri, "--run-name", "run", "--data", data)
     assert run_script("train", *options, *TRAINING) == 0
     run = storage.join("run").uri
@@ -61,12 +67,21 @@ def results(storage: Folder) -> dict[str, Any]:
 
 
 def test_jobs_end_the_same_whether_or_not_the_store_fails(
-    ray_session: str, s3: Folder, s3_server: str, capsys: pytest.CaptureFixture[str]
+    ray_session: str,
+    s3: Folder,
+    s3_server: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    run_jobs(s3.join("whole"))
+    random = np.random.default_rng(0)
+    for number in range(IMAGES):
+        # Without attributes, which an extractor would be trained on for long.
+        pixels = random.integers(0, 256, (32, 32, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    run_jobs(s3.join("whole"), tmp_path)
     with failing_store(s3_server) as store:
         store.share, store.failures, store.delay = 0.3, (*FAILURES, SHORT), 0.01
-        run_jobs(Folder.at(store.uri(s3.join("failing").uri)))
+        run_jobs(Folder.at(store.uri(s3.join("failing").uri)), tmp_path)
         assert set(store.failed) == {*FAILURES, SHORT}
         assert sum(store.failed.values()) > 100
     retries = read_summary(s3.join("failing", "run")).retries
