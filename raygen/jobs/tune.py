@@ -207,11 +207,10 @@ def tune(
 
 def _per_gpu(options: SweepOptions, plan: Plan, machines: cluster.Nodes, line: ProgressLine) -> int:
     """How many of the plan's trials may share a GPU. Raises: UserError, RunError."""
-    nodes = cluster.possible_nodes(machines)
-    is_open = options.max_concurrent == "auto" and options.workers_per_trial == 1
-    if not is_open or plan.count <= cluster.total(nodes, "GPU"):
+    if options.max_concurrent != "auto" or options.workers_per_trial > 1:
         return 1
-    return trials_per_gpu([largest(plan.config, plan.space)], nodes, line)
+    nodes = cluster.possible_nodes(machines)
+    return trials_per_gpu([largest(plan.config, plan.space)], plan.count, nodes, line)
 
 
 def _capacity(options: SweepOptions, plan: Plan, machines: cluster.Nodes, per_gpu: int) -> Capacity:

@@ -36,20 +36,24 @@ def largest(run: RunConfig, space: Space) -> RunConfig:
     return run.updated(values, "the search space")
 
 
-def trials_per_gpu(runs: Sequence[RunConfig], nodes: Nodes, line: ProgressLine) -> int:
-    """How many trials of one worker fit on a GPU at the same time.
+def trials_per_gpu(runs: Sequence[RunConfig], trials: int, nodes: Nodes, line: ProgressLine) -> int:
+    """How many trials of one worker are to share a GPU, as far as they fit there.
 
     They may train any of the runs. Some steps of each are taken on random images, on one GPU.
 
-    Args: nodes: the existing nodes, and those that an autoscaler may add.
-    Returns: from 1 to `MOST`; 1 if there are no GPUs, or if some may have less memory than others.
+    Args:
+        trials: upper limit of the number of trials.
+        nodes: the existing nodes, and those that an autoscaler may add.
+    Returns: from 1 to `MOST`; 1 if there are no GPUs, or enough of them for all trials, or if some
+        may have less memory than others.
     Raises: UserError, RunError.
     """
     with_gpus = [node for node in nodes if node.get("GPU", 0) >= 1]
     kinds = {name for node in with_gpus for name in node if name.startswith(KIND)}
     # No process has more than a CPU to itself where several trials share a GPU.
-    most = min(MOST, int(total(nodes, "CPU") // max(1.0, total(nodes, "GPU"))))
-    if not with_gpus or len(kinds) > 1 or most <= 1:
+    gpus = total(nodes, "GPU")
+    most = min(MOST, int(total(nodes, "CPU") // max(1.0, gpus)))
+    if not with_gpus or trials <= gpus or len(kinds) > 1 or most <= 1:
         return 1
     line.show("measuring how much GPU memory a training takes")
     measured = task(_memory, gpus=1)
@@ -77,6 +81,5 @@ def _memory(run: RunConfig) -> tuple[int, int]:
     take = random_steps(run, where)
     for number in range(STEPS):
         take(number)
-    return torch.cuda.max_memory_reserved(where), torch.cuda.get_device_properties(
-        where
-    ).total_memory
+    whole = torch.cuda.get_device_properties(where).total_memory
+    return torch.cuda.max_memory_reserved(where), whole

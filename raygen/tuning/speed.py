@@ -47,9 +47,7 @@ def training_speeds(
         # A node that an autoscaler may add is added for the tasks below.
         reader = runs[0].reader
         possible = cluster.possible_nodes(machines)
-        per_gpu = (
-            trials_per_gpu(runs, possible, line) if most > cluster.total(possible, "GPU") else 1
-        )
+        per_gpu = trials_per_gpu(runs, most, possible, line)
         capacity = plan_capacity(possible, 1, "auto", most, reader, per_gpu)
         needed = {"CPU": capacity.cpus_per_worker, "GPU": capacity.gpus_per_worker}
         # Tasks that ask for what others have reserved would wait for them to end.

@@ -64,12 +64,12 @@ def test_the_largest_settings_of_the_search_decide() -> None:
 @pytest.mark.slow
 def test_the_run_that_takes_the_most_memory_decides(ray_session: str, measured: list[int]) -> None:
     small, wide = tiny_config(width=0.1), tiny_config(width=1.0)
-    assert trials_per_gpu([small], GPUS, Silence()) == 4
-    assert trials_per_gpu([small, wide], GPUS, Silence()) == 3
+    assert trials_per_gpu([small], 16, GPUS, Silence()) == 4
+    assert trials_per_gpu([small, wide], 16, GPUS, Silence()) == 3
     measured[0] = 6 * GIB
-    assert trials_per_gpu([small, wide], GPUS, Silence()) == 1
+    assert trials_per_gpu([small, wide], 16, GPUS, Silence()) == 1
     with pytest.raises(UserError, match="more memory than there is"):
-        trials_per_gpu([small, tiny_config(width=5.0)], GPUS, Silence())
+        trials_per_gpu([small, tiny_config(width=5.0)], 16, GPUS, Silence())
 
 
 @pytest.mark.parametrize(
@@ -83,4 +83,6 @@ def test_the_run_that_takes_the_most_memory_decides(ray_session: str, measured: 
     ],
 )
 def test_nothing_is_shared_where_that_may_not_fit(nodes: list[dict[str, float]]) -> None:
-    assert trials_per_gpu([tiny_config()], nodes, Silence()) == 1
+    assert trials_per_gpu([tiny_config()], 16, nodes, Silence()) == 1
+    # There is a GPU for each.
+    assert trials_per_gpu([tiny_config()], 2, GPUS, Silence()) == 1
