@@ -3,7 +3,7 @@
 import tempfile
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from raygen.core.errors import UserError
 from raygen.core.progress import ProgressLine
@@ -29,8 +29,12 @@ def watch(options: WatchOptions) -> None:
                 print("ended")
 
 
+FIRST_SECONDS = 5.0
+"""How long runs are fetched before the page is there; the others follow."""
+
+
 def first_look(storage: Folder, mirror: Mirror | None) -> None:
-    """Fetch all runs once. Raises: UserError if the storage does not exist or does not answer."""
+    """Fetch the newest runs. Raises: UserError if the storage does not exist or does not answer."""
     line = ProgressLine()
     try:
         if not storage.exists():
@@ -39,7 +43,7 @@ def first_look(storage: Folder, mirror: Mirror | None) -> None:
                 "given as --storage"
             )
         if mirror:
-            mirror.update(lambda done, total: line.show(f"fetching: {done:,}/{total:,} files"))
+            mirror.update(_shown_by(line), FIRST_SECONDS)
     except OSError as error:
         raise UserError(
             f"--storage {storage.uri}: cannot be read ({error}); check the name, the network and "
@@ -49,6 +53,10 @@ def first_look(storage: Folder, mirror: Mirror | None) -> None:
         line.close()
     if mirror:
         tell_refused(mirror.refused)
+
+
+def _shown_by(line: ProgressLine) -> Callable[[int, int], None]:
+    return lambda done, total: line.show(f"fetching: {done:,}/{total:,} files")
 
 
 def tell_refused(names: Collection[str]) -> None:
@@ -64,15 +72,20 @@ def tell_refused(names: Collection[str]) -> None:
 
 def keep_current(mirror: Mirror | None, seconds: int, stop: threading.Event) -> None:
     """Keep the copy up to date until the job is ended."""
-    told = ""
-    while not stop.wait(seconds):
+    told, line = "", ProgressLine()
+    while not stop.wait(0 if mirror and mirror.missing and not told else seconds):
         if mirror is None:
             continue
         refused = bool(mirror.refused)
         try:
-            mirror.update()
+            if mirror.missing:
+                mirror.update(_shown_by(line))
+                line.close()
+            else:
+                mirror.update()
             told = ""
         except OSError as error:
+            line.close()
             # The network may recover; until then TensorBoard shows the files fetched so far.
             if str(error) != told:
                 print(f"{time.strftime('%H:%M:%S')}: the storage does not answer ({error})")

@@ -5,7 +5,9 @@ works for every URI that raygen's other jobs take, and fetches only the new end 
 """
 
 import errno
+import math
 import os
+import posixpath
 import re
 import time
 import uuid
@@ -43,19 +45,28 @@ class Mirror:
         storage: the folder to copy from.
         place: the local folder to copy to.
         refused: names of files that are skipped because they cannot exist in the local folder.
+        missing: names of files that there was no time for.
     """
 
     storage: Folder
     place: str
     refused: set[str] = field(default_factory=set)
+    missing: set[str] = field(default_factory=set)
 
-    def update(self, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
-        """Copy new content, and delete copies whose originals are gone.
+    def update(
+        self,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+        seconds: float = math.inf,
+    ) -> int:
+        """Copy new content, and delete copies whose originals are gone. The newest runs come first.
 
-        Args: progress: called with files done and files in total.
+        Args:
+            progress: called with files done and files in total.
+            seconds: after so long no further file is begun.
         Returns: how many files changed.
         Raises: OSError if the storage cannot be read.
         """
+        ends_at = time.monotonic() + seconds
         selector = fs.FileSelector(self.storage.path, allow_not_found=True, recursive=True)
         root = self.storage.path.rstrip("/") + "/"
         found = {
@@ -72,11 +83,16 @@ class Mirror:
             if folder != self.place and not os.listdir(folder):
                 os.rmdir(folder)
         changed = len(gone)
-        ordered = sorted(wanted.items())
-        # TensorBoard goes on to a run's next file once it is there, so they are written in order.
+        ordered = _newest_first(wanted)
+        self.missing.clear()
+        self.missing.update(wanted)
+        # A run's files follow one another, so they are written in order.
         for done, (name, write) in enumerate(parallel(self._fetch, ordered), 1):
             changed += bool(write and self._unless_refused(name, write))
+            self.missing.remove(name)
             progress(done, len(ordered))
+            if time.monotonic() > ends_at:
+                break
         return changed
 
     def _present(self) -> dict[str, str]:
@@ -123,6 +139,19 @@ class Mirror:
         # A file that is rewritten twice in one second might look unchanged.
         settled = grows or time.time() - info.mtime_ns / 1e9 > SETTLED_SECONDS
         return partial(_write, target, data, grown, info.mtime_ns if settled else 0)
+
+
+def _newest_first(files: dict[str, fs.FileInfo]) -> list[tuple[str, fs.FileInfo]]:
+    """Order files by their runs, those that were changed last first, and each run's by name."""
+    newest: dict[str, int] = {}
+    for name, info in files.items():
+        run = posixpath.dirname(name)
+        newest[run] = max(newest.get(run, 0), info.mtime_ns or 0)
+
+    def rank(file: tuple[str, fs.FileInfo]) -> tuple[int, str]:
+        return -newest[posixpath.dirname(file[0])], file[0]
+
+    return sorted(files.items(), key=rank)
 
 
 def _write(target: str, data: bytes, grown: bool, stamp: int) -> bool:

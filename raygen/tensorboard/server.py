@@ -5,13 +5,12 @@ import glob
 import logging
 import os
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 from google.protobuf import text_format
-from tensorboard import default, program
-from tensorboard.backend.event_processing import directory_watcher
+from tensorboard import default, plugin_util, program
 from tensorboard.context import RequestContext
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 from tensorboard.plugins.projector.projector_plugin import LRUCache, ProjectorPlugin
@@ -20,6 +19,7 @@ from raygen.core.errors import UserError
 from raygen.core.paths import LeavesFolder, inside
 from raygen.tensorboard.mirror import CODES, CODES_CONFIG
 from raygen.tensorboard.options import WatchOptions
+from raygen.tensorboard.provider import Ingester
 
 
 class FreshProjector(ProjectorPlugin):  # type: ignore[misc]
@@ -102,17 +102,16 @@ def written(run: str) -> dict[str, int]:
     return {path: os.stat(path).st_ctime_ns for path in paths if os.path.exists(path)}
 
 
-class RunWatcher(directory_watcher.DirectoryWatcher):  # type: ignore[misc]
-    """TensorBoard's reader of a run's event files, made to follow runs that are started over.
+DESCRIPTION = lru_cache(1024)(plugin_util.markdown_to_safe_html)
 
-    The original waits for a deleted file as long as the run's folder exists, and reads no other.
-    """
 
-    def Load(self) -> Iterator[Any]:  # noqa: N802
-        if self._path and not os.path.exists(self._path):
-            # This error makes TensorBoard drop the run and read it anew the next time.
-            raise directory_watcher.DirectoryDeletedError(self._path)
-        yield from super().Load()
+class Board(program.TensorBoard):  # type: ignore[misc]
+    """TensorBoard with raygen's reader of event files."""
+
+    def _make_data_ingester(self) -> Ingester:
+        ingester = Ingester(self.flags.logdir, self.flags.reload_interval)
+        ingester.start()
+        return ingester
 
 
 def serve(logdir: str, options: WatchOptions) -> str:
@@ -120,16 +119,15 @@ def serve(logdir: str, options: WatchOptions) -> str:
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
     plugins = default.get_plugins()
     plugins[plugins.index(ProjectorPlugin)] = FreshProjector
-    # TensorBoard has an interface for plugins but none for readers, so the class is replaced.
-    directory_watcher.DirectoryWatcher = RunWatcher
-    board = program.TensorBoard(plugins)
+    # Runs describe the same metrics, and each look at the page formats the descriptions of all.
+    plugin_util.markdown_to_safe_html = DESCRIPTION
+    board = Board(plugins)
     board.configure(
         argv=[
             "tensorboard",
             *("--logdir", logdir, "--host", options.host, "--port", str(options.port)),
             *("--reload_interval", str(options.reload_seconds)),
-            # TensorBoard's fast reader is a separate program, which would bypass these classes.
-            *("--load_fast", "false", "--samples_per_plugin", "images=100"),
+            *("--samples_per_plugin", "images=100"),
         ]
     )
     try:

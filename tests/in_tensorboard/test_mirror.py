@@ -113,6 +113,26 @@ def test_tensorboard_forgets_what_is_deleted_and_shows_what_began_anew(
     assert look() == {"sweep/trials/000": [3.0]}
 
 
+def test_the_newest_runs_are_fetched_first_and_the_rest_later(tmp_path: Path) -> None:
+    for number, age in enumerate((300, 100, 200)):
+        run = tmp_path / f"runs/{number}"
+        hparams.write_end(Folder.at(run), True)
+        with RunLog(Folder.at(run), 0) as log:
+            log.scalars({"loss": 1.0}, Position(images_seen=10))
+        for path in run.iterdir():
+            os.utime(path, (1e9 - age, 1e9 - age))
+    mirror = Mirror(Folder.at(tmp_path / "runs"), str(tmp_path / "copy"))
+    # Less time than any file takes.
+    for left in (5, 5):
+        mirror.update(seconds=0)
+        assert len(mirror.missing) == left
+        assert {name[0] for name in files(tmp_path / "copy")} == {"1"}
+    assert mirror.update() == 5
+    assert not mirror.missing
+    events = [name for name in files(tmp_path / "runs") if "tfevents" in name]
+    assert files(tmp_path / "copy") == events
+
+
 def test_no_unfinished_file_has_a_name_that_tensorboard_takes(
     s3: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

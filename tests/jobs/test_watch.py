@@ -26,6 +26,7 @@ from helpers import descendants, fails, free_port, is_loopback, listeners
 from raygen.config.domains import Choice, Range, Space, Values
 from raygen.core.status import Position
 from raygen.core.storage import Folder
+from raygen.jobs import watch as watch_module
 from raygen.jobs.watch import first_look, keep_current
 from raygen.tensorboard import hparams
 from raygen.tensorboard import mirror as mirror_module
@@ -304,6 +305,25 @@ def test_nobody_else_on_the_network_is_served(tmp_path: Path) -> None:
         assert [ip for ip, of in places if of == port] == ["127.0.0.1"]
         others = [name for (ip, _), name in places.items() if not is_loopback(ip)]
         assert not [name for name in others if "jobs/watch.py" in name]
+
+
+def test_the_page_does_not_wait_for_all_runs(
+    s3: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        write_loss(RunFolder(s3.join(str(number))), 1.0, 0)
+    mirror = Mirror(s3, str(tmp_path))
+    monkeypatch.setattr(watch_module, "FIRST_SECONDS", 0.0)
+    first_look(s3, mirror)
+    assert len(mirror.missing) == 2
+    stop = threading.Event()
+    following = threading.Thread(target=keep_current, args=(mirror, TIMEOUT, stop))
+    following.start()
+    # Long before the next look.
+    wait_for(lambda: not mirror.missing)
+    stop.set()
+    following.join()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2"]
 
 
 def test_files_whose_names_lead_elsewhere_are_told_once(
