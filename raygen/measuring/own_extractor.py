@@ -1,5 +1,6 @@
 """A dataset's own extractor: read from beside the dataset, or trained there once."""
 
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -8,7 +9,7 @@ from ray.exceptions import RayTaskError
 
 from raygen.cluster import connection as cluster
 from raygen.core.errors import RunError, one_line
-from raygen.core.progress import ProgressLine
+from raygen.core.progress import ProgressLine, duration
 from raygen.core.storage import Folder
 from raygen.data.shards.manifest import Manifest
 from raygen.data.shards.reader import ShardReader
@@ -18,6 +19,7 @@ from raygen.evaluation.domain import Domain
 from raygen.measuring.dispatch import Pool, cause_of, task
 from raygen.measuring.tasks import device
 
+SHOW_SECONDS = 1.0
 ROWS_AT_ONCE = 250
 """Images that are in memory at their full size."""
 
@@ -48,11 +50,14 @@ def domain_extractor(
     name = domain.file_name(manifest.fingerprint, manifest.height, manifest.width)
     if found := domain.load(folder, name):
         return found
-    line.show("training the extractor of the dataset's attributes")
+    began_at = time.monotonic()
     if pool:
         training = pool.submit(_train, folder, manifest)
     else:
         training = task(_train, gpus, _cores()).remote(folder, manifest)
+    while not ray.wait([training], timeout=SHOW_SECONDS)[0]:
+        spent = duration(time.monotonic() - began_at)
+        line.show(f"training the extractor of the dataset's attributes, {spent} so far")
     try:
         trained: Domain | None = ray.get(training)
     except RayTaskError as error:

@@ -39,6 +39,9 @@ SAVE_SECONDS = 600
 """Time that trials get to save before the sweep exits, in seconds."""
 CHECKPOINTS_FOR_CLONES = 4
 RETRIES = 1
+LOST = re.compile(r"\bactor\b.*\b(died|unavailable)\b|ActorDied|ActorUnavailable", re.IGNORECASE)
+"""Matches what Ray says of a process that was killed, and of a node that does not answer any more.
+"""
 DIED = "its process died: killed, out of memory, or with its machine"
 
 
@@ -234,6 +237,7 @@ class Watch(tune.Callback):
         self._state = Poll()
         self._events = 0
         self._progress: dict[int, Progress] = {}
+        self._died_after: dict[int, int] = {}
         self._outage = self.error = ""
 
     def __getstate__(self) -> dict[str, Any]:
@@ -300,6 +304,12 @@ class Watch(tune.Callback):
         # The trial's process may have died before the run began.
         known, reason = self._known(trial), _reason(trial)
         known.failures.append(reason)
+        if reason == DIED:
+            # Machines of a cluster come and go. Only a trial that dies without having got any
+            # further since may be at fault itself.
+            if known.images_seen > self._died_after.get(known.number, 0):
+                trial.max_failures += 1
+            self._died_after[known.number] = known.images_seen
         known.status, known.reason = "waiting", "to be started again"
         self._table.tell(f"{self._noun} {known.number} failed ({reason}); it is started again")
         self._note(known)
@@ -311,10 +321,11 @@ class Watch(tune.Callback):
         if self.error:
             self._interrupt(known, reason)
         elif reason == DIED:
-            # The trial is not at fault, for example if its machine was taken away twice.
+            # The trial may not be at fault: its machines may have been taken away soon each time.
             self._interrupt(known, reason)
             self._table.tell(
-                f"{self._noun} {known.number}: {reason}, twice; --resume goes on with it"
+                f"{self._noun} {known.number}: {reason}, again before it got any further; "
+                "--resume goes on with it"
             )
         else:
             self._fail(known, reason)
@@ -424,7 +435,7 @@ def _reason(trial: Any) -> str:
     except (OSError, TypeError):
         return "unknown"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if any("died" in line for line in lines if "Actor" in line or "actor" in line):
+    if any(LOST.search(line) for line in lines):
         return DIED
     # `RunError: a loss was not finite`; Ray puts the worker's whole traceback above it.
     errors = [

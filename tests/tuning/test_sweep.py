@@ -93,6 +93,7 @@ def tune_trial(number: int) -> Any:
         custom_trial_name=f"{number:03d}",
         config={"trial": {"number": number, "values": values}},
         error_file=None,
+        max_failures=1,
     )
 
 
@@ -119,16 +120,51 @@ def test_a_trial_whose_process_dies_before_it_begins_is_a_trial_that_failed(
     assert "trial 2 failed" in capsys.readouterr().out
 
 
-def test_a_trial_whose_machines_are_taken_away_is_left_for_another_time(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+LOSSES = (
+    "The actor died because its node has died.",
+    "ray.exceptions.ActorUnavailableError: The actor 86cc is unavailable: The actor is temporarily "
+    "unavailable: RpcError: RPC error: Socket closed rpc_code: 14.",
+)
+
+
+def lost_trial(tmp_path: Path, number: int, loss: str = LOSSES[0]) -> Any:
+    """A trial whose node has died."""
     lost = tmp_path / "error.txt"
     lost.write_text(
         "Failure # 1 (occurred at ...)\nRunError: another one\n"
-        "Failure # 2 (occurred at ...)\nThe actor died because its node has died.\n"
+        f"Failure # 2 (occurred at ...)\n{loss}\n"
     )
-    trial = tune_trial(2)
+    trial = tune_trial(number)
     trial.error_file = str(lost)
+    return trial
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_lost_machines_are_no_failures_as_long_as_a_trial_gets_further(
+    tmp_path: Path, loss: str
+) -> None:
+    trial = lost_trial(tmp_path, 2, loss)
+    noted = watch(tmp_path)
+    for deaths in range(1, 6):
+        noted.on_trial_start(1, [], trial)
+        noted.on_trial_result(1, [], trial, result(100 * deaths))
+        noted.on_trial_recover(1, [], trial)
+        assert trial.max_failures == 1 + deaths
+    # As one that needs more memory than there is.
+    noted.on_trial_start(1, [], trial)
+    noted.on_trial_recover(1, [], trial)
+    assert trial.max_failures == 6
+    other = tune_trial(3)
+    noted.on_trial_start(1, [], other)
+    noted.on_trial_result(1, [], other, result(100))
+    noted.on_trial_recover(1, [], other)
+    assert other.max_failures == 1
+
+
+def test_a_trial_whose_machines_are_taken_away_is_left_for_another_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trial = lost_trial(tmp_path, 2)
     noted = watch(tmp_path)
     noted.on_trial_start(1, [], trial)
     noted.on_trial_recover(1, [], trial)
