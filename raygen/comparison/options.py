@@ -5,7 +5,14 @@ from typing import Annotated
 
 import tyro
 
-from raygen.config.fields import ConfigFile, option, require_at_least, require_seed, seconds_of
+from raygen.config.fields import (
+    ConfigFile,
+    Patience,
+    option,
+    require_at_least,
+    require_seed,
+    seconds_of,
+)
 from raygen.config.machines import machines_of
 from raygen.core.errors import UserError
 from raygen.inference.options import LEAST_SAMPLES
@@ -13,7 +20,7 @@ from raygen.tuning.options import MOST_SEEDS
 
 
 @dataclass(frozen=True)
-class CompareOptions:
+class CompareOptions(Patience):
     """What to compare, and how."""
 
     runs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN")] = ()
@@ -57,6 +64,8 @@ class CompareOptions:
     """Decides the codes of samples and pictures, and which real images are taken."""
     cluster_may_grow_to: str = ""
     """Machines that an autoscaler may bring the cluster to for a suite; see jobs/train.py."""
+    storage_timeout: str = "10m"
+    """How long to try again while an object store does not answer, as 90s, 10m or 2h."""
     verbose: bool = False
     """Show Ray's own messages too."""
     config: ConfigFile = ""
@@ -72,6 +81,7 @@ class CompareOptions:
         require_at_least(self, 0, "price", "images")
         require_at_least(self, 1, "seeds", most=MOST_SEEDS)
         seconds_of(self.budget, "--budget")
+        _ = self.patience
         if self.suite and self.runs:
             raise UserError("--suite: trains its contenders itself; name no runs")
         if self.storage and (self.runs or self.suite):

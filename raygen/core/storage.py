@@ -10,7 +10,7 @@ import os
 import posixpath
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -37,6 +37,23 @@ JOBS_COPIES = "/runtime_resources/working_dir_files/"
 """Part of the path of working directories that Ray unpacks for submitted jobs."""
 
 
+_patience = 0.0
+
+
+@contextlib.contextmanager
+def opened_patiently(seconds: float) -> Iterator[None]:
+    """Have all folders that are opened retry for so many seconds during outages.
+
+    For jobs that read many places once they have seen that these are there. Not for two at once.
+    """
+    global _patience
+    _patience = seconds
+    try:
+        yield
+    finally:
+        _patience = 0.0
+
+
 @dataclass(frozen=True)
 class Folder:
     """A folder, which need not exist yet.
@@ -58,6 +75,8 @@ class Folder:
     def at(uri: str | os.PathLike[str]) -> "Folder":
         """Open a local path or a URI. Nothing is created or looked up.
 
+        It is not patient, but see `opened_patiently`.
+
         Raises: UserError if the URI's scheme has no filesystem here, or its host does not answer,
             or if credentials stand in it.
         """
@@ -77,7 +96,7 @@ class Folder:
             ) from error
         except OSError as error:
             raise _unreachable(text, error) from error
-        return Folder(text, filesystem, path)
+        return Folder(text, filesystem, path, _patience)
 
     @property
     def is_local(self) -> bool:

@@ -30,7 +30,7 @@ SampleFormat = Literal["grid", "png", "npz"]
 
 
 @dataclass(frozen=True)
-class SampleOptions(TrainedOptions):
+class SampleOptions(TrainedOptions, Patience):
     """What to draw with a trained model."""
 
     count: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 0
@@ -55,12 +55,15 @@ class SampleOptions(TrainedOptions):
     data: str = ""
     """With --attribute: the dataset, if it is not any more where the run found it, or if that is a
     URI, which a run alone does not have your credentials sent to."""
+    storage_timeout: str = "10m"
+    """How long to try again while an object store does not answer, as 90s, 10m or 2h."""
 
     def __post_init__(self) -> None:
         require_seed(self)
         require_at_least(self, 0, "count")
         require_at_least(self, 2, "attribute_images")
         require_choice(self, "format", SampleFormat)
+        _ = self.patience
 
 
 LEAST_SAMPLES = 50

@@ -23,7 +23,7 @@ from raygen.config.fields import option
 from raygen.config.run import DRAWN, ImageFormat, RunConfig
 from raygen.core.errors import RunError, UserError, one_line
 from raygen.core.progress import ProgressLine, Silence
-from raygen.core.storage import Folder
+from raygen.core.storage import Folder, opened_patiently
 from raygen.data.originals import holds_originals
 from raygen.data.shards.manifest import MANIFEST, Manifest
 from raygen.evaluation.pretrained import load_weights
@@ -106,32 +106,35 @@ def compare_groups(
         problem = next(iter(ready.problems.values()))
         raise UserError(f"RUN: none of the runs can be measured: {problem}")
     out.check_writable()
-    problems = dict(ready.problems)
-    evaluations = _measured(list(ready.subjects.values()), options, extractors, line, problems)
-    if not evaluations:
-        raise RunError(f"none of the runs could be measured: {next(iter(problems.values()))}")
-    entries = {
-        uri: Entry(run, summary_of(run), evaluations.get(uri), problems.get(uri, ""))
-        for uri, run in runs.items()
-    }
-    contenders = []
-    for group in groups:
-        own = [runs[Folder.at(uri).uri] for uri in group.runs]
-        settings = settings_of(own[0]) if own else {}
-        contenders.append(Contender(group.name, settings, [entries[run.uri] for run in own]))
-    failed = [f"{group.name}: {group.problem}" for group in groups if group.problem]
-    comparison = _comparison(contenders, options, ready, failed, line)
-    command = command or again(options)
-    own_notes = [f"{group.name}: {group.note}" for group in groups if group.note]
-    notes = [*own_notes, *_unfinished(contenders), *comparison.notes]
-    comparison = replace(comparison, published=published, command=command, notes=notes)
-    out.write_bytes(PAGE, render(comparison).encode())
-    out.write_json(FIGURES, as_json(comparison))
-    out.write_bytes(SCORES, as_csv(comparison).encode(errors="backslashreplace"))
-    line.close()
-    for answer in comparison.answers:
-        line.tell(answer)
-    line.tell(f"the page: {out.join(PAGE).uri}")
+    # What was there until now is waited for.
+    out, ready = out.patient(options.patience), ready.patient(options.patience)
+    with opened_patiently(options.patience):
+        problems = dict(ready.problems)
+        evaluations = _measured(list(ready.subjects.values()), options, extractors, line, problems)
+        if not evaluations:
+            raise RunError(f"none of the runs could be measured: {next(iter(problems.values()))}")
+        entries = {
+            uri: Entry(run, summary_of(run), evaluations.get(uri), problems.get(uri, ""))
+            for uri, run in runs.items()
+        }
+        contenders = []
+        for group in groups:
+            own = [runs[Folder.at(uri).uri] for uri in group.runs]
+            settings = settings_of(own[0]) if own else {}
+            contenders.append(Contender(group.name, settings, [entries[run.uri] for run in own]))
+        failed = [f"{group.name}: {group.problem}" for group in groups if group.problem]
+        comparison = _comparison(contenders, options, ready, failed, line)
+        command = command or again(options)
+        own_notes = [f"{group.name}: {group.note}" for group in groups if group.note]
+        notes = [*own_notes, *_unfinished(contenders), *comparison.notes]
+        comparison = replace(comparison, published=published, command=command, notes=notes)
+        out.write_bytes(PAGE, render(comparison).encode())
+        out.write_json(FIGURES, as_json(comparison))
+        out.write_bytes(SCORES, as_csv(comparison).encode(errors="backslashreplace"))
+        line.close()
+        for answer in comparison.answers:
+            line.tell(answer)
+        line.tell(f"the page: {out.join(PAGE).uri}")
     return comparison
 
 
@@ -190,6 +193,15 @@ class _Ready:
     subjects: Mapping[str, Subject]
     own: Mapping[str, RealImages]
     problems: Mapping[str, str]
+
+    def patient(self, seconds: float) -> "_Ready":
+        """The same, retrying for so many seconds during outages of its storages."""
+        return replace(
+            self,
+            common=self.common.patient(seconds),
+            subjects={run: subject.patient(seconds) for run, subject in self.subjects.items()},
+            own={run: images.patient(seconds) for run, images in self.own.items()},
+        )
 
 
 def common_images(datasets: Mapping[str, RealImages]) -> tuple[RealImages, dict[str, ImageFormat]]:
@@ -273,6 +285,7 @@ def _measured(
         samples=options.samples,
         weights=options.weights,
         seed=options.seed,
+        storage_timeout=options.storage_timeout,
         verbose=options.verbose,
     )
     found = {subject.name: _evaluation(subject) for subject in subjects}

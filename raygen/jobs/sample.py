@@ -76,7 +76,7 @@ def sample(options: SampleOptions) -> None:
         count = options.count or SAMPLES
         drawing = Drawing("samples", samples(trained, count, options.seed), count, codes=count)
     check_room(target, options, drawing, trained)
-    write(target, options.format, drawing, trained)
+    write(target.patient(options.patience), options.format, drawing, trained)
     about = f"{trained.config.preset}, step {trained.step:,}"
     print(f"{about}: {drawing.count:,} images in {target.uri}")
 
@@ -173,6 +173,8 @@ def variations(trained: TrainedModel, options: SampleOptions, strengths: Tensor)
         )
     finally:
         line.close()
+    # It was there until now.
+    data, manifest = data.patient(options.patience), manifest.patient(options.patience)
     images = HeldOut.of(data, manifest, VALIDATION, options.count or ROWS)
 
     def batches() -> Iterator[ImagesAndCodes]:

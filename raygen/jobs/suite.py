@@ -157,6 +157,7 @@ def run_suite(
         if options.dry_run:
             return None
         out.check_writable()
+        out = out.patient(options.patience)
         seconds = [planned.seconds for planned in suite.contenders]
         state = saved or State(asked, suite.images, suite.at_once, seconds)
         state.save(out)
@@ -410,6 +411,7 @@ def _command(planned: Planned, suite: Suite, options: CompareOptions, out: Folde
         storage=storage.uri,
         run_name=member.folder,
         cluster_may_grow_to=options.cluster_may_grow_to,
+        storage_timeout=options.storage_timeout,
         verbose=options.verbose,
     )
     run = replace(planned.run, steps=planned.steps, epochs=0.0)

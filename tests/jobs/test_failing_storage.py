@@ -36,7 +36,7 @@ IMAGES = 1_000
 
 
 def run_jobs(storage: Folder, images: Path) -> None:
-    """Prepare a dataset, train on it, evaluate that, and search."""
+    """Prepare a dataset, train on it, evaluate that, search, and compare."""
     data = storage.join("data").uri
     source = ("anime", "--images", images, "--size", "32")
     assert run_script("prepare", *source, "--num-workers", "1", "--out", data) == 0
@@ -46,6 +46,9 @@ def run_jobs(storage: Folder, images: Path) -> None:
     assert run_script("evaluate", run, "--data", data, "--samples", "50") == 0
     place = ("--storage", storage.uri, "--run-name", "sweep", "--data", data)
     assert run_script("tune", "dcgan-celeba", *place, *SEARCH) == 0
+    contenders = (run, storage.join("sweep", "trials", "000").uri)
+    page = ("--data", data, "--samples", "50", "--out", storage.join("page").uri)
+    assert run_script("compare", *contenders, *page) == 0
 
 
 def results(storage: Folder) -> dict[str, Any]:
@@ -63,6 +66,9 @@ def results(storage: Folder) -> dict[str, Any]:
         "figures": Evaluation.read(storage.join("run")).metrics,
         "trials": [(t.number, t.status, [r.objective for r in t.reports]) for t in trials],
         "best": storage.join("sweep").read_json("best.json")["lr_g"],
+        "compared": storage.join("page").read_json("comparison.json")["metrics"],
+        # What cannot be drawn is told there instead.
+        "drawn": storage.join("page").read_bytes("index.html").count(b"<img"),
     }
 
 
@@ -90,3 +96,4 @@ def test_jobs_end_the_same_whether_or_not_the_store_fails(
     found = results(s3.join("failing"))
     assert found == results(s3.join("whole"))
     assert [status for _, status, _ in found["trials"]] == ["finished"] * 2
+    assert found["drawn"] > 4
