@@ -5,6 +5,7 @@ import random
 import re
 import signal
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import run_processes, tiny_config, write_dataset
+from safetensors.torch import load_file
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from raygen.core.history import read_history
@@ -73,12 +75,12 @@ def learn(rank: int, place: str, attempt: int, kill_at: int) -> None:
         signal.pause()
 
 
-def learn_exactly(rank: int, place: str, kill_at: int) -> None:
-    """A session of a run of one worker that computes exactly, killed in a step."""
+def learn_exactly(rank: int, place: str, workers: int, kill_at: int) -> None:
+    """A session of a run that computes exactly; its last worker is killed in a step."""
     update = DCGAN.update
 
     def watched(self: DCGAN, batch: Batch, step: Step) -> Metrics:
-        if step.number == kill_at:
+        if (rank, step.number) == (workers - 1, kill_at):
             os.kill(os.getpid(), signal.SIGKILL)
         return update(self, batch, step)
 
@@ -86,23 +88,49 @@ def learn_exactly(rank: int, place: str, kill_at: int) -> None:
     config = tiny_config(steps=200, batch_size=BATCH, checkpoint_images=30 * BATCH, width=0.05)
     config = replace(config, deterministic=True, sample_images=10**6, quality_samples=16)
     folder, run = Folder.at(place).join("data"), RunFolder.at(place, "run")
-    session = Session(config, run, folder, Manifest.load(folder), 1, False)
-    assert run_session(session, Workers(), Callbacks()).finished
+    session = Session(config, run, folder, Manifest.load(folder), workers, False)
+    try:
+        assert run_session(session, Workers(rank, workers), Callbacks()).finished
+    except RuntimeError:
+        if kill_at < 0:
+            raise
+        # As in `learn`.
+        signal.pause()
+
+
+def learnt_exactly(place: Path, workers: int, kills: Sequence[int]) -> Path:
+    """Train with kills in these steps. Returns: the last checkpoint."""
+    write_dataset(place / "data", IMAGES, (4,), size=32)
+    for kill_at in kills:
+        with pytest.raises(ProcessExitedException, match="SIGKILL"):
+            run_processes(workers, learn_exactly, str(place), workers, kill_at)
+    run_processes(workers, learn_exactly, str(place), workers, -1)
+    return place / "run/checkpoints/step-00000200"
 
 
 @pytest.mark.slow
 def test_weights_are_to_the_bit_those_of_a_run_that_was_never_killed(tmp_path: Path) -> None:
     final: list[dict[str, bytes]] = []
     for name, kills in (("whole", []), ("again", []), ("killed", [47, 95, 163])):
-        write_dataset(tmp_path / name / "data", IMAGES, (4,), size=32)
-        for kill_at in kills:
-            with pytest.raises(ProcessExitedException, match="SIGKILL"):
-                run_processes(1, learn_exactly, str(tmp_path / name), kill_at)
-        run_processes(1, learn_exactly, str(tmp_path / name), -1)
-        files = (tmp_path / name / "run/checkpoints/step-00000200").glob("*.safetensors")
+        files = learnt_exactly(tmp_path / name, 1, kills).glob("*.safetensors")
         final.append({file.name: file.read_bytes() for file in files})
     assert len(final[0]) > 2
     assert final[0] == final[1] == final[2]
+
+
+@pytest.mark.slow
+def test_the_weights_of_two_workers_are_those_of_a_run_that_was_never_killed(
+    tmp_path: Path,
+) -> None:
+    whole = learnt_exactly(tmp_path / "whole", 2, [])
+    killed = learnt_exactly(tmp_path / "killed", 2, [95])
+    names = [file.name for file in whole.glob("*.safetensors")]
+    assert len(names) > 2
+    for name in names:
+        expected, found = load_file(whole / name), load_file(killed / name)
+        assert expected.keys() == found.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-6)
 
 
 def seen(place: Path, attempt: int) -> dict[int, list[int]]:
