@@ -21,6 +21,7 @@ from ray.exceptions import AuthenticationError, GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raygen.cluster import growth, local_ray, private_ray
+from raygen.cluster.head import watched
 from raygen.cluster.terminal import quiet_loggers, silent_stderr, without_raylets
 from raygen.core.errors import UserError
 from raygen.core.signals import ENDING
@@ -83,6 +84,8 @@ def connected(verbose: bool = False, address: str | None = None, **options: Any)
                 stack.enter_context(local_ray.prepared())
                 _start_local(options | stack.enter_context(private_ray.closed()))
         stack.callback(ray.shutdown)
+        head = ray.get_runtime_context().gcs_address
+        stack.enter_context(watched(is_alive, head, lambda text: print(text, file=sys.stderr)))
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = verbose
         context.print_on_execution_start = verbose

@@ -36,8 +36,6 @@ AT_ONCE = 1_000
 """Events that are read before what is shown changes."""
 MOST_POINTS = 2_000
 """Points of a time series from which on every second one is left out; the page shows 1,000."""
-
-
 IMAGE_PARTS = 3
 """What an old-style image consists of in the newest form: its width, its height and the PNG."""
 
@@ -137,7 +135,7 @@ class Series:
         metadata: of the first value.
         steps, times: of each point; times are Unix seconds.
         values: a number of each point; empty unless the series is of scalars.
-        others: of other series, each point's value, or where it lies if it is a picture.
+        others: of other series, each point's array, or where it lies if it is of pictures.
         most: the most parts, such as pictures, of any point.
 
     Of a long series every second point is kept, then every fourth, and so on, and the last one.
@@ -244,8 +242,11 @@ class RunEvents:
             if form == "image" and known.is_blob:
                 known.add(event, place, IMAGE_PARTS)
                 return
-        for value in migrated(event, self._migrated):
-            self._take_value(event, value, place)
+        # Whoever made the run may have written anything, of which TensorBoard's code makes any kind
+        # of error.
+        with suppress(Exception):
+            for value in migrated(event, self._migrated):
+                self._take_value(event, value, place)
 
     def _take_value(self, event: Event, value: Summary.Value, place: Place) -> None:
         series = self.series.get(value.tag)
@@ -253,14 +254,11 @@ class RunEvents:
             # A copy, because a part of an event keeps all of it in memory, with its picture.
             metadata = SummaryMetadata.FromString(value.metadata.SerializeToString())
             series = self.series[value.tag] = Series(metadata)
-        if series.is_scalar:
-            # A damaged run may have anything here.
-            with suppress(TypeError, ValueError):
-                series.add(event, float(make_ndarray(value.tensor).item()))
-        elif series.is_blob:
+        if series.is_blob:
             series.add(event, place, len(value.tensor.string_val))
-        else:
-            series.add(event, value.tensor)
+            return
+        array_ = make_ndarray(value.tensor)
+        series.add(event, float(array_.item()) if series.is_scalar else array_)
 
 
 def migrated(event: Event, metadata: dict[str, SummaryMetadata]) -> list[Summary.Value]:

@@ -19,7 +19,6 @@ from tensorboard.compat.proto.summary_pb2 import (
 )
 from tensorboard.data import provider
 from tensorboard.data.ingester import DataIngester
-from tensorboard.util.tensor_util import make_ndarray
 
 from raygen.tensorboard.events import Damaged, Place, RunEvents, Series, parts_at
 
@@ -30,7 +29,15 @@ Datum = TypeVar("Datum")
 def event_files(logdir: str) -> dict[str, dict[str, os.stat_result]]:
     """The event files of each run: by their paths, by the run's folder within `logdir`."""
     runs: dict[str, dict[str, os.stat_result]] = {}
-    for folder, _, names in os.walk(logdir):
+    linked: set[str] = set()
+    for folder, inner, names in os.walk(logdir, followlinks=True):
+        for name in list(inner):
+            path = os.path.join(folder, name)
+            if os.path.islink(path):
+                # Links may lead round in a circle.
+                if os.path.realpath(path) in linked:
+                    inner.remove(name)
+                linked.add(os.path.realpath(path))
         for name in names:
             if "tfevents" in name:
                 path = os.path.join(folder, name)
@@ -172,9 +179,7 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]
     ) -> Any:
         def points(series: Series) -> list[Any]:
             return [
-                provider.TensorDatum(
-                    series.steps[k], series.times[k], make_ndarray(series.others[k])
-                )
+                provider.TensorDatum(series.steps[k], series.times[k], series.others[k])
                 for k in shown(len(series.steps), downsample)
             ]
 
@@ -205,16 +210,7 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]
         found = self._runs.read(points, plugin_name, DATA_CLASS_BLOB_SEQUENCE, run_tag_filter)
         return {
             run: {
-                tag: [
-                    provider.BlobSequenceDatum(
-                        step,
-                        at,
-                        tuple(
-                            provider.BlobReference(_key(run, tag, step, k)) for k in range(count)
-                        ),
-                    )
-                    for step, at, count in data
-                ]
+                tag: [_pictures(run, tag, step, at, count) for step, at, count in data]
                 for tag, data in tags.items()
             }
             for run, tags in found.items()
@@ -223,34 +219,23 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]
     def read_blob(self, ctx: Any = None, *, blob_key: str) -> bytes:
         run, tag, step, part = _parts(blob_key)
 
-        def place(series: Series) -> Place | None:
-            # The newest, if there are several.
-            return next(
-                (
-                    p
-                    for s, p in zip(series.steps[::-1], series.others[::-1], strict=True)
-                    if s == step
-                ),
-                None,
-            )
+        def places(series: Series) -> dict[int, Place]:
+            return dict(zip(series.steps, series.others, strict=True))
 
         only = provider.RunTagFilter([run], [tag])
-        found = self._runs.read(place, None, DATA_CLASS_BLOB_SEQUENCE, only)
+        found = self._runs.read(places, None, DATA_CLASS_BLOB_SEQUENCE, only)
         try:
-            where = found[run][tag]
-            if where is None:
-                raise LookupError
-            return parts_at(where, tag)[part]
+            return parts_at(found[run][tag][step], tag)[part]
         except (OSError, LookupError, Damaged, DecodeError, StopIteration) as error:
             raise errors.NotFoundError(f"no picture {tag} of {run} at {step}") from error
 
 
 def shown(count: int, most: int) -> Iterator[int]:
-    """Which of so many points to show: evenly spaced ones, the last among them."""
+    """Which of so many points to show: evenly spaced ones, the last among them, and the first."""
     if count <= most:
         yield from range(count)
-    elif most:
-        yield from np.linspace(0, count - 1, most + 1).round().astype(int)[1:].tolist()
+    else:
+        yield from np.linspace(count - 1, 0, most).round().astype(int)[::-1].tolist()
 
 
 def _listing(make: Callable[..., Datum], **more: int) -> Callable[[Series], Datum]:
@@ -270,6 +255,11 @@ def _listing(make: Callable[..., Datum], **more: int) -> Callable[[Series], Datu
 
 def _scalar(series: Series, place: int) -> Any:
     return provider.ScalarDatum(series.steps[place], series.times[place], series.values[place])
+
+
+def _pictures(run: str, tag: str, step: int, at: float, count: int) -> Any:
+    keys = [_key(run, tag, step, part) for part in range(count)]
+    return provider.BlobSequenceDatum(step, at, tuple(map(provider.BlobReference, keys)))
 
 
 def _key(run: str, tag: str, step: int, part: int) -> str:
