@@ -12,6 +12,7 @@ from raygen.cluster.lease import Lease
 from raygen.core.errors import Interrupted, RunError, UserError
 from raygen.core.printable import printable
 from raygen.core.progress import ProgressLine, describe, duration
+from raygen.core.retry import OUTAGES
 from raygen.core.signals import Signals
 from raygen.core.status import (
     RUN,
@@ -63,7 +64,7 @@ def train(
     Returns: how the run ended.
     Raises: UserError, RunError, Interrupted.
     """
-    began_at = time.time()
+    began_at, repeated = time.time(), OUTAGES.retries
     line = line or ProgressLine()
     config, job = command.run, command.job
     run = RunFolder.at(job.storage, job.run_name)
@@ -124,7 +125,7 @@ def train(
             )
         else:
             _announce(session, placement, done, line, chooses)
-            record = RunRecord(session, "training", began_at)
+            record = RunRecord(session, "training", began_at, repeated)
             record.begin()
             watcher = Watcher(line, launch.signals, placement, lease, callbacks or Callbacks())
             watcher.evaluations, watcher.record = evaluations, record

@@ -31,15 +31,25 @@ RATE, WAIT = "throughput/images_per_second", "throughput/data_wait_fraction"
 class RunRecord:
     """Keeps a run's records up to date. Only the run's owner may use it."""
 
-    def __init__(self, session: Session, kind: RunKind, began_at: float) -> None:
-        """Args: began_at: Unix time of the job's, or the trial's, start in seconds."""
+    def __init__(
+        self,
+        session: Session,
+        kind: RunKind,
+        began_at: float,
+        repeated: Retries | None = None,
+    ) -> None:
+        """
+        Args:
+            began_at: Unix time of the job's, or the trial's, start in seconds.
+            repeated: the requests that this process had repeated by then; None: all until now.
+        """
         self._session = session
         self._kind = kind
         self._began_at = began_at
         # Only a training is told of its groups of workers.
         before = self._usage() if kind == "training" else Usage()
         self.meter = Meter(before, session.config.step_images)
-        self._before = OUTAGES.retries
+        self._before = OUTAGES.retries if repeated is None else repeated
         self.retries = Retries()
         """The storage's requests that this session had repeated when it was last recorded."""
 

@@ -112,8 +112,10 @@ def summary_of(session: Session) -> Summary:
 
 
 def test_a_run_says_that_it_began_and_how_it_ended(session: Session) -> None:
-    began_at = time.time() - 5
-    record = RunRecord(session, "training", began_at)
+    began_at, repeated = time.time() - 5, OUTAGES.retries
+    # Before the job knew what to record.
+    OUTAGES.count(Retries(2, 0.5))
+    record = RunRecord(session, "training", began_at, repeated)
     record.begin()
     begun = summary_of(session)
     assert (begun.status, begun.global_step, begun.metrics) == ("running", 0, {})
@@ -147,7 +149,7 @@ def test_a_run_says_that_it_began_and_how_it_ended(session: Session) -> None:
         torch_version=torch.__version__,
         total_steps=4,
         updates={"generator": 4, "discriminator": 4},
-        retries=Retries(3, 1.5),
+        retries=Retries(5, 2.0),
     )
     assert ended.ended_at
     assert ended.ended_at - began_at == pytest.approx(ended.seconds, abs=0.02)
