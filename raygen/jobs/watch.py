@@ -13,6 +13,9 @@ from raygen.tensorboard.mirror import Mirror
 from raygen.tensorboard.options import WatchOptions
 from raygen.tensorboard.server import serve
 
+FIRST_SECONDS = 5.0
+"""How long runs are fetched before the page is there; the others follow."""
+
 
 def watch(options: WatchOptions) -> None:
     """Show runs and sweeps until the job is ended. Raises: UserError."""
@@ -27,10 +30,6 @@ def watch(options: WatchOptions) -> None:
                 keep_current(mirror, options.reload_seconds, signals.stop)
             except KeyboardInterrupt:
                 print("ended")
-
-
-FIRST_SECONDS = 5.0
-"""How long runs are fetched before the page is there; the others follow."""
 
 
 def first_look(storage: Folder, mirror: Mirror | None) -> None:
