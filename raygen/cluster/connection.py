@@ -84,7 +84,7 @@ def connected(verbose: bool = False, address: str | None = None, **options: Any)
                 stack.enter_context(local_ray.prepared())
                 _start_local(options | stack.enter_context(private_ray.closed()))
         stack.callback(ray.shutdown)
-        head = ray.get_runtime_context().gcs_address
+        head = f"the cluster's head, {running}," if running else "this job's own Ray"
         stack.enter_context(watched(is_alive, head, lambda text: print(text, file=sys.stderr)))
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = verbose

@@ -10,12 +10,10 @@ SILENT_LOOKS = 3
 
 
 @contextmanager
-def watched(
-    is_there: Callable[[], bool], address: str, tell: Callable[[str], None]
-) -> Iterator[None]:
+def watched(is_there: Callable[[], bool], name: str, tell: Callable[[str], None]) -> Iterator[None]:
     """Look in a thread whether the head still answers, and tell when it does not, or does again.
 
-    Args: is_there: whether it does; address: of the head, to name.
+    Args: is_there: whether it does; name: what to call it.
     """
     over = threading.Event()
 
@@ -25,12 +23,12 @@ def watched(
             was, silent = silent, 0 if is_there() else silent + 1
             if silent == SILENT_LOOKS:
                 tell(
-                    f"warning: the cluster's head, {address}, does not answer; unless it comes "
-                    "back, this job ends within a minute. What is saved is kept: to go on, run "
-                    "the same command again, a sweep's with --resume"
+                    f"warning: {name} does not answer; unless it comes back, this job ends within "
+                    "a minute. What is saved is kept: to go on, run the same command again, a "
+                    "sweep's with --resume"
                 )
             if was >= SILENT_LOOKS and not silent:
-                tell(f"the cluster's head, {address}, answers again")
+                tell(f"{name} answers again")
 
     thread = threading.Thread(target=look, name="head", daemon=True)
     thread.start()
