@@ -23,6 +23,7 @@ from raygen.config.fields import option
 from raygen.config.run import DRAWN, ImageFormat, RunConfig
 from raygen.core.errors import RunError, UserError, one_line
 from raygen.core.progress import ProgressLine, Silence
+from raygen.core.retry import OUTAGES
 from raygen.core.storage import Folder, opened_patiently
 from raygen.data.originals import holds_originals
 from raygen.data.shards.manifest import MANIFEST, Manifest
@@ -108,7 +109,7 @@ def compare_groups(
     out.check_writable()
     # What was there until now is waited for.
     out, ready = out.patient(options.patience), ready.patient(options.patience)
-    with opened_patiently(options.patience):
+    with opened_patiently(options.patience), OUTAGES.told_to(line.warn):
         problems = dict(ready.problems)
         evaluations = _measured(list(ready.subjects.values()), options, extractors, line, problems)
         if not evaluations:

@@ -10,6 +10,7 @@ from raygen.cluster import connection as cluster
 from raygen.core.destination import file_to_write
 from raygen.core.errors import UserError, one_line
 from raygen.core.progress import ProgressLine
+from raygen.core.retry import OUTAGES
 from raygen.core.storage import Folder
 from raygen.data.shards.manifest import Manifest
 from raygen.data.splits import TEST, VALIDATION
@@ -41,7 +42,9 @@ def evaluate(options: EvaluateOptions, line: ProgressLine | None = None) -> list
     subjects = [_open_run(run, options) for run in options.runs]
     if options.images:
         subjects.append(_open_images(options))
-    return measure(subjects, options, extractors, line or ProgressLine())
+    line = line or ProgressLine()
+    with OUTAGES.told_to(line.warn):
+        return measure(subjects, options, extractors, line)
 
 
 def measure(

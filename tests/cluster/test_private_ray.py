@@ -43,7 +43,7 @@ def test_nobody_gets_into_a_job_s_own_ray_and_its_keys_are_left_nowhere(
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     job = ("--width", "0.125", "--batch-size", "16", "--drawn-count", "60", "--num-workers", "2")
     process = subprocess.Popen(
-        [sys.executable, "jobs/train.py", *job, "--steps", "8", "--storage", s3.uri, "--verbose"],
+        [sys.executable, "jobs/train.py", *job, "--steps", "60", "--storage", s3.uri, "--verbose"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         cwd=ROOT,
