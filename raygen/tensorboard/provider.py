@@ -136,7 +136,9 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]
     def list_scalars(
         self, ctx: Any = None, *, experiment_id: str, plugin_name: str, run_tag_filter: Any = None
     ) -> Any:
-        listed = _listing(provider.ScalarTimeSeries)
+        def listed(series: Series) -> Any:
+            return provider.ScalarTimeSeries(**_about(series))
+
         return self._runs.read(listed, plugin_name, DATA_CLASS_SCALAR, run_tag_filter)
 
     def read_scalars(
@@ -165,7 +167,9 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]
     def list_tensors(
         self, ctx: Any = None, *, experiment_id: str, plugin_name: str, run_tag_filter: Any = None
     ) -> Any:
-        listed = _listing(provider.TensorTimeSeries)
+        def listed(series: Series) -> Any:
+            return provider.TensorTimeSeries(**_about(series))
+
         return self._runs.read(listed, plugin_name, DATA_CLASS_TENSOR, run_tag_filter)
 
     def read_tensors(
@@ -189,8 +193,7 @@ class RunsProvider(provider.DataProvider):  # type: ignore[misc]
         self, ctx: Any = None, *, experiment_id: str, plugin_name: str, run_tag_filter: Any = None
     ) -> Any:
         def listed(series: Series) -> Any:
-            made = _listing(provider.BlobSequenceTimeSeries, max_length=series.most)
-            return made(series)
+            return provider.BlobSequenceTimeSeries(max_length=series.most, **_about(series))
 
         return self._runs.read(listed, plugin_name, DATA_CLASS_BLOB_SEQUENCE, run_tag_filter)
 
@@ -238,19 +241,16 @@ def shown(count: int, most: int) -> Iterator[int]:
         yield from np.linspace(count - 1, 0, most).round().astype(int)[::-1].tolist()
 
 
-def _listing(make: Callable[..., Datum], **more: int) -> Callable[[Series], Datum]:
-    def listed(series: Series) -> Datum:
-        metadata = series.metadata
-        return make(
-            max_step=max(series.steps, default=0),
-            max_wall_time=max(series.times, default=0.0),
-            plugin_content=metadata.plugin_data.content,
-            description=metadata.summary_description,
-            display_name=metadata.display_name,
-            **more,
-        )
-
-    return listed
+def _about(series: Series) -> dict[str, Any]:
+    """What the lists tell of a series of any kind."""
+    metadata = series.metadata
+    return {
+        "max_step": max(series.steps, default=0),
+        "max_wall_time": max(series.times, default=0.0),
+        "plugin_content": metadata.plugin_data.content,
+        "description": metadata.summary_description,
+        "display_name": metadata.display_name,
+    }
 
 
 def _scalar(series: Series, place: int) -> Any:
